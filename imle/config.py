@@ -1,0 +1,306 @@
+"""Every setting of a run: frozen dataclasses < one YAML file < `section.key=value` words.
+
+The resolved configuration is written to the run and is itself a valid `--config`.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from errors import UserError
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """Declare a field with its default and its one line of documentation."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"meaning": meaning})
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Data:
+    path: str = setting("data/fluent_faces", "folder or zip of training images")
+    resolution: int | list[int] = setting(64, "side in pixels, or [height, width]")
+    fit: str = setting("crop", "how an image of another shape becomes this one: crop, pad or stretch")
+    background: str = setting("white", "colour under transparent pixels and around padded images")
+    flips: bool = setting(False, "train on left-right mirror images too (doubles n)")
+    holdout: float | list[str] = setting(0.0, "share of the images, or list of names, kept out of training for scoring")
+
+
+@dataclass(frozen=True)
+class Model:
+    latent_dim: int = setting(256, "length of a latent z")
+    style_dim: int = setting(256, "width of the mapping network and length of a style w")
+    mapping_layers: int = setting(4, "layers of the mapping network")
+    channels: list[int] = setting([128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards")
+    blocks: list[int] = setting([2, 2, 2, 2, 1], "blocks at each resolution")
+    bottleneck: float = setting(0.25, "inner width of a block as a share of its width")
+
+
+@dataclass(frozen=True)
+class Loss:
+    perceptual: str = setting("effnet-lite0", "lpips-vgg, effnet-lite0 or pixels")
+    pixel_weight: float = setting(0.1, "weight of the mean squared error of pixels beside it")
+    cache_gb: float = setting(4.0, "keep all targets' maps in memory up to this size, otherwise embed them at each step")
+
+
+@dataclass(frozen=True)
+class Imle:
+    objective: str = setting("rs", "imle, adaptive or rs")
+    pool_factor: float = setting(5.0, "candidates per image in a pool: m = pool_factor * n")
+    pool_batch: int = setting(64, "candidates generated at once; memory and speed only")
+    refresh_epochs: int = setting(10, "epochs between two refreshes (imle, rs)")
+    features: str = setting("loss", "what is compared: loss (the training embedding), pixels, effnet-lite0 or lpips-vgg")
+    sketch_dim: int = setting(0, "length of the random sketch of the features; 0 compares them whole")
+    normalise: bool = setting(False, "scale features to length 1")
+    search: str = setting("exact", "exact, dci, faiss or dciknn_cuda")
+    epsilon_mode: str = setting("rejected_fraction", "fixed, rejected_fraction or quantile (rs)")
+    epsilon: float = setting(0.0, "radius in feature units (fixed)")
+    rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (rejected_fraction)")
+    epsilon_ema: float = setting(0.0, "how much of the previous refreshes' radius to keep (rejected_fraction, quantile)")
+    reject_after: int = setting(0, "reject nothing before this step")
+    reject_below: float = setting(0.0, "reject nothing until matches are this near, as a share of the mean distance "
+                                       "between images; 0 = from the start")  # fmt: skip
+    top_up: float = setting(4.0, "with fewer survivors than images, go on up to this many times the pool")
+    perturbation: float = setting(0.0, "standard deviation of the noise added to a matched latent at every step")
+    adaptive_decay: float = setting(0.98, "delta: an image is matched anew below delta times its first distance (adaptive)")
+    staleness: int = setting(5, "epochs that a match is kept at least (adaptive)")
+    force_resample: int = setting(30, "epochs that a match is kept at most (adaptive)")
+
+
+@dataclass(frozen=True)
+class Train:
+    epochs: int = setting(400, "passes over the images")
+    batch_size: int = setting(10, "images in a step")
+    learning_rate: float = setting(2e-3, "of AdamW")
+    betas: list[float] = setting([0.9, 0.99], "of AdamW")
+    weight_decay: float = setting(0.01, "of AdamW")
+    warmup_steps: int = setting(10, "steps over which the learning rate rises from 0")
+    schedule: str = setting("constant", "after the warm-up: constant, cosine (to 0) or step")
+    decay_epochs: int = setting(4000, "epochs between two decays (step)")
+    decay_factor: float = setting(0.25, "factor of one decay (step)")
+    ema_decay: float = setting(0.998, "of the averaged generator, which is what is sampled; shorter at the start")
+    precision: str = setting("fp32", "fp32, or bf16 (autocast of the generator and the perceptual network)")
+
+
+@dataclass(frozen=True)
+class Log:
+    sheet_epochs: int = setting(25, "epochs between two sample sheets, match sheets and scores")
+    checkpoint_epochs: int = setting(10, "epochs between two checkpoints")
+    num_scored: int = setting(100, "EMA samples drawn for the score that chooses best.pt")
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = setting(0, "of every random choice")
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    imle: Imle = field(default_factory=Imle)
+    train: Train = field(default_factory=Train)
+    log: Log = field(default_factory=Log)
+
+
+CHOICES = {
+    "data.fit": ("crop", "pad", "stretch"),
+    "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
+    "imle.objective": ("imle", "adaptive", "rs"),
+    "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
+    "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
+    "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile"),
+    "train.schedule": ("constant", "cosine", "step"),
+    "train.precision": ("fp32", "bf16"),
+}
+# Inclusive bounds; None is open.
+RANGES = {
+    "data.resolution": (8, 2048), "data.holdout": (0.0, 0.9),
+    "model.latent_dim": (1, None), "model.style_dim": (1, None), "model.mapping_layers": (0, 64),
+    "model.channels": (1, None), "model.blocks": (1, None), "model.bottleneck": (0.01, 4.0),
+    "loss.pixel_weight": (0.0, None), "loss.cache_gb": (0.0, None),
+    "imle.pool_factor": (0.01, None), "imle.pool_batch": (1, None), "imle.refresh_epochs": (1, None),
+    "imle.sketch_dim": (0, None), "imle.epsilon": (0.0, None), "imle.rejected_fraction": (0.0, 0.99),
+    "imle.epsilon_ema": (0.0, 0.999), "imle.reject_after": (0, None), "imle.reject_below": (0.0, None),
+    "imle.top_up": (1.0, None), "imle.perturbation": (0.0, None), "imle.adaptive_decay": (0.0, 1.0),
+    "imle.staleness": (0, None), "imle.force_resample": (1, None),
+    "train.epochs": (1, None), "train.batch_size": (1, None), "train.learning_rate": (0.0, None),
+    "train.betas": (0.0, 0.9999999), "train.weight_decay": (0.0, None), "train.warmup_steps": (0, None),
+    "train.decay_epochs": (1, None), "train.decay_factor": (0.0, 1.0), "train.ema_decay": (0.0, 1.0),
+    "log.sheet_epochs": (1, None), "log.checkpoint_epochs": (1, None), "log.num_scored": (2, None),
+}  # fmt: skip
+
+
+def load_config(path: str | Path | None, overrides: list[str] = ()) -> Config:
+    """Return the configuration of a YAML file changed by `section.key=value` words.
+
+    Raises UserError naming the key, the value and what is expected.
+    """
+    values = _read_yaml(Path(path)) if path is not None else {}
+    for word in overrides:
+        key, sign, text = word.partition("=")
+        if not sign:
+            raise UserError(f"{word!r} is not a setting; write section.key=value, for example train.epochs=200")
+        section, _, name = key.rpartition(".")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{key}: cannot read the value {text!r}") from None
+        target = values.setdefault(section, {}) if section else values
+        if not isinstance(target, dict):
+            raise UserError(f"{section} is a setting, not a section")
+        target[name] = value
+    return from_dict(values)
+
+
+def from_dict(values: dict) -> Config:
+    """Return the configuration that nested dicts describe; what is not named keeps its default."""
+    config = _build(Config, values, "")
+    _check_consistency(config)
+    return config
+
+
+def to_dict(config: Config) -> dict:
+    """Return the configuration as nested dicts of numbers, strings and lists."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """Return the configuration as YAML that `load_config` reads back to the same."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def describe_settings() -> str:
+    """Return one line per setting: its key, default and meaning."""
+    lines = []
+    for section in dataclasses.fields(Config):
+        fields = dataclasses.fields(section.type) if dataclasses.is_dataclass(section.type) else [section]
+        prefix = "" if fields == [section] else section.name + "."
+        for f in fields:
+            default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
+            lines.append(f"  {prefix + f.name + '=' + str(default):<44} {f.metadata['meaning']}")
+    return "\n".join(lines)
+
+
+def resolution(config: Config) -> tuple[int, int]:
+    """Return (height, width) of the images."""
+    side = config.data.resolution
+    return (side, side) if isinstance(side, int) else tuple(side)
+
+
+def start_size(config: Config) -> tuple[int, int]:
+    """Return (height, width) of the generator's learned constant."""
+    scale = 2 ** (len(config.model.channels) - 1)
+    return tuple(side // scale for side in resolution(config))
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}; the recipes that come with the project are in configs/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected sections of settings, found {type(values).__name__}")
+    return values
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{prefix.rstrip('.')}: expected a section of settings, found {values!r}")
+    hints = typing.get_type_hints(cls)
+    built = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(_unknown_key(f"{prefix}{name}"))
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            built[name] = _build(hint, {} if value is None else value, f"{prefix}{name}.")
+        else:
+            built[name] = _check(f"{prefix}{name}", value, hint)
+    return cls(**built)
+
+
+def _unknown_key(key: str) -> str:
+    known = [line.split("=")[0].strip() for line in describe_settings().splitlines()]
+    near = difflib.get_close_matches(key, known, n=1) or [k for k in known if k.endswith("." + key)]
+    return f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else "; `python train.py --help` lists them")
+
+
+def _check(key: str, value: Any, hint: Any) -> Any:
+    """Return `value` as the type that `hint` asks for, or raise UserError."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        converted = _convert(value, option)
+        if converted is not None:
+            break
+    else:
+        names = " or ".join(_type_name(option) for option in options)
+        raise UserError(f"{key}: expected {names}, found {value!r}")
+    if key in CHOICES and converted not in CHOICES[key]:
+        near = difflib.get_close_matches(converted, CHOICES[key], n=1)
+        hint_text = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{key}: {converted!r} is not one of {', '.join(CHOICES[key])}{hint_text}")
+    low, high = RANGES.get(key, (None, None))
+    for number in converted if isinstance(converted, list) else [converted]:
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            if not math.isfinite(number) or (low is not None and number < low) or (high is not None and number > high):
+                bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+                raise UserError(f"{key}: {number} is out of range; it must be {bounds if low is not None else 'finite'}")
+    return converted
+
+
+# YAML 1.1 reads 1e-3 as a string, for want of a dot.
+FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def _convert(value: Any, option: Any) -> Any:
+    """Return `value` as `option`, or None where it is something else."""
+    if typing.get_origin(option) is list:
+        (item,) = typing.get_args(option)
+        converted = [_convert(v, item) for v in value] if isinstance(value, list) else [None]
+        return None if None in converted else converted
+    if option is float:
+        if isinstance(value, str) and FLOAT.fullmatch(value):
+            return float(value)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if option is int:
+        if isinstance(value, str) and FLOAT.fullmatch(value) and float(value).is_integer():
+            return int(float(value))  # 1e5
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, option) else None
+
+
+def _type_name(option: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text (put quotes around it)"}
+    if typing.get_origin(option) is list:
+        return {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}[typing.get_args(option)[0]]
+    return names[option]
+
+
+def _check_consistency(config: Config) -> None:
+    model, levels = config.model, len(config.model.channels)
+    if levels == 0 or len(model.blocks) != levels:
+        raise UserError(f"model.blocks: has {len(model.blocks)} entries and model.channels {levels}; give one each per resolution")
+    if isinstance(config.data.resolution, list) and len(config.data.resolution) != 2:
+        raise UserError(f"data.resolution: expected one number or [height, width], found {config.data.resolution}")
+    scale = 2 ** (levels - 1)
+    for side in resolution(config):
+        if side % scale or side // scale < 2:
+            raise UserError(
+                f"data.resolution: {side} does not fit {levels} entries in model.channels, which double a start of "
+                f"2 or more pixels {levels - 1} times; use a multiple of {scale} from {2 * scale}, or change model.channels"
+            )
+    if len(config.train.betas) != 2:
+        raise UserError(f"train.betas: expected two numbers, found {config.train.betas}")
+    if config.imle.staleness > config.imle.force_resample:
+        raise UserError("imle.staleness: must not be larger than imle.force_resample")

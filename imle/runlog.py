@@ -1,0 +1,75 @@
+"""The run folder: metrics.jsonl (the truth), TensorBoard (a view of it), sheets, the environment."""
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from imle.sheets import grid, save_png
+
+
+class RunLog:
+    """Write what happens in a run under `folder`."""
+
+    def __init__(self, folder: Path, resume_at: int = 0, step: int = 0):
+        """Open the log; `resume_at` is the length of metrics.jsonl at the checkpoint that the run goes on from.
+
+        Rows after it were written by steps that will be run again, and are cut off. Raises UserError when the folder
+        cannot be written.
+        """
+        self.folder = folder
+        try:
+            for name in ("samples", "matches", "checkpoints", "tensorboard"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            self.file = open(folder / "metrics.jsonl", "ab")
+            self.file.truncate(min(resume_at, self.file.tell()))
+            self.file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise UserError(f"--run {folder}: cannot write there ({error.strerror})") from None
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
+        """Append one row of numbers."""
+        row = {"kind": kind, "step": step, **values, "seconds": round(seconds, 3)}
+        self.file.write(json.dumps(row).encode() + b"\n")
+        self.file.flush()
+        for name, value in values.items():
+            self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def position(self) -> int:
+        """Return the length of metrics.jsonl so far, safely on disk."""
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def sheet(self, kind: str, step: int, images: Tensor, columns: int) -> None:
+        """Save a sheet of uint8 images (N, 3, H, W) as `samples/` or `matches/`, and show it in TensorBoard."""
+        picture = grid(images, columns)
+        save_png(picture, self.folder / kind / f"step-{step:07d}.png")
+        self.tensorboard.add_image(kind, picture, step)
+
+    def close(self) -> None:
+        self.tensorboard.close()
+        self.file.close()
+
+
+def environment(device: torch.device, command: list[str]) -> dict:
+    """Describe what the run ran on."""
+    import numpy
+
+    return {
+        "command": command,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,75 @@
+"""Sampling from a trained generator's average (EMA). Needs torch and numpy alone."""
+
+from pathlib import Path
+from typing import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from imle import checkpoint, rng
+from imle.sheets import to_uint8
+from models.generator import Generator
+
+# The generator always runs on this many latents, the last group filled up: batches of other shapes take other
+# kernels, which move an image's last bits by up to 1e-4, enough to change a byte here and there.
+GROUP = 8
+
+
+def build_generator(config: dict) -> Generator:
+    """Return the untrained generator that a configuration (nested dicts) describes."""
+    model, side = config["model"], config["data"]["resolution"]
+    height, width = (side, side) if isinstance(side, int) else side
+    scale = 2 ** (len(model["channels"]) - 1)
+    return Generator(**model, start=(height // scale, width // scale))
+
+
+@torch.inference_mode()
+def generate(generator: Generator, latents: Tensor) -> Tensor:
+    """Return float images (B, 3, H, W) for latents (B, latent_dim), the same whatever they are batched with."""
+    images = []
+    for group in latents.split(GROUP):
+        filled = torch.cat([group, group[-1:].expand(GROUP - len(group), -1)])
+        images.append(generator(filled)[: len(group)])
+    return torch.cat(images)
+
+
+class Sampler:
+    """Draw images from a run folder, a checkpoint or an export."""
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
+        """Load it. Raises UserError when there is nothing to load or it does not fit together."""
+        self.checkpoint_path = checkpoint.find(Path(path))
+        state = checkpoint.load(self.checkpoint_path)
+        self.config: dict = state["config"]
+        self.data: dict = state["data"]  # fingerprint, names and held-out names of the images it was trained on
+        self.step: int = state["step"]
+        self.device = torch.device(device)
+        self.generator = build_generator(self.config)
+        try:
+            self.generator.load_state_dict(state["ema"])
+        except RuntimeError:
+            raise UserError(f"{self.checkpoint_path}: its weights do not fit its own configuration") from None
+        self.generator.to(self.device).eval().requires_grad_(False)
+
+    @property
+    def latent_dim(self) -> int:
+        return self.generator.latent_dim
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return uint8 images (B, 3, H, W) on the CPU for latents (B, latent_dim)."""
+        return to_uint8(generate(self.generator, latents.to(self.device))).cpu()
+
+    def batches(self, seeds: Sequence[int], batch_size: int = 64) -> Iterator[Tensor]:
+        """Yield uint8 images, `batch_size` at a time, one per seed; its size changes no image."""
+        for start in range(0, len(seeds), batch_size):
+            yield self.decode(rng.sample_latents(list(seeds[start : start + batch_size]), self.latent_dim))
+
+    def images(self, seeds: Sequence[int], batch_size: int = 64) -> Tensor:
+        """Return uint8 images (len(seeds), 3, H, W) on the CPU, one per seed."""
+        return torch.cat(list(self.batches(seeds, batch_size)))
+
+    def export(self, path: Path) -> None:
+        """Write the EMA generator and what it needs to be sampled and scored, without the training state."""
+        state = {"config": self.config, "data": self.data, "step": self.step, "ema": self.generator.state_dict()}
+        checkpoint.save(state, path)

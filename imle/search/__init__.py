@@ -1,0 +1,14 @@
+"""Searching: reject the candidates too near to any target, match each target to its nearest survivor.
+
+`PoolMatcher` is RS-IMLE's inner problem (arXiv 2409.17439, algorithm 1); `nearest` and the indexes answer plain
+nearest-neighbour queries. Needs torch alone, save for the optional indexes in `adapters`.
+"""
+
+from imle.search.bounds import true_fp32
+from imle.search.dci import DCI
+from imle.search.exact import ExactIndex, clearance, distances, nearest
+from imle.search.index import SEARCHES, NeighbourIndex, open_index
+from imle.search.matcher import Match, PoolMatcher
+
+__all__ = ["DCI", "ExactIndex", "Match", "NeighbourIndex", "PoolMatcher", "SEARCHES", "clearance", "distances",
+           "nearest", "open_index", "true_fp32"]  # fmt: skip

@@ -1,0 +1,83 @@
+"""Optional neighbour indexes from other libraries, each imported only when it is asked for by name.
+
+Both are given centred points, which their float32 arithmetic needs; what they return is measured again in float64.
+"""
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+from imle.search.bounds import finite_features
+from imle.search.exact import Nearest, append, measured
+
+
+class FaissIndex:
+    """faiss's flat index on the CPU: exact up to float32 rounding."""
+
+    def __init__(self) -> None:
+        try:
+            import faiss
+        except ImportError as error:
+            raise UserError(f"imle.search=faiss: {error}; run `pip install faiss-cpu`, or choose exact") from error
+        self.library = faiss
+        self.points: Tensor | None = None  # (N, d)
+
+    def add(self, points: Tensor) -> None:
+        """Append finite float32 points (N, d)."""
+        points = finite_features(points, "points", like=self.points)
+        if self.points is None:
+            self.index = self.library.IndexFlatL2(points.shape[1])
+            self.origin = points.mean(0) if len(points) else points.new_zeros(points.shape[1])  # (d,)
+        self.points = append(self.points, points)
+        self.index.add((points - self.origin).cpu().numpy())
+
+    def query(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """Return distances float32 (n, k), ascending, and ids int64 (n, k); a missing neighbour is (inf, -1)."""
+        if self.points is None:
+            return Nearest(len(queries), k, queries.device).answer()
+        queries = finite_features(queries, "queries", like=self.points)
+        _, ids = self.index.search((queries - self.origin).cpu().numpy(), k)
+        return measured(queries, self.points, torch.from_numpy(ids).to(queries.device), k)
+
+
+class DciknnCudaIndex:
+    """The DCI authors' CUDA code (dciknn_cuda 0.1.11), called so that its faults do not show.
+
+    One thread a block (ts=1), because with more the blocks overwrite each other's results; never more neighbours than
+    points; ids, which come as float32, are rounded back, so that 2^24 points are the most. It accepts points only
+    once: they are handed over at the first query after `add`.
+    """
+
+    MOST_POINTS = 2**24
+
+    def __init__(self) -> None:
+        try:
+            import dciknn_cuda
+        except ImportError as error:
+            raise UserError(f"imle.search=dciknn_cuda: {error}; requirements.txt says how to build it (CUDA only), "
+                            "or choose dci, our own, which runs everywhere") from error  # fmt: skip
+        if not torch.cuda.is_available():
+            raise UserError("imle.search=dciknn_cuda needs a CUDA GPU; choose dci, our own, which runs everywhere")
+        self.library = dciknn_cuda
+        self.points: Tensor | None = None  # (N, d)
+        self.index = None
+
+    def add(self, points: Tensor) -> None:
+        """Append finite float32 points (N, d)."""
+        self.points = append(self.points, finite_features(points, "points", like=self.points))
+        self.index = None
+        if len(self.points) > self.MOST_POINTS:
+            raise UserError(f"imle.search=dciknn_cuda cannot tell more than {self.MOST_POINTS} points apart; choose dci")
+
+    def query(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """Return distances float32 (n, k), ascending, and ids int64 (n, k); a missing neighbour is (inf, -1)."""
+        if self.points is None or len(self.points) == 0:
+            return Nearest(len(queries), k, queries.device).answer()
+        queries = finite_features(queries, "queries", like=self.points)
+        if self.index is None:
+            self.origin = self.points.mean(0)  # (d,)
+            self.index = self.library.DCI(self.points.shape[1], num_comp_indices=2, num_simp_indices=7, ts=1,
+                                          device=queries.device.index or 0)  # fmt: skip
+            self.index.add((self.points - self.origin).contiguous())
+        ids, _ = self.index.query((queries - self.origin).contiguous(), num_neighbours=min(k, len(self.points)))
+        return measured(queries, self.points, ids.reshape(len(queries), -1).round().long(), k)

@@ -1,0 +1,168 @@
+"""Bounds on squared distances: a float32 matrix product filters, float64 differences decide.
+
+Rejecting and matching (RS-IMLE, arXiv 2409.17439, section 4) need only comparisons of distances. The expansion
+|p|^2 - 2 p.q + |q|^2 gives a whole block of them for one matrix product, but its last bits depend on the shape of
+the block, on the library and on cancellation. So it serves here as a filter with a proven error band, and whatever
+lies within the band is decided by `squared_distances`, whose bits depend on the two points alone.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from errors import UserError
+
+BLOCK_POINTS = 2048  # columns of one matrix product; more gains nothing, fewer starves the GEMM
+BLOCK_ELEMENTS = 2**24  # and never more than 64 MiB of float32 features in one block
+LARGEST_NORM = 1e18  # a squared distance of larger features could overflow float32
+SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+
+
+@contextmanager
+def true_fp32(device: torch.device) -> Iterator[None]:
+    """Run float32 matrix products in float32: no TF32, no bfloat16, no autocast; restores what was set before."""
+    leaves = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [leaf.fp32_precision for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for leaf, precision in zip(leaves, before):
+            leaf.fp32_precision = "none"  # reads as what it inherits; pinning that would cut it off
+            if leaf.fp32_precision != precision:  # from later changes of torch.backends.fp32_precision
+                leaf.fp32_precision = precision
+
+
+def as_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:
+    """Return `points` as float32 (N, D) without gradient, on the device and of the width of `like`.
+
+    Raises ValueError if the shape or type is not that of features; `name` is what the error calls them.
+    """
+    if points.ndim != 2 or not points.is_floating_point():
+        raise ValueError(f"{name} must be a floating-point (N, D) tensor, not {points.dtype} {tuple(points.shape)}")
+    if like is not None and points.shape[1] != like.shape[1]:
+        raise ValueError(f"{name} have {points.shape[1]} dimensions where {like.shape[1]} were expected")
+    return points.detach().to(device=None if like is None else like.device, dtype=torch.float32)
+
+
+def check_finite(norms: Tensor, name: str) -> None:
+    """Raise UserError unless every norm (N,) is finite and small enough to square; one host sync."""
+    good = norms < LARGEST_NORM  # False for NaN too
+    if not bool(good.all()):
+        row = int((~good).nonzero()[0])
+        raise UserError(f"{name}: row {row} holds NaN, infinity or values beyond {LARGEST_NORM:g}; distances to it "
+                        "mean nothing. If these come from the generator, its training has diverged.")
+
+
+def finite_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:
+    """Return `as_features`, after making sure that they are finite; raises UserError if not."""
+    points = as_features(points, name, like)
+    check_finite(torch.linalg.vector_norm(points, dim=1), name)
+    return points
+
+
+def blocks(points: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (index of the first row, rows) over `points` (N, D), in blocks that fit one matrix product."""
+    step = max(1, min(BLOCK_POINTS, BLOCK_ELEMENTS // max(1, points.shape[1])))
+    for first in range(0, len(points), step):
+        yield first, points[first:first + step]
+
+
+def tile_rows(points: Tensor) -> int:
+    """Say how many rows of width D an elementwise pass should take at once: cache-sized on CPU, large on a GPU."""
+    return max(1, (2**17 if points.device.type == "cpu" else 2**24) // max(1, points.shape[1]))
+
+
+def squared_distances(queries: Tensor, points: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return |queries[rows] - points[columns]|^2 in float64, (pairs,).
+
+    This is the project's definition of a distance: float32 features, differences, squares and sums in float64. The
+    sum is taken by halving, in elementwise additions, because a library reduction may change its order with the
+    shape: so the bits are the same in every chunk and on every device.
+    """
+    step = tile_rows(points)
+    squared = torch.empty(len(rows), dtype=torch.float64, device=points.device)
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        terms = queries.index_select(0, rows[part]).double()  # (tile, D); several times faster than queries[rows]
+        terms -= points.index_select(0, columns[part])
+        terms.mul_(terms)
+        width = terms.shape[1]
+        while width > 1:
+            half = (width + 1) // 2
+            terms[:, :width - half] += terms[:, half:width]
+            width = half
+        squared[part] = terms[:, 0]
+    return squared
+
+
+class Queries:
+    """Points (n, D) that many blocks are compared with, and the origin of the arithmetic.
+
+    Both sides are taken relative to the queries' mean where it is far from zero compared with their spread: a common
+    offset would widen the error band. Elsewhere the band gains too little to pay for a centred copy of every block.
+    Raises UserError, calling the points `name`, if one is not finite.
+    """
+
+    def __init__(self, points: Tensor, name: str):
+        self.points = points  # (n, D)
+        mean = points.mean(0)  # (D,)
+        spread = torch.linalg.vector_norm(points - mean, dim=1)  # (n,)
+        check_finite(spread, name)
+        self.origin = mean if bool(mean.norm() > 2 * spread.max()) else None
+        self.rows = self.relative(points, torch.float32)  # (n, D)
+        norms = torch.linalg.vector_norm(self.rows, dim=1)
+        check_finite(norms, name)
+        self.reach = norms.max()
+
+    def relative(self, points: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return points (N, D) relative to the origin."""
+        return points.to(dtype) if self.origin is None else points.to(dtype) - self.origin
+
+
+class Bounds:
+    """Bounds low <= |q_i - p_j|^2 <= low + width for n queries and one block of c points.
+
+    With u the unit roundoff and q, p relative to the origin, any order of summation keeps a dot product within D u |q||p| and a
+    squared norm within D u |p|^2 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). Centring, the
+    additions, and rounding what low is compared with cost less than 32 u (|q| + |p|)^2 more. So all verdicts taken
+    from the bounds are those of `squared_distances`: the band is (D + 32) u (|q| + |p|)^2, times 1.1 for errors of
+    second order (enough up to D = 500,000), plus a term for underflow. Common offsets cancel in the centring and do
+    not widen it.
+
+    Raises UserError, calling the points `name`, if one is not finite. Attributes: points (c, D); low (n, c); width
+    (c,), the same for all queries so that it costs no pass over low.
+    """
+
+    def __init__(self, queries: Queries, points: Tensor, name: str, dtype: torch.dtype = torch.float32):
+        self.queries, self.points, self.name = queries, points, name
+        with true_fp32(points.device):
+            columns = queries.relative(points, dtype)  # (c, D)
+            norms = torch.linalg.vector_norm(columns, dim=1)  # (c,)
+            check_finite(norms, name)
+            dim, roundoff = points.shape[1], torch.finfo(dtype).eps / 2
+            band = 1.1 * (dim + 32) * roundoff * (queries.reach + norms) ** 2 + 4 * dim * SMALLEST_NORMAL
+            rows = queries.rows if dtype == torch.float32 else queries.relative(queries.points, dtype)
+            self.low = torch.addmm(norms.square() - band, rows, columns.T, alpha=-2)  # (n, c)
+            self.low += torch.linalg.vector_norm(rows, dim=1).square()[:, None]
+        self.width = 2 * band
+
+    @cached_property
+    def sharper(self) -> "Bounds":
+        """The same bounds from a float64 product: about twice the work, a band 5e8 times narrower."""
+        return Bounds(self.queries, self.points, self.name, torch.float64)
+
+    def settle(self, doubtful: Callable[["Bounds"], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Return what `doubtful` finds here, or in the sharper bounds if it leaves many pairs; pairs come first.
+
+        A collapsed generator puts a whole pool within the float32 band; one float64 product is then far cheaper
+        than measuring its pairs one by one.
+        """
+        found = doubtful(self)
+        crowd = self.low.numel() // 32 + len(self.low)
+        return found if len(found[0]) <= crowd else doubtful(self.sharper)

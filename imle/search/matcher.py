@@ -1,0 +1,203 @@
+"""Reject and match one pool: the inner problem of RS-IMLE (arXiv 2409.17439, section 4, algorithm 1).
+
+A candidate nearer than epsilon to any target is rejected; each target is matched to its nearest surviving candidate.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imle.search.bounds import Bounds, Queries, as_features, blocks, check_finite, squared_distances
+from imle.search.exact import Nearest, nearest
+from imle.search.index import NeighbourIndex, open_index
+
+SAMPLE_SIZE = 2048  # candidates kept for counting `Match.nearer`
+
+
+@dataclass(frozen=True)
+class Match:
+    """What became of a pool; pool ids count the candidates in the order they were offered.
+
+    `nearer` cannot be known in one pass with bounded memory, for only the last candidate settles which distances
+    count. So it is counted at the end, over every s-th of the candidates that can be nearer, times s, the smallest
+    power of two for which at most SAMPLE_SIZE of them are kept. With `exact` only rejected candidates can be nearer: it
+    is right up to SAMPLE_SIZE rejections. Other searches may overlook survivors: it is right up to SAMPLE_SIZE
+    candidates. Beyond, it is an unbiased estimate; a share u of the pool has a standard error below
+    sqrt(2 u / SAMPLE_SIZE).
+    """
+
+    index: Tensor  # int64 (n,) pool id of each target's nearest surviving candidate, -1 = none survived
+    distance: Tensor  # float32 (n,) its Euclidean distance, rounded from float64; inf where none survived
+    fallback: Tensor  # int64 (n,) pool id of the nearest candidate, rejected or not; -1 only for an empty pool
+    fallback_distance: Tensor  # float32 (n,)
+    seen: int  # candidates offered
+    rejected: int  # of these, rejected
+    nearer: Tensor  # int64 (n,) candidates strictly nearer than the match; `seen` where none survived
+
+
+class PoolMatcher:
+    """Match targets to a pool that is offered chunk by chunk; the result does not depend on the chunks.
+
+    With `exact` candidates are compared and dropped: memory O(n block + block D), whatever the size of the pool.
+    Other searches reject just as exactly, but keep the survivors' features (memory grows with them) and look for
+    matches among them when the result is asked for. With epsilon 0 nothing is rejected, not even copies of a target,
+    and they compare nothing before that.
+    """
+
+    def __init__(self, targets: Tensor, epsilon: float | Tensor, search: str = "exact", *,
+                 generator: torch.Generator | None = None):  # fmt: skip
+        """Prepare for `targets` (n, D) with radius `epsilon`, one number or one per target (n,), in feature units.
+
+        `generator` seeds `dci` and is not advanced. Raises UserError if a target is not finite, or if `search` is
+        unknown or not installed; ValueError on a wrong shape or a radius that is negative or NaN.
+        """
+        targets = as_features(targets, "targets")
+        if len(targets) == 0:
+            raise ValueError("there are no targets to match")
+        self._queries = Queries(targets, "targets")
+        self._epsilon = as_radii(epsilon, targets)  # float64 (n, 1) or (1, 1)
+        self._rejects = bool((self._epsilon > 0).any())
+        self._exact = search == "exact"
+        self._search, self._generator = search, generator
+        self._open_index()  # what is missing should be missed before a pool is generated
+        self._match = Nearest(len(targets), 1, targets.device)  # among survivors
+        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among all
+        self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
+        self._sample = Sample(targets)
+        self._seen = 0
+        self._rejected = torch.zeros((), dtype=torch.int64, device=targets.device)
+
+    def _open_index(self) -> NeighbourIndex:
+        return open_index(self._search, None if self._generator is None else self._generator.clone_state())
+
+    @torch.no_grad()
+    def offer(self, features: Tensor) -> Tensor:
+        """Take in the next candidates (chunk, D) and return which are rejected, bool (chunk,).
+
+        Raises UserError if one is not finite; nothing of its block is taken in then.
+        """
+        features = as_features(features, "candidate features", like=self._queries.points)
+        flags = [torch.zeros(0, dtype=torch.bool, device=features.device)]
+        return torch.cat(flags + [self._offer_block(block) for _, block in blocks(features)])
+
+    def _offer_block(self, features: Tensor) -> Tensor:
+        first, rejected = self._seen, torch.zeros(len(features), dtype=torch.bool, device=features.device)
+        ids = torch.arange(first, first + len(features), device=features.device)
+        if self._exact or self._rejects:
+            bounds = Bounds(self._queries, features, "candidate features")
+            if self._rejects:
+                rejected = self._reject(bounds)
+                self._any.update(bounds, first)
+            if self._exact:
+                self._match.update(bounds, first, rejected if self._rejects else None)
+        else:
+            check_finite(torch.linalg.vector_norm(features, dim=1), "candidate features")
+        if not self._exact:
+            self._survivors.append(features[~rejected])
+            self._survivor_ids.append(ids[~rejected])
+        if self._rejects or not self._exact:
+            self._sample.add(features, ids, rejected if self._exact else torch.ones_like(rejected))
+        self._seen += len(features)
+        self._rejected += rejected.sum()
+        return rejected
+
+    def _reject(self, bounds: Bounds) -> Tensor:
+        """Say which candidates of a block are nearer than epsilon to any target, bool (c,)."""
+        rows, columns, rejected = bounds.settle(self._verdicts)
+        squared = squared_distances(self._queries.points, bounds.points, rows, columns)
+        near = squared.sqrt() < self._epsilon.expand(len(self._queries.points), 1)[rows, 0]
+        rejected[columns[near]] = True
+        return rejected
+
+    def _verdicts(self, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the (row, column) pairs that the bounds cannot tell from epsilon, and the surely rejected (c,).
+
+        Pairs of a surely rejected candidate are left out. Subtraction keeps the order of its operands, so a radius
+        too large or small to square in float32 does no harm.
+        """
+        square = self._epsilon.square().to(bounds.low.dtype)  # (n, 1) or (1, 1)
+        lowest = bounds.low.amin(0) - square[0] if len(square) == 1 else (bounds.low - square).amin(0)  # (c,)
+        certain = lowest + bounds.width < 0
+        doubtful = ((lowest < 0) & ~certain).nonzero()[:, 0]
+        rows, columns = (bounds.low[:, doubtful] - square < 0).nonzero(as_tuple=True)
+        return rows, doubtful[columns], certain
+
+    @torch.no_grad()
+    def result(self) -> Match:
+        """Return the match of everything offered so far; more may be offered afterwards."""
+        if self._exact:
+            index, squared = self._match.ids[:, 0], self._match.squared[:, 0]
+        else:
+            index, squared = self._look_up()
+        fallback, fallback_squared = index, squared
+        if self._rejects:
+            fallback, fallback_squared = self._any.ids[:, 0], self._any.squared[:, 0]
+        nearer = self._sample.count_nearer(self._queries, squared)
+        return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), self._seen,
+                     int(self._rejected), nearer.where(index >= 0, self._seen))  # fmt: skip
+
+    def _look_up(self) -> tuple[Tensor, Tensor]:
+        """Find each target's nearest survivor with the index: pool ids (n,) and squared distances float64 (n,)."""
+        targets = self._queries.points
+        points, ids = torch.cat(self._survivors), torch.cat(self._survivor_ids)
+        self._survivors, self._survivor_ids = [points], [ids]
+        if len(points) == 0:
+            return self._match.ids[:, 0], self._match.squared[:, 0]
+        index = self._open_index()
+        index.add(points)
+        found = index.query(targets)[1][:, 0]  # (n,) rows of points
+        lost = (found < 0).nonzero()[:, 0]  # an approximate index may come back with nothing
+        if len(lost):
+            found[lost] = nearest(targets[lost], points)[1][:, 0]
+        rows = torch.arange(len(targets), device=targets.device)
+        return ids[found], squared_distances(targets, points, rows, found)
+
+
+class Sample:
+    """Every `stride`-th of the candidates given to it by pool id, so few that they fit SAMPLE_SIZE.
+
+    The stride ends up as the smallest power of two that suffices, whatever the chunks.
+    """
+
+    def __init__(self, targets: Tensor):
+        self.stride = 1
+        self.size = 0
+        self.points = [targets[:0]]  # (s, D) in parts
+        self.ids = [torch.zeros(0, dtype=torch.int64, device=targets.device)]  # (s,) in parts
+
+    def add(self, features: Tensor, ids: Tensor, eligible: Tensor) -> None:
+        """Take in the `eligible` (c,) of candidates `features` (c, D) with pool ids `ids` (c,)."""
+        chosen = (eligible & (ids % self.stride == 0)).nonzero()[:, 0]
+        while self.size + len(chosen) > SAMPLE_SIZE:
+            self.stride *= 2
+            chosen = chosen[ids[chosen] % self.stride == 0]
+            kept = [(part % self.stride == 0).nonzero()[:, 0] for part in self.ids]
+            self.points = [part[k] for part, k in zip(self.points, kept)]
+            self.ids = [part[k] for part, k in zip(self.ids, kept)]
+            self.size = sum(map(len, kept))
+        if len(chosen):
+            self.points.append(features[chosen])
+            self.ids.append(ids[chosen])
+            self.size += len(chosen)
+
+    def count_nearer(self, queries: Queries, squared: Tensor) -> Tensor:
+        """Estimate how many candidates are strictly nearer to query i than `squared[i]`, float64 (n,): int64 (n,)."""
+        count = torch.zeros_like(squared, dtype=torch.int64)
+        for _, block in blocks(torch.cat(self.points)):
+            bounds = Bounds(queries, block, "sample", torch.float64)
+            certain = bounds.low + bounds.width < squared[:, None]
+            rows, columns = ((bounds.low < squared[:, None]) & ~certain).nonzero(as_tuple=True)
+            less = squared_distances(queries.points, block, rows, columns) < squared[rows]
+            count += certain.sum(1) + torch.bincount(rows[less], minlength=len(count))
+        return count * self.stride
+
+
+def as_radii(epsilon: float | Tensor, targets: Tensor) -> Tensor:
+    """Return epsilon as float64, (1, 1) if there is one for all targets (n, D), (n, 1) if each has its own."""
+    radii = torch.as_tensor(epsilon, dtype=torch.float64, device=targets.device)
+    if radii.ndim > 1 or (radii.ndim == 1 and len(radii) != len(targets)):
+        raise ValueError(f"epsilon must be one number or one per target ({len(targets)}), not {tuple(radii.shape)}")
+    if not bool((radii >= 0).all()):  # False for NaN too
+        raise ValueError("epsilon must not be negative or NaN")
+    return radii.reshape(-1, 1)

@@ -1,0 +1,41 @@
+"""Generated tensors as pictures: rounding, grids, PNG files. Needs torch, numpy and pillow alone."""
+
+import os
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round float images in [-1, 1], any shape, to uint8; what lies outside is clipped."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Turn uint8 images into float in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """Tile uint8 images (N, 3, H, W) row by row into one picture (3, rows, columns) on white."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    sheet = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Turn a uint8 image (3, H, W) into a PIL image."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def save_png(image: Tensor, path: Path) -> None:
+    """Write a uint8 image (3, H, W) as PNG, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    to_pil(image).save(part, format="PNG")
+    os.replace(part, path)

@@ -1,0 +1,210 @@
+"""The training loop: refresh the matches when the objective asks, pull every match towards its image, average.
+
+Loss and step are IMLE's (Li & Malik 2018, algorithm 1); what is chosen to be pulled is the business of imle.refresh.
+"""
+
+import math
+import time
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from errors import UserError
+from imle import checkpoint, rng
+from imle.config import Config, to_dict
+from imle.ema import Ema
+from imle.features import SearchFeatures
+from imle.objectives import OBJECTIVES
+from imle.refresh import Refresher
+from imle.runlog import RunLog
+from imle.sampling import build_generator, generate
+from imle.scores import energy_distance, nearest_other
+from imle.sheets import to_uint8
+from imle.targets import Targets, embed
+from models.perceptual import Embedding, load_embedding, squared_distance
+
+SHEET = 64  # samples on a sheet, of seeds 0 to 63: the pictures that sample.py gives for these seeds
+
+
+class Trainer:
+    """Train a generator on images, from step 0 or from a checkpoint."""
+
+    def __init__(self, config: Config, images: Tensor, heldout: Tensor, *, data: dict, device: torch.device,
+                 pretrained: bool = True):  # fmt: skip
+        """Prepare to train on uint8 `images` (n, 3, H, W) and score on `heldout` where there are any.
+
+        `data` describes the images in checkpoints. Raises MissingWeights.
+        """
+        self.config, self.data, self.device = config, data, device
+        self.n = len(images)
+        self.steps_per_epoch = math.ceil(self.n / config.train.batch_size)
+        self.total_steps = config.train.epochs * self.steps_per_epoch
+        torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
+        self.generator = build_generator(to_dict(config)).to(device)
+        self.ema = Ema(self.generator, config.train.ema_decay)
+        self.optimizer = torch.optim.AdamW(self.generator.parameters(), lr=config.train.learning_rate,
+                                           betas=tuple(config.train.betas), weight_decay=config.train.weight_decay,
+                                           fused=True)  # fmt: skip
+        self.embedding, self.search_features = load_embeddings(config, device, pretrained)
+        self.targets = Targets(images.to(device), self.embedding, self.search_features, config.loss.cache_gb * 1e9)
+        self.reference = embed(self.search_features, heldout.to(device)) if len(heldout) > 1 else self.targets.features
+        self.refresher = Refresher(config, self.targets.features)
+        self.objective = OBJECTIVES[config.imle.objective](config.imle, self.n, self.steps_per_epoch)
+        self.latents = torch.zeros(self.n, config.model.latent_dim, device=device)
+        self.losses = torch.zeros(self.n, device=device)  # every image's loss when it was last trained on
+        self.step, self.refreshes, self.best = 0, 0, math.inf
+
+    def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the last step, or until `should_stop`; save either way.
+
+        Raises UserError before an update that is not finite.
+        """
+        self.log, started = log, time.monotonic()
+        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5)
+        with progress:
+            while self.step < self.total_steps and not should_stop():
+                if self.step == 0:
+                    self.show()
+                self.rematch()
+                self.train_step()
+                progress.update()
+                if self.step % self.steps_per_epoch == 0:
+                    self.end_epoch(time.monotonic() - started, progress)
+        self.save("last")
+
+    def rematch(self) -> None:
+        """Give a new latent to every image that asks for one."""
+        asking = self.objective.asking(self.step, self.losses.cpu())
+        if asking is None:
+            return
+        offers, started = None, time.monotonic()
+        if self.objective.needs_pool(asking):
+            matches = self.refresher.refresh(self.embed_latents, self.refreshes, self.step)
+            offers, self.refreshes = matches.latents, self.refreshes + 1
+            self.log.row("refresh", self.step, matches.diagnostics, time.monotonic() - started)
+        self.latents[asking.to(self.device)] = self.objective.take(asking, offers).to(self.device)
+
+    def train_step(self) -> None:
+        """Pull one batch of matches towards their images."""
+        settings = self.config.train
+        index = self.batch(self.step)
+        latents = self.latents[index]
+        if self.config.imle.perturbation:
+            noise = rng.normal(tuple(latents.shape), self.config.seed, "perturb", self.step)
+            latents = latents + self.config.imle.perturbation * noise.to(self.device)
+        with self.autocast():
+            distance = squared_distance(self.embedding(self.generator(latents)), self.targets.maps(index))  # (B,)
+        self.optimizer.zero_grad(set_to_none=True)
+        distance.mean().backward()
+        norm = nn.utils.get_total_norm([p.grad for p in self.generator.parameters()])
+        if not torch.isfinite(norm + distance.sum()):
+            raise UserError(f"the loss or its gradient is not finite at step {self.step}; the update was not made and "
+                            "checkpoints/last.pt is from before it. Lower train.learning_rate and run again")  # fmt: skip
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.step()
+        self.ema.update(self.generator, self.step)
+        self.losses[index] = distance.detach().float()
+        self.step += 1
+
+    def end_epoch(self, seconds: float, progress: tqdm) -> None:
+        """Log the epoch, and show and save when it is time."""
+        epoch, last = self.step // self.steps_per_epoch, self.step == self.total_steps
+        loss = self.losses.mean().item()
+        self.log.row("train", self.step, {"epoch": epoch, "loss": loss, "lr": self.learning_rate(self.step - 1)}, seconds)
+        progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if epoch % self.config.log.sheet_epochs == 0 or last:
+            self.show()
+        if epoch % self.config.log.checkpoint_epochs == 0 and not last:
+            self.save("last")
+
+    @torch.no_grad()
+    def show(self) -> None:
+        """Save sheets at fixed latents, score the average, and keep it if it is the best so far."""
+        samples = generate(self.ema.module, self.sample_latents(max(SHEET, self.config.log.num_scored)))
+        self.log.sheet("samples", self.step, to_uint8(samples[:SHEET]).cpu(), 8)
+        if self.step:
+            pairs = torch.stack([self.targets.images[:32], to_uint8(generate(self.generator, self.latents[:32]))], dim=1)
+            self.log.sheet("matches", self.step, pairs.flatten(0, 1).cpu(), 8)
+        features = self.search_features(samples[: self.config.log.num_scored])
+        score = energy_distance(features, self.reference)
+        self.log.row("score", self.step, {
+            "energy_distance": score,
+            "sample_to_nearest": torch.cdist(features, self.targets.features).amin(dim=1).median().item(),
+            "image_to_nearest": nearest_other(self.targets.features).median().item(),
+        }, 0.0)  # fmt: skip
+        if self.step and score < self.best:
+            self.best = score
+            self.save("best")
+
+    def save(self, name: str) -> None:
+        """Write everything that the rest of the run depends on."""
+        checkpoint.save(self.state(), self.log.folder / "checkpoints" / f"{name}.pt")
+
+    def state(self) -> dict:
+        """Return everything that the rest of the run depends on."""
+        return {
+            "config": to_dict(self.config), "data": self.data, "step": self.step, "refreshes": self.refreshes,
+            "generator": self.generator.state_dict(), "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "latents": self.latents, "losses": self.losses,
+            "objective": self.objective.state_dict(), "refresher": self.refresher.state_dict(),
+            "best": self.best, "selected_by": "energy_distance", "log_position": self.log.position(),
+        }  # fmt: skip
+
+    def load_state(self, state: dict) -> None:
+        """Go on from what `state` returned."""
+        self.step, self.refreshes, self.best = state["step"], state["refreshes"], state["best"]
+        self.generator.load_state_dict(state["generator"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.latents.copy_(state["latents"])
+        self.losses.copy_(state["losses"])
+        self.objective.load_state_dict(state["objective"])
+        self.refresher.load_state_dict(state["refresher"])
+
+    def batch(self, step: int) -> Tensor:
+        """Return the numbers of the images in a step's batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        size = self.config.train.batch_size
+        order = rng.permutation(self.n, self.config.seed, "order", epoch)
+        return order[position * size : (position + 1) * size].to(self.device)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        settings = self.config.train
+        rate = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        if settings.schedule == "cosine":
+            rate *= (1 + math.cos(math.pi * step / self.total_steps)) / 2
+        elif settings.schedule == "step":
+            rate *= settings.decay_factor ** (step // (settings.decay_epochs * self.steps_per_epoch))
+        return rate
+
+    def sample_latents(self, num: int) -> Tensor:
+        """Return the latents of seeds 0 to `num`, (num, latent_dim)."""
+        return rng.sample_latents(list(range(num)), self.config.model.latent_dim).to(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """Compute in bf16 where the configuration asks for it."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bf16")
+
+    @torch.no_grad()
+    def embed_latents(self, latents: Tensor) -> Tensor:
+        """Return the search features (B, D) of the images of `latents`."""
+        with self.autocast():
+            images = self.generator(latents.to(self.device))
+        return self.search_features(images.float())
+
+
+def load_embeddings(config: Config, device: torch.device, pretrained: bool = True) -> tuple[Embedding, SearchFeatures]:
+    """Return the training embedding and the search features, which share it where `imle.features` is `loss`.
+
+    Raises MissingWeights.
+    """
+    settings = config.imle
+    embedding = load_embedding(config.loss.perceptual, config.loss.pixel_weight, pretrained)
+    compared = embedding if settings.features == "loss" else load_embedding(settings.features, pretrained=pretrained)
+    search_features = SearchFeatures(compared, sketch_dim=settings.sketch_dim, normalise=settings.normalise, seed=config.seed)
+    embedding.to(device, memory_format=torch.channels_last)
+    return embedding, search_features.to(device, memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""What evaluate.py computes: images -> features -> numbers -> report; one file a metric."""

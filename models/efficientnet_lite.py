@@ -1,0 +1,121 @@
+"""EfficientNet-Lite0: ImageNet features whose weights come through the package registry (Tan & Le 2019; Lite, 2020).
+
+The module names equal those of the published weights file, so that it loads without renaming.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models import weights
+
+# (expansion, channels, blocks, kernel, first stride) of the seven stages of MBConv blocks.
+STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2),
+          (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))  # fmt: skip
+BATCH_NORM_EPSILON = 1e-3
+
+
+class SamePadConv(nn.Conv2d):
+    """Convolve with TensorFlow's "same" padding, which is lopsided when the stride is 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        if pads[0] == pads[1] and pads[2] == pads[3]:
+            return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), 1, self.groups)
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON)
+
+
+class MBConv(nn.Module):
+    """Inverted residual block: expand, depthwise convolution, project."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        inner = inputs * expansion
+        self.expands = expansion > 1
+        self.residual = stride == 1 and inputs == outputs
+        if self.expands:
+            self._expand_conv = SamePadConv(inputs, inner, 1, bias=False)
+            self._bn0 = batch_norm(inner)
+        self._depthwise_conv = SamePadConv(inner, inner, kernel, stride, groups=inner, bias=False)
+        self._bn1 = batch_norm(inner)
+        self._project_conv = SamePadConv(inner, outputs, 1, bias=False)
+        self._bn2 = batch_norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        h = F.relu6(self._bn1(self._depthwise_conv(h)))
+        h = self._bn2(self._project_conv(h))
+        return x + h if self.residual else h
+
+
+class EfficientNetLite0(nn.Module):
+    """Classify images, or give the maps and the pooled features on the way there. Images: float (B, 3, H, W) in [-1, 1]."""
+
+    def __init__(self):
+        super().__init__()
+        self._conv_stem = SamePadConv(3, 32, 3, 2, bias=False)
+        self._bn0 = batch_norm(32)
+        blocks, inputs = [], 32
+        for expansion, outputs, count, kernel, stride in STAGES:
+            for i in range(count):
+                blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if i == 0 else 1))
+                inputs = outputs
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = SamePadConv(inputs, 1280, 1, bias=False)
+        self._bn1 = batch_norm(1280)
+        self._fc = nn.Linear(1280, 1000)
+
+    def stages(self, images: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
+        """Return the maps (B, C, H', W') after the blocks numbered in `taps`; later blocks are not computed."""
+        x = F.relu6(self._bn0(self._conv_stem(self._network_input(images))))
+        maps = []
+        for number, block in enumerate(self._blocks[: max(taps) + 1]):
+            x = block(x)
+            if number in taps:
+                maps.append(x)
+        return maps
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return the globally average-pooled head features (B, 1280), the network's last layer before its classes."""
+        (x,) = self.stages(images, (len(self._blocks) - 1,))
+        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return ImageNet logits (B, 1000)."""
+        return self._fc(self.pooled(images))
+
+    @staticmethod
+    def _network_input(images: Tensor) -> Tensor:
+        return (images * 127.5 + 0.5) / 128  # (byte - 127) / 128, as the network was trained
+
+
+def fold_batch_norms(network: EfficientNetLite0) -> EfficientNetLite0:
+    """Fold every batch norm of a frozen network into the convolution before it: the same function in fewer passes."""
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
+    for block in network._blocks:
+        pairs += [(block, "_expand_conv", "_bn0")] if block.expands else []
+        pairs += [(block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for module, conv, norm in pairs:
+        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+        setattr(module, norm, nn.Identity())
+    return network
+
+
+def load(pretrained: bool = True) -> EfficientNetLite0:
+    """Return the frozen network with its ImageNet weights; random weights only where a caller asks to time it.
+
+    Raises MissingWeights when the weights file is not to be had.
+    """
+    network = EfficientNetLite0()
+    if pretrained:
+        path = weights.require("effnet-lite0")["effnet-lite0"]
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return fold_batch_norms(network.eval()).requires_grad_(False)

@@ -1,0 +1,135 @@
+"""Perceptual distances as embeddings: maps whose squared Euclidean distance is the distance that is trained.
+
+LPIPS (Zhang et al. 2018) is a weighted squared difference of unit-normalised VGG maps, averaged over space. Folding
+sqrt(weight) and 1/sqrt(H W) into each map makes it a plain squared distance, so that one embedding serves the loss,
+the matching and the nearest-image sheets, and every target is embedded once per run.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models import efficientnet_lite, weights
+
+# Distances of unit-normalised maps need the epsilon inside the root: the lpips package's `x / (norm + eps)` has a NaN
+# gradient where a feature vector is exactly zero, as on a black image.
+NORM_EPSILON = 1e-12
+
+
+def unit_normalise(maps: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
+    """Scale the feature vector at every position of `maps` (B, C, H, W) to length 1."""
+    return maps * torch.rsqrt(maps.square().sum(dim=1, keepdim=True) + epsilon)
+
+
+class Pixels(nn.Module):
+    """The image itself: squared distance = mean squared error."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images / math.sqrt(images[0].numel())]
+
+
+class LpipsVgg(nn.Module):
+    """LPIPS v0.1 with the VGG16 trunk: taps after relu1_2, 2_2, 3_3, 4_3 and 5_3."""
+
+    TAPS = (3, 8, 15, 22, 29)
+
+    def __init__(self, trunk: nn.Sequential, channel_weights: list[Tensor]):
+        super().__init__()
+        self.trunk = trunk
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
+        for number, weight in enumerate(channel_weights):
+            self.register_buffer(f"root_weight{number}", weight.clamp(min=0).sqrt().view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = (images - self.shift) / self.scale, []
+        for number, layer in enumerate(self.trunk[: self.TAPS[-1] + 1]):
+            x = layer(x)
+            if number in self.TAPS:
+                root = getattr(self, f"root_weight{len(maps)}") / math.sqrt(x.shape[2] * x.shape[3])
+                maps.append(unit_normalise(x) * root)
+        return maps
+
+
+class EffNetLite0(nn.Module):
+    """EfficientNet-Lite0 maps after blocks 0, 2, 4 and 10, unit-normalised like LPIPS and not weighted."""
+
+    TAPS = (0, 2, 4, 10)
+
+    def __init__(self, network: efficientnet_lite.EfficientNetLite0):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self.network.stages(images, self.TAPS)
+        return [unit_normalise(m, 1e-8) / math.sqrt(m.shape[2] * m.shape[3]) for m in maps]
+
+
+class Embedding(nn.Module):
+    """A perceptual embedding with the image itself as one more map, so that
+
+        |e(a) - e(b)|^2 = perceptual distance(a, b) + pixel_weight * mean squared error(a, b).
+    """
+
+    def __init__(self, perceptual: nn.Module | None, pixel_weight: float):
+        super().__init__()
+        self.perceptual = perceptual
+        self.pixels = Pixels()
+        self.pixel_weight = pixel_weight
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the maps [(B, C, H, W), ...] of float images (B, 3, H, W) in [-1, 1]."""
+        maps = self.perceptual(images) if self.perceptual is not None else []
+        if self.pixel_weight:
+            maps = maps + [m * math.sqrt(self.pixel_weight) for m in self.pixels(images)]
+        return maps
+
+
+def squared_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Return the squared distance (B,) between two lists of maps."""
+    return torch.stack([(x - y).square().sum(dim=(1, 2, 3)) for x, y in zip(a, b)]).sum(dim=0)
+
+
+def vgg16_trunk() -> nn.Sequential:
+    """Return VGG16's convolutions with random weights, named as in the published file less its `features.`."""
+    from torchvision.models.vgg import cfgs, make_layers
+
+    trunk = make_layers(cfgs["D"], batch_norm=False)
+    for layer in trunk:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # the taps are read after the next layer has run
+    return trunk
+
+
+def lpips_channel_weights() -> list[Tensor]:
+    """Return LPIPS v0.1's five channel weightings for VGG16, from the file that the lpips package carries."""
+    state = torch.load(weights.require("lpips-vgg")["lpips-vgg"], map_location="cpu", weights_only=True)
+    return [state[f"lin{i}.model.1.weight"].flatten() for i in range(5)]
+
+
+def _load_lpips_vgg(pretrained: bool) -> LpipsVgg:
+    trunk = vgg16_trunk()
+    if pretrained:
+        state = torch.load(weights.require("vgg16")["vgg16"], map_location="cpu", weights_only=True)
+        prefix = "features."
+        trunk.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    return LpipsVgg(trunk, lpips_channel_weights())
+
+
+WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "effnet-lite0": ("effnet-lite0",), "pixels": ()}
+
+
+def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True) -> Embedding:
+    """Return the frozen embedding `name`: lpips-vgg, effnet-lite0 or pixels (then `pixel_weight` counts on top of 1).
+
+    Raises MissingWeights when its weights are not to be had. `pretrained=False` is for timing alone.
+    """
+    if name == "lpips-vgg":
+        perceptual = _load_lpips_vgg(pretrained)
+    elif name == "effnet-lite0":
+        perceptual = EffNetLite0(efficientnet_lite.load(pretrained))
+    else:
+        assert name == "pixels", name
+        perceptual = Pixels()
+    return Embedding(perceptual, pixel_weight).eval().requires_grad_(False)

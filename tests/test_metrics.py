@@ -1,0 +1,384 @@
+"""metrics/: against pytorch-fid itself, against brute force, and on toy sets whose truth is known. No downloads."""
+
+import hashlib
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from errors import UserError
+from metrics import features, frechet, generated, kid, measure, prdc, pytorch_fid_bridge, report
+from metrics.calibration import calibrate
+from metrics.features import Extractor, resize_to_224
+from metrics.measure import PROTOCOLS, Measurement
+from models import weights
+
+EFFNET = PROTOCOLS["effnet-lite0"]
+INCEPTION = PROTOCOLS["inception"]
+ALL = ["fid", "kid", "pr"]
+
+
+def normal(n, dimension=64, seed=0, scale=1.0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dimension, generator=generator) * scale + shift
+
+
+def pictures(n, seed=0, size=(32, 40)):
+    """Draw n coarse random pictures, uint8 (n, 3, *size)."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 5, 5, generator=generator)
+    return (nn.functional.interpolate(coarse, size=size, mode="bilinear") * 255).round().to(torch.uint8)
+
+
+def write(folder, images):
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:03}.png")
+    return folder
+
+
+# pytorch-fid's own program as the oracle
+
+
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """Put one random Inception where our resolver and pytorch-fid's own downloader both find it."""
+    from pytorch_fid import inception as library
+
+    torch.manual_seed(0)
+    network = library._inception_v3(num_classes=1008, aux_logits=False, weights=None)  # without slow initialisation
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # the default shrinks the features to nothing
+    hub = tmp_path_factory.mktemp("hub")
+    path = hub / "checkpoints" / weights.WEIGHTS["inception"].file
+    path.parent.mkdir()
+    torch.save(network.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = weights.WEIGHTS["inception"]._replace(bytes=path.stat().st_size, sha256=digest, url="http://127.0.0.1:9/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(weights.WEIGHTS, "inception", entry)
+        patch.setattr("torch.hub._hub_dir", str(hub))
+        yield Extractor(["inception"], "cpu")
+
+
+def test_features_and_distance_equal_pytorch_fids_folder_path_bit_for_bit(random_inception, tmp_path, monkeypatch):
+    """The 2048 x 2048 root takes half a minute: both sides get a cheap function of its input in its place.
+
+    Any bit of difference before the root then still shows. The root itself is the library's own code on both sides.
+    """
+    from pytorch_fid import fid_score
+
+    theirs, activations_of = [], fid_score.get_activations
+    monkeypatch.setattr(fid_score, "get_activations", lambda *words: theirs.append(activations_of(*words)) or theirs[-1])
+    monkeypatch.setattr(fid_score.linalg, "sqrtm", lambda product, disp: (np.tanh(product) * 1e-2, 0.0))
+    images = {"real": pictures(4), "fake": pictures(3, seed=1)}
+    folders = [str(write(tmp_path / name, each)) for name, each in images.items()]
+    fid = fid_score.calculate_fid_given_paths(folders, batch_size=4, device="cpu", dims=2048, num_workers=0)
+    ours = [random_inception([each], len(each), name)["inception"] for name, each in images.items()]
+    for mine, library in zip(ours, theirs):
+        assert np.array_equal(mine.numpy().astype(np.float64), library)
+        assert mine.std(dim=0).mean() > 1e-3  # the random network does tell the pictures apart
+    assert pytorch_fid_bridge.library_distance(*ours) == fid
+
+
+def test_the_librarys_downloader_is_put_back(random_inception):
+    from pytorch_fid import inception
+
+    assert inception.load_state_dict_from_url.__module__ == "torch.hub"
+
+
+@pytest.mark.parametrize("n, m, dimension", [(40, 200, 64), (200, 300, 64), (12, 9, 128), (2, 2, 16)],
+                         ids=["few reals", "more images than features", "fewer images than features", "two"])  # fmt: skip
+def test_exact_distance_equals_the_matrix_root(n, m, dimension):
+    """Within 1e-3, absolute below 1 and relative above: the difference is the root's, of singular products."""
+    mixing = normal(dimension, dimension, seed=9) / dimension**0.5
+    real, fake = normal(n, dimension) @ mixing, normal(m, dimension, seed=1, scale=1.5, shift=0.3) @ mixing
+    exact = frechet.frechet_distance(real, fake)
+    library = pytorch_fid_bridge.library_distance(real, fake)
+    assert abs(exact - library) < 1e-3 * max(1, library)
+    assert measure.disagreement({"fid": number(library), "fid_exact": number(exact)}) is None
+
+
+def test_exact_distance_of_known_gaussians():
+    """Diagonal covariances commute: the distance is |m1 - m2|^2 + sum (s1 - s2)^2 of the samples' own moments."""
+    axes = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+    real, fake = axes * torch.tensor([1.0, 2.0]), axes * torch.tensor([3.0, 5.0]) + torch.tensor([10.0, 0])
+    scale = math.sqrt(2 / 3)  # the standard deviation of (1, -1, 0, 0)
+    assert frechet.frechet_distance(real, fake) == pytest.approx(100 + scale**2 * (2**2 + 3**2), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [10, 300])
+def test_a_set_against_itself_is_at_zero(n):
+    assert 0 <= frechet.frechet_distance(normal(n), normal(n)) < 1e-6
+    assert 0 <= frechet.frechet_distance(normal(n), normal(n)[torch.randperm(n)]) < 1e-6
+
+
+def test_a_root_that_is_not_finite_gives_no_number(monkeypatch, capsys):
+    """The library would go on with covariances that are not the images' own, and say so on stdout."""
+    from pytorch_fid import fid_score
+
+    root = fid_score.linalg.sqrtm
+    monkeypatch.setattr(fid_score.linalg, "sqrtm", lambda product, disp=True:
+                        (np.full_like(product, np.nan), 0) if disp is False else root(product))  # fmt: skip
+    measured = measure.measure({"inception": normal(9, 8)}, {"inception": normal(9, 8, 1)}, INCEPTION, ["fid"])
+    assert measured["fid"].value is None and "not finite" in measured["fid"].reason
+    assert measured["fid_exact"].value > 0
+    assert capsys.readouterr().out == ""
+
+
+# brute-force oracles
+
+
+def brute_kid(real, fake):
+    kernel = lambda a, b: (float(a.double() @ b.double()) / len(a) + 1) ** 3  # noqa: E731
+    within = [sum(kernel(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j) / (len(s) * (len(s) - 1))
+              for s in (real, fake)]  # fmt: skip
+    return sum(within) - 2 * sum(kernel(a, b) for a in real for b in fake) / (len(real) * len(fake))
+
+
+def test_kernel_distance_equals_brute_force(monkeypatch):
+    monkeypatch.setattr(kid, "CHUNK", 4)
+    real, fake = normal(9, 5), normal(7, 5, seed=1, shift=0.5)
+    value, error = kid.kernel_distance(real, fake)
+    assert value == pytest.approx(brute_kid(real, fake), rel=1e-10)
+    left = [[brute_kid(torch.cat([real[:i], real[i + 1:]]), fake) for i in range(9)],
+            [brute_kid(real, torch.cat([fake[:i], fake[i + 1:]])) for i in range(7)]]  # fmt: skip
+    variance = sum((len(v) - 1) / len(v) * np.square(np.array(v) - np.mean(v)).sum() for v in left)
+    assert error == pytest.approx(variance**0.5, rel=1e-8)
+    assert kid.kernel_distance(real[:2], fake)[1] is None
+
+
+@pytest.mark.parametrize("shift, low, high", [(0.0, 1.0, 2.0), (0.5, 0.7, 1.4)], ids=["one distribution", "two"])
+def test_kernel_distance_error_is_the_spread_over_draws(shift, low, high):
+    """For one distribution the statistic is degenerate and the jackknife too wide, by about the root of two."""
+    draws = [kid.kernel_distance(normal(60, 16, seed=s), normal(80, 16, seed=1000 + s, shift=shift)) for s in range(60)]
+    values, errors = np.array(draws).T
+    assert low < errors.mean() / values.std() < high
+    assert shift or abs(values.mean()) < 3 * values.std() / len(values) ** 0.5
+
+
+def brute_prdc(real, fake, k=3):
+    real, fake = real.double().numpy(), fake.double().numpy()
+    between = lambda a, b: np.array([[np.sqrt(((p - q) ** 2).sum()) for q in b] for p in a])  # noqa: E731
+    real_radii, fake_radii = (np.sort(between(s, s), axis=1)[:, k] for s in (real, fake))
+    cross = between(real, fake)
+    in_real, in_fake = cross <= real_radii[:, None], cross <= fake_radii
+    return {"precision": in_real.any(0).mean(), "recall": in_fake.any(1).mean(),
+            "density": in_real.sum(0).mean() / k, "coverage": in_real.any(1).mean()}  # fmt: skip
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.8, 5.0])
+def test_prdc_equals_brute_force(shift, monkeypatch):
+    monkeypatch.setattr(prdc, "CHUNK", 7)
+    real, fake = normal(30, 4), normal(45, 4, seed=1, shift=shift)
+    assert prdc.prdc(real, fake) == pytest.approx(brute_prdc(real, fake))
+
+
+def test_prdc_counts_ties_and_duplicates_as_inside():
+    """A neighbour exactly on the radius is inside, far from the origin too, and a radius of zero holds a copy."""
+    grid = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)) + 1000
+    assert prdc.prdc(grid, grid) == pytest.approx(brute_prdc(grid, grid))
+    same = torch.full((6, 3), 0.1)
+    assert prdc.prdc(same, same) == {"precision": 1, "recall": 1, "density": 2, "coverage": 1}
+    assert prdc.prdc(same, same + 1)["precision"] == 0
+
+
+def test_wilson_interval_of_a_textbook_case():
+    assert prdc.wilson_interval(0.1, 10) == pytest.approx((0.0179, 0.4042), abs=1e-4)
+    assert prdc.wilson_interval(1.0, 100) == pytest.approx((0.963, 1), abs=1e-3)
+    assert prdc.wilson_interval(0.0, 100)[0] == 0
+
+
+# toy truths
+
+
+@pytest.fixture(scope="module")
+def toy():
+    real, fresh = normal(100), normal(400, seed=1)
+    copier = real[torch.randint(100, (400,), generator=torch.Generator().manual_seed(2))]
+    collapsed = real[:1] + 0.01 * normal(400, seed=3)
+    return {name: values_of(real, fake) for name, fake in
+            {"copier": copier, "fresh": fresh, "collapsed": collapsed, "far": fresh + 9}.items()}  # fmt: skip
+
+
+def values_of(real, fake):
+    return measure.measure({"effnet-lite0": real}, {"effnet-lite0": fake}, EFFNET, ALL)
+
+
+def test_frechet_ranks_copier_below_fresh_below_collapsed(toy):
+    """This is why it is never printed alone: copying 100 images scores better than drawing new ones."""
+    fd = {name: measured["fd_effnetlite0"].value for name, measured in toy.items()}
+    assert 4 * fd["copier"] < fd["fresh"] < fd["collapsed"] < fd["far"]
+
+
+def test_kernel_distance_tells_copier_from_fresh(toy):
+    kd = {name: measured["kd_effnetlite0"] for name, measured in toy.items()}
+    assert kd["copier"].value < -5 * kd["copier"].error
+    assert abs(kd["fresh"].value) < 3 * kd["fresh"].error
+    assert kd["collapsed"].value > 5 * kd["collapsed"].error
+
+
+def test_neighbours_tell_fidelity_from_variety(toy):
+    def value(name, quantity):
+        return toy[name][f"{quantity}_effnetlite0"].value
+
+    assert value("copier", "precision") == value("copier", "recall") == 1
+    assert value("copier", "coverage") > 0.95
+    assert value("fresh", "coverage") > 0.8
+    assert value("collapsed", "precision") == 1 and value("collapsed", "recall") < 0.05
+    assert value("collapsed", "coverage") < 0.2
+    assert value("far", "precision") == value("far", "recall") == value("far", "coverage") == 0
+
+
+def test_calibration_brackets_the_toys(toy):
+    real, heldout = {"effnet-lite0": normal(100)}, {"effnet-lite0": normal(20, seed=5)}
+    calibration = calibrate(real, 400, EFFNET, ALL, heldout)
+    copy = calibration["copy"].values
+    assert copy["fd_effnetlite0"] == pytest.approx(toy["copier"]["fd_effnetlite0"].value, rel=0.3)
+    assert copy["kd_effnetlite0"] < 0 and copy["precision_effnetlite0"] == 1
+    assert calibration["split_half"].values["fd_effnetlite0"] > toy["fresh"]["fd_effnetlite0"].value
+    assert (calibration["split_half"].num_real, calibration["held_out"].num_fake) == (50, 20)
+    assert calibration == calibrate(real, 400, EFFNET, ALL, heldout)
+    assert calibrate(real, 400, EFFNET, ALL)["held_out"] is None
+
+
+def test_frechet_error_is_the_jackknife_over_reals():
+    real, fake = normal(40, 4), normal(50, 4, seed=1)
+    assert frechet.jackknife_error(real, fake, 0) == frechet.jackknife_error(real, fake, 0) > 0
+    assert frechet.jackknife_error(real[:19], fake, 0) is None
+
+
+# numbers that cannot be had, and the report
+
+
+def number(value, **rest):
+    return Measurement(value, "lower", 100, 1000, **rest)
+
+
+@pytest.mark.parametrize("n, m", [(1, 1), (1, 50), (50, 1), (2, 3), (3, 50), (50, 3)])
+def test_too_few_images_give_none_with_a_reason(n, m, tmp_path):
+    real, fake = ({"inception": normal(size, 8, seed), "vgg16": normal(size, 8, seed)} for size, seed in ((n, 0), (m, 1)))
+    measured = measure.measure(real, fake, INCEPTION, ALL)
+    calibration = calibrate(real, m, INCEPTION, ALL)
+    for name, measurement in measured.items():
+        assert (measurement.value is None) == (measurement.reason is not None), name
+        assert measurement.value is None or math.isfinite(measurement.value), name
+    assert (measured["fid_exact"].value is None) == (min(n, m) < 2)
+    assert (measured["precision"].value is None) == (n < 4)
+    assert (measured["recall"].value is None) == (m < 4)
+    report.write(tmp_path, **report.numbers_record(measured, calibration))  # refuses NaN
+    assert "nan" not in "".join([report.table(measured, calibration), *report.legend(calibration)]).lower()
+
+
+def test_names_say_which_network_and_what_is_comparable():
+    real, fake = normal(30, 8), normal(40, 8, seed=1)
+    ours = measure.measure({"effnet-lite0": real}, {"effnet-lite0": fake}, EFFNET, ALL)
+    assert list(ours) == [f"{name}_effnetlite0" for name in ("fd", "kd", "precision", "recall", "density", "coverage")]
+    assert not any(measurement.comparable_with_published for measurement in ours.values())
+    reals, fakes = ({"inception": s, "vgg16": s} for s in (real, normal(5000, 8, seed=1)))
+    published = measure.measure(reals, fakes, INCEPTION, ALL)
+    assert list(published) == ["fid", "fid_exact", "kid", "precision", "recall", "density", "coverage"]
+    assert published["fid"].comparable_with_published and published["kid"].comparable_with_published
+    assert not measure.measure(reals, {"inception": fake}, INCEPTION, ["fid"])["fid"].comparable_with_published
+    assert INCEPTION.networks(["fid", "kid"]) == ["inception"] and EFFNET.networks(ALL) == ["effnet-lite0"]
+
+
+def test_table_is_aligned_and_warnings_are_said():
+    measured = {"fid": number(12.3456), "fid_exact": number(12.4, error=0.5), "kid": number(-0.002, error=0.0001),
+                "precision": number(0.5, interval=(0.4, 0.6)), "recall": number(None, reason="needs 4")}  # fmt: skip
+    calibration = calibrate({"inception": normal(30, 8), "vgg16": normal(30, 8)}, 50, INCEPTION, ALL)
+    lines = report.table(measured, calibration).splitlines()
+    assert [line.split()[0] for line in lines] == ["metric", "fid", "fid_exact", "kid", "precision", "recall"]
+    assert len({line.index("lower") for line in lines[1:]}) == 1
+    assert "12.35" in lines[1] and "-2.00" in lines[3] and "0.40 to 0.60" in lines[4] and " - " in lines[5]
+    assert "only repeats the 30 real images" in report.legend(calibration)[0]
+    warnings = " ".join(report.warnings_of(measured, calibration))
+    for part in ("recall was not computed: needs 4", "trust fid_exact", "means copying", "5000"):
+        assert part in warnings
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path):
+    path = report.write(tmp_path, metrics={"fid": 1.0})
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        report.write(tmp_path, metrics={"fid": math.nan})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+# networks
+
+
+def test_effnet_features_do_not_depend_on_how_images_arrive():
+    images = pictures(19)
+    first = Extractor(["effnet-lite0"], "cpu")([images], 19, "images")["effnet-lite0"]
+    again = Extractor(["effnet-lite0"], "cpu")(images.split(3), 19, "images")["effnet-lite0"]
+    assert first.shape == (19, 1280) and first.dtype == torch.float32
+    assert torch.equal(first, again)
+
+
+def test_vgg_features_are_the_second_fully_connected_layer(monkeypatch):
+    from torchvision.models import vgg16
+
+    torch.manual_seed(0)
+    network = vgg16(weights=None, init_weights=False).eval()
+    monkeypatch.setattr(weights, "require", lambda key: {key: key})
+    monkeypatch.setattr(features.torch, "load", lambda *_, **__: network.state_dict())
+    images, seen = pictures(2), []
+    network.classifier[4].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        network((resize_to_224(images) / 255 - mean) / deviation)
+        ours = features.VGG16().eval()(images)
+    assert ours.shape == (2, 4096) and ours.min() == 0 < ours.max()
+    assert torch.equal(ours, seen[0])
+
+
+def test_resize_is_antialiased_and_stays_in_range():
+    checks = torch.zeros(1, 3, 896, 896, dtype=torch.uint8)
+    checks[..., ::2] = 255
+    grey = resize_to_224(checks)[..., 4:-4]
+    assert (grey - 127.5).abs().max() < 2  # without antialiasing: all black, or all white
+    assert resize_to_224(pictures(3) // 128 * 255).max() <= 255
+
+
+# folders of generated images
+
+
+def test_generated_images_are_read_as_they_are(tmp_path):
+    images = pictures(4)
+    images[3] = images[0]  # a duplicate stays
+    folder = write(tmp_path / "images" / "nested", images).parent
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    assert torch.equal(generated.read_generated(folder), images)
+    assert torch.equal(generated.read_generated(folder, limit=2), images[:2])
+    archive = Path(shutil.make_archive(str(tmp_path / "images"), "zip", folder))
+    assert generated.is_generated(archive) and generated.is_generated(folder)
+    assert torch.equal(generated.read_generated(archive), images)
+
+
+def test_hostile_folders_are_told_in_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    mixed = write(tmp_path / "mixed", pictures(2))
+    Image.new("RGB", (40, 41)).save(mixed / "zz.png")
+    broken = write(tmp_path / "broken", pictures(1))
+    (broken / "b.png").write_bytes((broken / "000.png").read_bytes()[:60])
+    script = write(tmp_path / "script", pictures(1))
+    (script / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n")
+    (tmp_path / "not.zip").write_bytes(b"PK no")
+    cases = {"empty": "no images", "mixed": r"000.png is 32x40, zz.png is 41x40", "broken": "b.png: cannot be read",
+             "script": "a.png: cannot be read", "not.zip": "not a .zip"}  # fmt: skip
+    for name, told in cases.items():
+        with pytest.raises(UserError, match=told) as caught:
+            generated.read_generated(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="only 1 images"):
+        generated.read_generated(write(tmp_path / "one", pictures(1)), limit=2)
+    with pytest.raises(UserError, match="no such run"):
+        generated.is_generated(tmp_path / "nowhere")

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Train on a folder of images, then draw a sheet of samples and score them. Does its own set-up; the same command goes on.
+#   ./train.sh [IMAGES] [--run DIR] [--config FILE] [--device D] [section.key=value ...]
+# Without IMAGES it trains on the set that comes with the project. See python train.py --help for the settings.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # spinning threads slow a shared machine tenfold
+
+fail() { echo "error: $1" >&2; exit 2; }
+images="" run="" config="" device="" settings=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h|--help) sed -n '2,4s/^# *//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --run|--config|--device)
+      [ -n "${2:-}" ] || fail "$1 needs a value"
+      case "$1" in --run) run="$2" ;; --config) config="$2" ;; --device) device="$2" ;; esac
+      shift ;;
+    -*) fail "$1: no such option; see ./train.sh --help" ;;
+    *=*) settings+=("$1") ;;
+    *) [ -z "$images" ] || fail "two folders given, $images and $1"
+       [ -e "$1" ] || fail "$1: no such folder or zip of images"
+       images="$1" ;;
+  esac
+  shift
+done
+
+python="$("$here/environment.sh" "$here/requirements.txt")"
+[ -n "$device" ] || device="$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
+
+if [ -z "$config" ]; then
+  config="$here/configs/fluent-faces-64.yaml"
+  if [ -n "$images" ]; then
+    case "$device" in
+      cuda*) config="$here/configs/fewshot-256.yaml" ;;
+      *) echo "No GPU: taking the 64-pixel recipe, about ten minutes. The 256-pixel one would take months on a CPU;"
+         echo "--config configs/fewshot-256.yaml takes it all the same, and train.py --dry-run says how long." ;;
+    esac
+  fi
+fi
+recipe="$(basename "${config%.yaml}")"
+if [ -n "$images" ]; then
+  set_name="$(basename "$images")"
+  [ -n "$run" ] || run="runs/${set_name%.zip}-$recipe"
+  settings=("data.path=$images" ${settings[@]+"${settings[@]}"})
+else
+  [ -n "$run" ] || run="runs/$recipe"
+fi
+
+"$python" "$here/train.py" --config "$config" --run "$run" --device "$device" ${settings[@]+"${settings[@]}"}
+"$python" "$here/sample.py" "$run" --out "$run/drawn" --num 64 --grid --device "$device"
+
+score=("$run" --device "$device")
+case "$device" in cuda*) ;; *) score+=(--features effnet-lite0 --num-samples 1000) ;; esac
+if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then score+=(--heldout "$here/tests/fluent_faces_heldout"); fi
+status=0
+"$python" "$here/evaluate.py" "${score[@]}" || status=$?
+if [ "$status" = 3 ]; then
+  echo "Not scored, for want of weights; this needs none: python evaluate.py $run --features effnet-lite0"
+elif [ "$status" != 0 ]; then
+  exit "$status"
+fi
+
+cat <<END
+
+Sheet     $run/drawn/grid.png
+Scores    $run/evaluation
+Training  $run/samples, $run/matches, $run/metrics.jsonl
+Next, after: source $here/.venv/bin/activate
+  python sample.py $run --out more --num 256 --nearest ${images:-$here/data/fluent_faces}
+  python sample.py $run --out film --interpolate 3,8,12 --frames 60
+  tensorboard --logdir $run
+END
