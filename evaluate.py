@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from data import load_images
 from errors import UserError, run_as_command
+from imle.device import choose_device
 from imle.sampling import Sampler
 from metrics import generated, report
 from metrics.calibration import calibrate
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     heldout = extract([heldout_images], len(heldout_images), "held-out images") if len(heldout_images) else None
     fake = extract(fakes.blocks, fakes.count, "generated images")
     extracted = time.monotonic()
-    print("comparing; with --features inception pytorch-fid's matrix root takes half a minute", file=sys.stderr)
+    print("comparing the features (half a minute and more for fid, whose matrix root is pytorch-fid's own)", file=sys.stderr)
     measured = measure(real, fake, protocol, args.metrics)
     calibration = calibrate(real, fakes.count, protocol, args.metrics, heldout)
     warnings += report.warnings_of(measured, calibration)
@@ -119,15 +119,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--metrics", type=chosen, default=",".join(METRICS), help="comma-separated (default: %(default)s)")
     add("--features", choices=list(PROTOCOLS), default="inception", help="(default: %(default)s)")
     add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA, 1000 on a CPU; of a folder: all)")
-    add("--seed", type=int, default=0, help="of the first sample; the next have the numbers after it (default: 0)")
-    add("--out", type=Path, help="folder for metrics.json (default: evaluation/FEATURES in the run, or beside the source)")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the first sample, the others count on from it (default: 0)")
+    add("--out", type=Path, help="folder for metrics.json (default: in the run, or beside the images)")
+    add("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     add("--batch-size", type=at_least_one, default=64, help="samples drawn at once; speed and memory only (default: 64)")
     args = parser.parse_args(argv)
-    try:
-        torch.zeros(1, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]}); use cpu, cuda or cuda:N")
+    args.device = str(choose_device(args.device))
     return args
 
 

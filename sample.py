@@ -12,6 +12,7 @@ from torch import Tensor
 from data import load_images
 from errors import UserError, run_as_command
 from imle import rng
+from imle.device import choose_device
 from imle.interpolation import loop
 from imle.sampling import Sampler
 from imle.search import nearest
@@ -31,7 +32,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=60, help="frames of the film")
     parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also show each beside its 3 nearest training images")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the generator alone to a small file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     args = parser.parse_args(words)
     if args.out is None and (not args.export or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
         parser.error("--out is needed")
@@ -57,10 +58,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def main(words: list[str]) -> None:
     args = parse(words)
-    try:
-        sampler = Sampler(args.source, args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device}: not to be had here ({str(error).splitlines()[0]})") from None
+    sampler = Sampler(args.source, choose_device(args.device))
     if args.export:
         sampler.export(args.export)
         print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")

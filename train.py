@@ -2,15 +2,17 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
-import torch
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; spinning slows a shared machine tenfold
 
 from data import load_images, mirrored, split_holdout
-from errors import UserError, run_as_command
+from errors import run_as_command
 from imle import checkpoint, config as configs
+from imle.device import choose_device
 from imle.dryrun import dry_run
 from imle.resume import check_same_run
 from imle.runlog import RunLog, environment
@@ -24,7 +26,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         epilog="settings, with their defaults:\n" + configs.describe_settings())  # fmt: skip
     parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-64.yaml")
     parser.add_argument("--run", required=True, type=Path, help="folder for everything the run writes; an existing run goes on")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     parser.add_argument("--dry-run", action="store_true", help="print settings, size, memory and time, and stop")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that differ from the file")
     return parser.parse_args(words)
@@ -67,16 +69,6 @@ def main(words: list[str]) -> None:
         print(f"stopped and saved at step {trainer.step} of {trainer.total_steps}; the same command goes on from there")
         raise SystemExit(128 + signals.number)
     print(f"done: {last}")
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device, or raise UserError when this machine does not have it."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: not to be had here ({str(error).splitlines()[0]}); use cpu, cuda or cuda:N") from None
-    return device
 
 
 class Signals:

@@ -28,6 +28,7 @@ python="$("$here/environment.sh" "$here/requirements.txt")"
 [ -n "$device" ] || device="$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
 
 if [ -z "$config" ]; then
+  [ -n "$images" ] || cd "$here"  # where the recipe's data/fluent_faces is
   config="$here/configs/fluent-faces-64.yaml"
   if [ -n "$images" ]; then
     case "$device" in

@@ -46,7 +46,7 @@ def read_generated(path: Path, limit: int | None = None) -> Tensor:
                             "height x width); generated images are compared as they are, so bring them to one size")
         images.append(image)
     if not images:
-        raise UserError(f"{path}: no images (none of {' '.join(FORMATS)}); point it at the folder or .zip that holds them")
+        raise UserError(f"{path}: no images (none of {' '.join(FORMATS)}); point at the folder that holds them")
     if limit is not None and len(images) < limit:
         raise UserError(f"{path}: --num-samples {limit} and only {len(images)} images; leave it out to use them all")
     return torch.stack(images)

@@ -52,7 +52,8 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = {
     "inception": Protocol("inception", "vgg16", True, "fid", "fid_exact", "kid", ""),
-    "effnet-lite0": Protocol("effnet-lite0", "effnet-lite0", False, None, "fd_effnetlite0", "kd_effnetlite0", "_effnetlite0"),
+    "effnet-lite0": Protocol("effnet-lite0", "effnet-lite0", False, None, "fd_effnetlite0", "kd_effnetlite0",
+                             "_effnetlite0"),
 }
 KERNELS = {protocol.kernel for protocol in PROTOCOLS.values()}
 
@@ -79,7 +80,7 @@ def disagreement(measured: dict[str, Measurement]) -> str | None:
     library, exact = (getattr(measured.get(name), "value", None) for name in ("fid", "fid_exact"))
     if library is None or exact is None or abs(library - exact) <= DISAGREEMENT * max(1.0, exact):
         return None
-    return f"fid {library:.6g} and fid_exact {exact:.6g} differ by more than rounding; trust fid_exact (scipy's sqrtm errs)"
+    return f"fid {library:.6g} and fid_exact {exact:.6g} differ by more than rounding: trust fid_exact, not the root"
 
 
 def _frechet(real: Tensor, fake: Tensor, protocol: Protocol, errors: bool) -> dict[str, Measurement]:

@@ -40,8 +40,8 @@ def table(measured: dict[str, Measurement], calibration: dict[str, Calibration |
             uncertainty = "-"
         floors = [_value(name, comparison.values.get(name)) if comparison else "-"
                   for comparison in (calibration[key] for key in ("copy", "split_half", "held_out"))]  # fmt: skip
-        rows.append((shown, _value(name, number.value), uncertainty, number.better, f"{number.num_real}/{number.num_fake}",
-                     *floors, "yes" if number.comparable_with_published else "no"))  # fmt: skip
+        rows.append((shown, _value(name, number.value), uncertainty, number.better,
+                     f"{number.num_real}/{number.num_fake}", *floors, "yes" if number.comparable_with_published else "no"))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows)]
     aligned = [[cell.rjust(width) if column in RIGHT else cell.ljust(width)
                 for cell, width, column in zip(row, widths, COLUMNS)] for row in rows]  # fmt: skip
@@ -55,7 +55,7 @@ def legend(calibration: dict[str, Calibration | None]) -> list[str]:
              for name, comparison in named.items() if comparison]  # fmt: skip
     if named["held-out"] is None:
         lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see what fresh images score")
-    return [*lines, "comparable: with published numbers; Frechet distances fall as either count grows, so compare equal counts"]
+    return [*lines, "comparable: with published numbers; Frechet distances fall as counts grow, so compare equal counts"]
 
 
 def warnings_of(measured: dict[str, Measurement], calibration: dict[str, Calibration | None]) -> list[str]:

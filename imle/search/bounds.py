@@ -17,7 +17,7 @@ from errors import UserError
 
 BLOCK_POINTS = 2048  # columns of one matrix product; more gains nothing, fewer starves the GEMM
 BLOCK_ELEMENTS = 2**24  # and never more than 64 MiB of float32 features in one block
-LARGEST_NORM = 1e18  # a squared distance of larger features could overflow float32
+LARGEST_NORM = 1e18  # squared distances of larger features could overflow float32
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 
 
@@ -52,11 +52,9 @@ def as_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor
 
 def check_finite(norms: Tensor, name: str) -> None:
     """Raise UserError unless every norm (N,) is finite and small enough to square; one host sync."""
-    good = norms < LARGEST_NORM  # False for NaN too
-    if not bool(good.all()):
-        row = int((~good).nonzero()[0])
-        raise UserError(f"{name}: row {row} holds NaN, infinity or values beyond {LARGEST_NORM:g}; distances to it "
-                        "mean nothing. If these come from the generator, its training has diverged.")
+    if not bool((norms < LARGEST_NORM).all()):  # False for NaN too
+        raise UserError(f"{name} hold NaN, infinity or values beyond {LARGEST_NORM:g}, to which nothing has a distance; "
+                        "if they come from the generator, its training has diverged")  # fmt: skip
 
 
 def finite_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:
@@ -110,15 +108,13 @@ class Queries:
     """
 
     def __init__(self, points: Tensor, name: str):
-        self.points = points  # (n, D)
+        check_finite(torch.linalg.vector_norm(points, dim=1), name)
         mean = points.mean(0)  # (D,)
-        spread = torch.linalg.vector_norm(points - mean, dim=1)  # (n,)
-        check_finite(spread, name)
-        self.origin = mean if bool(mean.norm() > 2 * spread.max()) else None
+        spread = torch.linalg.vector_norm(points - mean, dim=1).max()
+        self.points = points  # (n, D)
+        self.origin = mean if bool(mean.norm() > 2 * spread) else None
         self.rows = self.relative(points, torch.float32)  # (n, D)
-        norms = torch.linalg.vector_norm(self.rows, dim=1)
-        check_finite(norms, name)
-        self.reach = norms.max()
+        self.reach = torch.linalg.vector_norm(self.rows, dim=1).max()
 
     def relative(self, points: Tensor, dtype: torch.dtype) -> Tensor:
         """Return points (N, D) relative to the origin."""

@@ -75,7 +75,7 @@ class PoolMatcher:
     def offer(self, features: Tensor) -> Tensor:
         """Take in the next candidates (chunk, D) and return which are rejected, bool (chunk,).
 
-        Raises UserError if one is not finite; nothing of its block is taken in then.
+        Raises UserError if one is not finite.
         """
         features = as_features(features, "candidate features", like=self._queries.points)
         flags = [torch.zeros(0, dtype=torch.bool, device=features.device)]

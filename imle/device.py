@@ -1,0 +1,18 @@
+"""Where to compute."""
+
+import torch
+
+from errors import UserError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device `name` (cpu, cuda, cuda:1 ...), or the best there is for None.
+
+    Raises UserError when this machine does not have it.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: not to be had here ({str(error).splitlines()[0]}); use cpu, cuda or cuda:N") from None
+    return device
