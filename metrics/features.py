@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from metrics import pytorch_fid_bridge
 from models import efficientnet_lite, weights
+from models.precision import true_fp32
 
 # A network's last bits depend on the shape of the batch it is given, so the shape is the same in every run, whatever
 # the user's batch size is.
@@ -109,14 +110,8 @@ class Extractor:
 
     @torch.no_grad()
     def _run(self, network: nn.Module, batch: Tensor) -> Tensor:
-        tf32 = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            with (torch.autocast(self.device.type, enabled=False),
-                  torch.backends.cudnn.flags(deterministic=True, allow_tf32=False)):
-                return network(batch.to(self.device)).float().cpu()
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = tf32
+        with true_fp32(self.device):
+            return network(batch.to(self.device)).float().cpu()
 
 
 def _micro_batches(blocks: Iterable[Tensor]) -> Iterator[Tensor]:

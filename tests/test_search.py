@@ -11,9 +11,10 @@ import torch
 
 from errors import UserError
 from imle.search import DCI, SEARCHES, ExactIndex, PoolMatcher, bounds, clearance, dci, distances, exact, matcher
-from imle.search import nearest, open_index, true_fp32
+from imle.search import nearest, open_index
 from imle.search.bounds import Bounds, Queries, squared_distances
 from imle.search.dci import SETTINGS, Setting
+from models.precision import true_fp32
 
 EVERY_SEARCH = ["exact", "dci", "faiss"]  # dciknn_cuda needs a GPU: its calls are checked on a stand-in
 
@@ -175,8 +176,8 @@ def test_the_definition_of_a_distance_is_the_sum_of_squares():
 def test_bounds_hold(dim, dtype):
     for scale, offset in [(1, 0), (1, 3), (1, 1e4), (1e-19, 0), (1e-22, 0), (1e12, 0), (0, 7)]:
         queries = normal(5, dim, seed=1, scale=scale, offset=offset)
-        points = torch.cat((normal(40, dim, seed=2, scale=scale, offset=offset), queries, queries * (1 + 1e-6), -queries,
-                            normal(3, dim, seed=3, scale=1000 * scale).abs()))  # fmt: skip
+        others = normal(40, dim, seed=2, scale=scale, offset=offset), normal(3, dim, seed=3, scale=1000 * scale).abs()
+        points = torch.cat((*others, queries, queries * (1 + 1e-6), -queries))
         found = Bounds(Queries(queries, "q"), points, "p", dtype)
         rows, columns = torch.ones_like(found.low).nonzero(as_tuple=True)
         true = squared_distances(queries, points, rows, columns).view_as(found.low)
@@ -274,7 +275,8 @@ def test_a_radius_per_target_is_that_target_s_own():
     assert match.index.tolist() == [2, 1] and match.nearer.tolist() == [1, 0]
 
 
-def test_everything_rejected_falls_back_to_the_nearest(search):
+def test_everything_rejected_falls_back_to_the_nearest(search, monkeypatch):
+    monkeypatch.setattr(matcher, "SAMPLE_SIZE", 16)
     targets, pool = normal(5, 6, seed=1), normal(70, 6, seed=2)
     rejected, match = run(targets, pool.split(20), 1e6, search)
     assert rejected.all() and match.rejected == match.seen == 70
@@ -327,8 +329,10 @@ def test_nearer_is_an_estimate_beyond_the_sample(monkeypatch):
 
 def test_nearer_counts_what_another_search_overlooked(monkeypatch):
     targets, pool = normal(5, 4, seed=1), normal(40, 4, seed=2)
-    monkeypatch.setattr(matcher, "open_index", lambda *_: SimpleNamespace(
-        add=lambda points: None, query=lambda queries: (None, torch.zeros(len(queries), 1, dtype=torch.int64))))  # fmt: skip
+    first_of_all = SimpleNamespace(
+        add=len, query=lambda queries: (None, torch.zeros(len(queries), 1, dtype=torch.int64))
+    )
+    monkeypatch.setattr(matcher, "open_index", lambda *_: first_of_all)
     match = run(targets, [pool], 0.0, "dci")[1]
     table = true_distances(pool, targets)
     assert not match.index.any() and torch.equal(match.nearer, (table < table[0]).sum(0))
@@ -542,8 +546,9 @@ def test_dci_asks_the_priority_that_the_paper_states():
     assert torch.equal(index.candidates(queries), expected)
 
 
-def test_dci_with_all_candidates_is_exact_whatever_the_tiles(monkeypatch):
-    points, queries = manifold(500, seed=1), manifold(20, seed=2)
+@pytest.mark.parametrize("make", [hostile_pool, lambda: (manifold(20, seed=1), manifold(500, seed=2))])
+def test_dci_with_all_candidates_is_exact_whatever_the_tiles(make, monkeypatch):
+    queries, points = make()
     expected = nearest(queries, points, 5)
     for table_elements in (2**22, 3000):
         monkeypatch.setattr(dci, "TABLE_ELEMENTS", table_elements)
@@ -551,6 +556,16 @@ def test_dci_with_all_candidates_is_exact_whatever_the_tiles(monkeypatch):
         index.add(points)
         found = index.query(queries, 5)
         assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0])
+
+
+def test_dci_ranks_truly_where_float32_sums_cannot(monkeypatch):
+    queries, points = hostile_pool()
+    rough, dim = dci.rough_distances, points.shape[1]
+    monkeypatch.setattr(dci, "rough_distances", lambda *args: (values := rough(*args)) *
+                        (1 + (dim + 8) * 2**-24 * normal(len(values), seed=9).sign()))  # fmt: skip
+    index = DCI(Setting(1, 2, lambda num_points: num_points))
+    index.add(points)
+    assert torch.equal(index.query(queries, 5)[1], nearest(queries, points, 5)[1])
 
 
 def test_dci_takes_the_first_of_equal_points(monkeypatch):

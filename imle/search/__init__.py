@@ -4,11 +4,10 @@
 nearest-neighbour queries. Needs torch alone, save for the optional indexes in `adapters`.
 """
 
-from imle.search.bounds import true_fp32
 from imle.search.dci import DCI
 from imle.search.exact import ExactIndex, clearance, distances, nearest
 from imle.search.index import SEARCHES, NeighbourIndex, open_index
 from imle.search.matcher import Match, PoolMatcher
 
 __all__ = ["DCI", "ExactIndex", "Match", "NeighbourIndex", "PoolMatcher", "SEARCHES", "clearance", "distances",
-           "nearest", "open_index", "true_fp32"]  # fmt: skip
+           "nearest", "open_index"]  # fmt: skip

@@ -67,7 +67,7 @@ class DciknnCudaIndex:
         self.points = append(self.points, finite_features(points, "points", like=self.points))
         self.index = None
         if len(self.points) > self.MOST_POINTS:
-            raise UserError(f"imle.search=dciknn_cuda cannot tell more than {self.MOST_POINTS} points apart; choose dci")
+            raise UserError(f"imle.search=dciknn_cuda takes {self.MOST_POINTS} points at most; choose dci")
 
     def query(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances float32 (n, k), ascending, and ids int64 (n, k); a missing neighbour is (inf, -1)."""

@@ -7,35 +7,19 @@ lies within the band is decided by `squared_distances`, whose bits depend on the
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from errors import UserError
+from models.precision import true_fp32
 
 BLOCK_POINTS = 2048  # columns of one matrix product; more gains nothing, fewer starves the GEMM
 BLOCK_ELEMENTS = 2**24  # and never more than 64 MiB of float32 features in one block
 LARGEST_NORM = 1e18  # squared distances of larger features could overflow float32
+SLICE = 2048  # longest sum left to the library: its error grows with its length
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
-
-
-@contextmanager
-def true_fp32(device: torch.device) -> Iterator[None]:
-    """Run float32 matrix products in float32: no TF32, no bfloat16, no autocast; restores what was set before."""
-    leaves = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    before = [leaf.fp32_precision for leaf in leaves]
-    try:
-        for leaf in leaves:
-            leaf.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for leaf, precision in zip(leaves, before):
-            leaf.fp32_precision = "none"  # reads as what it inherits; pinning that would cut it off
-            if leaf.fp32_precision != precision:  # from later changes of torch.backends.fp32_precision
-                leaf.fp32_precision = precision
 
 
 def as_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:
@@ -53,8 +37,8 @@ def as_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor
 def check_finite(norms: Tensor, name: str) -> None:
     """Raise UserError unless every norm (N,) is finite and small enough to square; one host sync."""
     if not bool((norms < LARGEST_NORM).all()):  # False for NaN too
-        raise UserError(f"{name} hold NaN, infinity or values beyond {LARGEST_NORM:g}, to which nothing has a distance; "
-                        "if they come from the generator, its training has diverged")  # fmt: skip
+        raise UserError(f"{name} hold NaN, infinity or values beyond {LARGEST_NORM:g}, so their distances "
+                        "mean nothing; if they come from the generator, its training has diverged")  # fmt: skip
 
 
 def finite_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:
@@ -68,7 +52,7 @@ def blocks(points: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Yield (index of the first row, rows) over `points` (N, D), in blocks that fit one matrix product."""
     step = max(1, min(BLOCK_POINTS, BLOCK_ELEMENTS // max(1, points.shape[1])))
     for first in range(0, len(points), step):
-        yield first, points[first:first + step]
+        yield first, points[first : first + step]
 
 
 def tile_rows(points: Tensor) -> int:
@@ -93,10 +77,20 @@ def squared_distances(queries: Tensor, points: Tensor, rows: Tensor, columns: Te
         width = terms.shape[1]
         while width > 1:
             half = (width + 1) // 2
-            terms[:, :width - half] += terms[:, half:width]
+            terms[:, : width - half] += terms[:, half:width]
             width = half
         squared[part] = terms[:, 0]
     return squared
+
+
+def slices(dim: int) -> list[slice]:
+    """Cut D dimensions into slices that are summed one by one."""
+    return [slice(first, first + SLICE) for first in range(0, dim, SLICE)]
+
+
+def squared_norms(points: Tensor) -> Tensor:
+    """Return |p|^2 of each row of `points` (N, D), (N,), summed in slices."""
+    return sum(torch.linalg.vector_norm(points[:, part], dim=1).square() for part in slices(points.shape[1]))
 
 
 class Queries:
@@ -114,7 +108,7 @@ class Queries:
         self.points = points  # (n, D)
         self.origin = mean if bool(mean.norm() > 2 * spread) else None
         self.rows = self.relative(points, torch.float32)  # (n, D)
-        self.reach = torch.linalg.vector_norm(self.rows, dim=1).max()
+        self.reach = squared_norms(self.rows).max().sqrt()
 
     def relative(self, points: Tensor, dtype: torch.dtype) -> Tensor:
         """Return points (N, D) relative to the origin."""
@@ -124,12 +118,12 @@ class Queries:
 class Bounds:
     """Bounds low <= |q_i - p_j|^2 <= low + width for n queries and one block of c points.
 
-    With u the unit roundoff and q, p relative to the origin, any order of summation keeps a dot product within D u |q||p| and a
-    squared norm within D u |p|^2 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). Centring, the
-    additions, and rounding what low is compared with cost less than 32 u (|q| + |p|)^2 more. So all verdicts taken
-    from the bounds are those of `squared_distances`: the band is (D + 32) u (|q| + |p|)^2, times 1.1 for errors of
-    second order (enough up to D = 500,000), plus a term for underflow. Common offsets cancel in the centring and do
-    not widen it.
+    With u the unit roundoff and q, p relative to the origin, any order of summation keeps a dot product of length D
+    within D u |q||p| and a squared norm within D u |p|^2 (Higham, Accuracy and Stability of Numerical Algorithms,
+    section 3.1); summed in slices of length S, within S + 2 D/S in place of D. Centring, the other additions, and
+    rounding what low is compared with cost less than 32 u (|q| + |p|)^2 more. So the band is
+    (S + 2 D/S + 32) u (|q| + |p|)^2, times 1.1 for errors of second order, plus a term for underflow; whatever it
+    decides, `squared_distances` would decide alike.
 
     Raises UserError, calling the points `name`, if one is not finite. Attributes: points (c, D); low (n, c); width
     (c,), the same for all queries so that it costs no pass over low.
@@ -138,14 +132,16 @@ class Bounds:
     def __init__(self, queries: Queries, points: Tensor, name: str, dtype: torch.dtype = torch.float32):
         self.queries, self.points, self.name = queries, points, name
         with true_fp32(points.device):
+            rows = queries.rows if dtype == torch.float32 else queries.relative(queries.points, dtype)  # (n, D)
             columns = queries.relative(points, dtype)  # (c, D)
-            norms = torch.linalg.vector_norm(columns, dim=1)  # (c,)
-            check_finite(norms, name)
+            squares = squared_norms(columns)  # (c,)
+            check_finite(squares.sqrt(), name)
             dim, roundoff = points.shape[1], torch.finfo(dtype).eps / 2
-            band = 1.1 * (dim + 32) * roundoff * (queries.reach + norms) ** 2 + 4 * dim * SMALLEST_NORMAL
-            rows = queries.rows if dtype == torch.float32 else queries.relative(queries.points, dtype)
-            self.low = torch.addmm(norms.square() - band, rows, columns.T, alpha=-2)  # (n, c)
-            self.low += torch.linalg.vector_norm(rows, dim=1).square()[:, None]
+            length = min(dim, SLICE) + 2 * (dim // SLICE) + 32
+            band = 1.1 * length * roundoff * (queries.reach + squares.sqrt()) ** 2 + 4 * dim * SMALLEST_NORMAL
+            self.low = squared_norms(rows)[:, None] + (squares - band)  # (n, c)
+            for part in slices(dim):
+                self.low.addmm_(rows[:, part], columns[:, part].T, alpha=-2)
         self.width = 2 * band
 
     @cached_property

@@ -13,7 +13,8 @@ from math import ceil, sqrt
 import torch
 from torch import Tensor
 
-from imle.search.bounds import BLOCK_POINTS, blocks, finite_features, squared_distances, tile_rows, true_fp32
+from imle.search.bounds import BLOCK_POINTS, blocks, finite_features, squared_distances, tile_rows
+from models.precision import true_fp32
 from imle.search.exact import Nearest, append, joined
 
 TABLE_ELEMENTS = 2**22  # size of a (queries, points) table: 16 MiB of float32

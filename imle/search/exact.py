@@ -6,7 +6,7 @@ Matching in IMLE (Li & Malik, arXiv 1809.09087, algorithm 1) is a nearest-neighb
 import torch
 from torch import Tensor
 
-from imle.search.bounds import Bounds, Queries, as_features, blocks, finite_features, squared_distances, true_fp32
+from imle.search.bounds import Bounds, Queries, as_features, blocks, finite_features, squared_distances
 
 
 class Nearest:
@@ -96,10 +96,9 @@ def clearance(features: Tensor, targets: Tensor) -> Tensor:
 def distances(features: Tensor, targets: Tensor) -> Tensor:
     """Return all distances between candidates (chunk, D) and targets (n, D), float32 (chunk, n).
 
-    Taken from a float64 product: a squared distance errs by less than 1.3e-16 (D + 32) r^2, r being the sum of the
-    two points' distances from the targets' mean. So a distance beyond 0.001 r (D = 800; 0.006 r at D = 27,000) is right
-    to float32 rounding, and one of 0 may read as up to 3e-7 r (2e-6 r). For quantiles, not for verdicts. Raises
-    UserError on non-finite features.
+    Taken from a float64 product: a squared distance errs by less than 3e-13 r^2, r being the sum of the two points'
+    norms, less a large offset that all share. So a distance beyond 0.002 r is right to float32 rounding, and one of 0
+    may read as up to 6e-7 r. For quantiles, not for verdicts. Raises UserError on non-finite features.
     """
     targets = as_features(targets, "targets")
     features = as_features(features, "candidate features", like=targets)

@@ -183,11 +183,15 @@ class Sample:
 
     def count_nearer(self, queries: Queries, squared: Tensor) -> Tensor:
         """Estimate how many candidates are strictly nearer to query i than `squared[i]`, float64 (n,): int64 (n,)."""
+
+        def verdicts(bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
+            limit = squared[:, None].to(bounds.low.dtype)
+            certain = bounds.low + bounds.width < limit
+            return *((bounds.low < limit) & ~certain).nonzero(as_tuple=True), certain
+
         count = torch.zeros_like(squared, dtype=torch.int64)
         for _, block in blocks(torch.cat(self.points)):
-            bounds = Bounds(queries, block, "sample", torch.float64)
-            certain = bounds.low + bounds.width < squared[:, None]
-            rows, columns = ((bounds.low < squared[:, None]) & ~certain).nonzero(as_tuple=True)
+            rows, columns, certain = Bounds(queries, block, "candidate features").settle(verdicts)
             less = squared_distances(queries.points, block, rows, columns) < squared[rows]
             count += certain.sum(1) + torch.bincount(rows[less], minlength=len(count))
         return count * self.stride
