@@ -2,14 +2,23 @@
 
 The maps of an embedding are flattened into one vector, or folded into a short random sketch without ever forming
 that vector: at 256 pixels LPIPS has 8 million coordinates, and a dense 800-column projection of them would take 26 GB.
-Coordinate c is multiplied by a random sign and added to bucket c mod k (a count sketch, Charikar et al. 2002, with
-fixed, equally filled buckets). Squared distances are unbiased, with a relative standard deviation of about sqrt(2/k).
+Coordinates are multiplied by random signs and added up in k equally filled buckets (a count sketch, Charikar et al.
+2002); a bucket takes coordinates from all over the image, where c mod k would give it whole columns. Squared distances
+are unbiased, with a relative standard deviation of about sqrt(2/k), that of a dense Gaussian projection.
+
+Measured with k = 800 on effnet-lite0 at 64 pixels, from 500 shifted mixtures of two of the shipped images to each of
+the 100, five seeds: distances err by 1.9% in the mean and 11.7% at most (dense projection: 2.0%, 12.5%). For 10% of
+the images another candidate seems nearest (dense: 8%); it is 2.3% farther in the mean and 9.5% at most (2.9%, 7.4%).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imle import rng
+
+TURNS = 16  # by how many different amounts the rows of k coordinates are turned before they are added
+GOLDEN = (5**0.5 - 1) / 2  # of k: multiples of it spread evenly round the circle
 
 
 class SearchFeatures(nn.Module):
@@ -36,10 +45,9 @@ class SearchFeatures(nn.Module):
         k = self.sketch_dim
         sketch = maps[0].new_zeros(len(maps[0]), k)
         for vector, signs in zip(maps, self.signs):
-            signed = vector * signs
-            whole = signed.shape[1] // k * k
-            sketch += signed[:, :whole].view(len(signed), -1, k).sum(dim=1)
-            sketch[:, : signed.shape[1] - whole] += signed[:, whole:]
+            rows = F.pad(vector * signs, (0, -vector.shape[1] % k)).view(len(vector), -1, k)  # (B, L/k, k)
+            for turn in range(min(TURNS, rows.shape[1])):
+                sketch += rows[:, turn::TURNS].sum(dim=1).roll(round(turn * GOLDEN * k), dims=1)
         return sketch
 
     def _draw_signs(self, level: int, length: int) -> Tensor:

@@ -52,6 +52,7 @@ class Adaptive:
     def asking(self, step: int, losses: Tensor) -> Tensor | None:
         if step % self.steps_per_epoch:
             return None
+        losses = losses.cpu()
         if self.offers is None:
             return torch.ones_like(self.used)  # a real first match; tau stays at infinity until the second
         self.age += 1

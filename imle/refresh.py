@@ -6,7 +6,7 @@ grow with the pool.
 """
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from imle.config import Config
 from imle.epsilon import Epsilon
 from imle.search import PoolMatcher, distances
 
-# Epsilon is measured on this many candidates at the most, the first of the pool: draws are independent, so their
-# quantile is the pool's within half a percent, and a pool of any size passes only once.
+# Epsilon is measured on the first candidates of a pool, so that it passes only once: draws are independent, and the
+# share of the rest that a quantile of 4096 of them rejects has a standard error below 0.8 percentage points. Their
+# features must all be held till then, so there is a limit to them too: 1 GiB.
 PILOT = 4096
+PILOT_ELEMENTS = 2**28
 
 
 @dataclass(frozen=True)
@@ -39,33 +41,36 @@ class Refresher:
         self.targets = targets
         self.n = len(targets)
         self.pool_size = max(1, round(config.imle.pool_factor * self.n))
+        self.pilot_size = min(self.pool_size, PILOT, max(1, PILOT_ELEMENTS // targets.shape[1]))
         self.epsilon = Epsilon(config.imle, self.n, self.pool_size)
         self.level = float("inf")  # mean matched distance at the last refresh / mean distance between images
-        between = torch.pdist(targets[:512].double())
-        self.between_images = between.mean().item() if len(between) else float("inf")
+        self.between_images = torch.pdist(targets[:512]).mean()
 
     @torch.no_grad()
     def refresh(self, embed: Callable[[Tensor], Tensor], number: int, step: int) -> Matches:
-        """Draw pool `number` and match. `embed` maps latents (B, latent_dim) to features of their images (B, D)."""
+        """Draw pool `number` and match. `embed` maps latents (B, latent_dim) to features of their images (B, D).
+
+        An image for which nothing survives, even of a pool topped up to its bound, is given what IMLE would give it.
+        """
         settings, seed = self.config.imle, self.config.seed
-        pilot = self._draw(embed, number, 0, min(self.pool_size, PILOT))
+        pilot = torch.cat(list(self._candidates(embed, number, 0, self.pilot_size)))  # (pilot, D)
         pilot_distances = distances(pilot, self.targets)  # (pilot, n)
         radius = torch.zeros(())
         if settings.objective == "rs" and self.epsilon.gate(step, self.level):
             radius = self.epsilon.measure(pilot_distances)
-        matcher = PoolMatcher(self.targets, radius.to(self.targets.device), settings.search,
-                              generator=rng.generator(seed, "search", number))  # fmt: skip
+        matcher = PoolMatcher(self.targets, radius, settings.search, generator=rng.generator(seed, "search", number))
         survivors = int((~matcher.offer(pilot)).sum())
-        start, bound = len(pilot), round(self.pool_size * settings.top_up)
-        while start < self.pool_size or (survivors < self.n and start < bound):
-            stop = min(start + settings.pool_batch, self.pool_size if start < self.pool_size else bound)
-            survivors += int((~matcher.offer(self._draw(embed, number, start, stop))).sum())
+        start, enough, bound = len(pilot), min(self.n, self.pool_size), round(self.pool_size * settings.top_up)
+        while start < self.pool_size or (survivors < enough and start < bound):
+            stop = self.pool_size if start < self.pool_size else min(start + self.n, bound)
+            for features in self._candidates(embed, number, start, stop):
+                survivors += int((~matcher.offer(features)).sum())
             start = stop
         match = matcher.result()
         fell_back = match.index < 0
         index = torch.where(fell_back, match.fallback, match.index).cpu()
         distance = torch.where(fell_back, match.fallback_distance, match.distance)
-        self.level = distance.mean().item() / self.between_images
+        self.level = (distance.mean() / self.between_images).item()
         latents = rng.pool_latents_at(seed, number, index, self.config.model.latent_dim)
         return Matches(latents, distance, {
             "pool_seen": match.seen,
@@ -75,18 +80,17 @@ class Refresher:
             "fallback_images": int(fell_back.sum()),
             "matched_distance": distance.mean().item(),
             "matched_level": self.level,
-            "pit": (match.nearer.double().mean().item() + 1) / (match.seen + 1),
+            "pit": (match.nearer.where(~fell_back, 0).double().mean().item() + 1) / (match.seen + 1),
             "train_test_gap": pilot_distances.amin(dim=1).mean().item() - distance.mean().item(),
             "latent_gap": latent_gap(latents, seed, number),
         })  # fmt: skip
 
-    def _draw(self, embed: Callable[[Tensor], Tensor], number: int, start: int, stop: int) -> Tensor:
-        """Return the features of candidates `start` to `stop`, generated `pool_batch` at a time."""
-        settings, chunks = self.config.imle, []
-        for first in range(start, stop, settings.pool_batch):
-            last = min(first + settings.pool_batch, stop)
-            chunks.append(embed(rng.pool_latents(self.config.seed, number, first, last, self.config.model.latent_dim)))
-        return torch.cat(chunks)
+    def _candidates(self, embed: Callable[[Tensor], Tensor], number: int, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield the features (B, D) of candidates `start` to `stop`, `pool_batch` at a time."""
+        size = self.config.imle.pool_batch
+        for first in range(start, stop, size):
+            last = min(first + size, stop)
+            yield embed(rng.pool_latents(self.config.seed, number, first, last, self.config.model.latent_dim))
 
     def state_dict(self) -> dict:
         return {"level": self.level, "epsilon": self.epsilon.state_dict()}

@@ -21,6 +21,7 @@ from imle.refresh import Refresher
 from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
 from imle.scores import energy_distance, nearest_other
+from imle.search import distances
 from imle.sheets import to_uint8
 from imle.targets import Targets, embed
 from models.perceptual import Embedding, load_embedding, squared_distance
@@ -55,6 +56,7 @@ class Trainer:
         self.latents = torch.zeros(self.n, config.model.latent_dim, device=device)
         self.losses = torch.zeros(self.n, device=device)  # every image's loss when it was last trained on
         self.step, self.refreshes, self.best = 0, 0, math.inf
+        self.saved_step: int | None = None  # of checkpoints/last.pt
 
     def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the last step, or until `should_stop`; save either way.
@@ -76,7 +78,7 @@ class Trainer:
 
     def rematch(self) -> None:
         """Give a new latent to every image that asks for one."""
-        asking = self.objective.asking(self.step, self.losses.cpu())
+        asking = self.objective.asking(self.step, self.losses)
         if asking is None:
             return
         offers, started = None, time.monotonic()
@@ -95,13 +97,13 @@ class Trainer:
             noise = rng.normal(tuple(latents.shape), self.config.seed, "perturb", self.step)
             latents = latents + self.config.imle.perturbation * noise.to(self.device)
         with self.autocast():
-            distance = squared_distance(self.embedding(self.generator(latents)), self.targets.maps(index))  # (B,)
+            maps = self.embedding(self.generator(latents))
+        distance = squared_distance(maps, self.targets.maps(index))  # (B,)
         self.optimizer.zero_grad(set_to_none=True)
         distance.mean().backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.generator.parameters()])
         if not torch.isfinite(norm + distance.sum()):
-            raise UserError(f"the loss or its gradient is not finite at step {self.step}; the update was not made and "
-                            "checkpoints/last.pt is from before it. Lower train.learning_rate and run again")  # fmt: skip
+            raise self.diverged("the loss or its gradient")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.step()
@@ -128,11 +130,11 @@ class Trainer:
         if self.step:
             pairs = torch.stack([self.targets.images[:32], to_uint8(generate(self.generator, self.latents[:32]))], dim=1)
             self.log.sheet("matches", self.step, pairs.flatten(0, 1).cpu(), 8)
-        features = self.search_features(samples[: self.config.log.num_scored])
+        features = embed(self.search_features, to_uint8(samples[: self.config.log.num_scored]))  # as they are exported
         score = energy_distance(features, self.reference)
         self.log.row("score", self.step, {
             "energy_distance": score,
-            "sample_to_nearest": torch.cdist(features, self.targets.features).amin(dim=1).median().item(),
+            "sample_to_nearest": distances(features, self.targets.features).amin(dim=1).median().item(),
             "image_to_nearest": nearest_other(self.targets.features).median().item(),
         }, 0.0)  # fmt: skip
         if self.step and score < self.best:
@@ -140,8 +142,18 @@ class Trainer:
             self.save("best")
 
     def save(self, name: str) -> None:
-        """Write everything that the rest of the run depends on."""
+        """Write everything that the rest of the run depends on. Raises UserError for weights that are not finite."""
+        if not torch.isfinite(nn.utils.get_total_norm(self.generator.parameters())):
+            raise self.diverged("a weight")
         checkpoint.save(self.state(), self.log.folder / "checkpoints" / f"{name}.pt")
+        if name == "last":
+            self.saved_step = self.step
+
+    def diverged(self, what: str) -> UserError:
+        """Return the error to raise, before anything is updated or saved, when `what` is not finite."""
+        good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
+        return UserError(f"{what} is not finite at step {self.step}, and the run was stopped before using it; {good}. "
+                         "Lower train.learning_rate and run again, or begin anew with another --run")  # fmt: skip
 
     def state(self) -> dict:
         """Return everything that the rest of the run depends on."""
@@ -156,6 +168,7 @@ class Trainer:
     def load_state(self, state: dict) -> None:
         """Go on from what `state` returned."""
         self.step, self.refreshes, self.best = state["step"], state["refreshes"], state["best"]
+        self.saved_step = self.step
         self.generator.load_state_dict(state["generator"])
         self.ema.module.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])

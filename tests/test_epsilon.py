@@ -1,0 +1,90 @@
+"""The rejection radius: shares, averaging, and when rejecting begins."""
+
+import pytest
+import torch
+
+from imle.config import Imle
+from imle.epsilon import Epsilon, radius_below, target_share
+
+
+def table(candidates=400, n=7, seed=0):
+    return torch.rand(candidates, n, generator=torch.Generator().manual_seed(seed)) + 0.5
+
+
+@pytest.mark.parametrize("n, m", [(1, 2), (7, 400), (100, 500), (100, 2000)])
+def test_target_share_moves_the_median_of_the_nearest_of_m_to_that_of_n(n, m):
+    share = target_share(n, m)
+    # With the nearest `share` gone, P(nearest of m > t) = ((1 - F) / (1 - share))^m; at its median 1 - F is
+    survivors = (1 - share) * 2 ** (-1 / m)
+    assert survivors == pytest.approx(2 ** (-1 / n), rel=1e-12)
+
+
+@pytest.mark.parametrize("n, m", [(100, 100), (100, 10), (1, 1)])
+def test_target_share_is_zero_for_a_pool_no_larger_than_the_set(n, m):
+    assert target_share(n, m) == 0
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 7, 400])
+@pytest.mark.parametrize("share", [0.0, 0.004, 0.1, 0.5, 0.99, 1.0])
+def test_as_many_entries_lie_below_the_radius_as_asked_and_clearly(candidates, share):
+    values = table(candidates)
+    radius = radius_below(values, share)
+    below = min(round(share * candidates), candidates - 1)
+    assert radius.shape == (7,) and ((values < radius).sum(dim=0) == below).all()
+    if below:  # no entry is so near the radius that its rounding could change sides
+        assert ((values - radius).abs() > 1e-7).all()
+    else:
+        assert (radius == 0).all()
+
+
+def test_fixed_is_the_number_itself():
+    epsilon = Epsilon(Imle(epsilon_mode="fixed", epsilon=0.12), 7, 400)
+    assert epsilon.measure(table()).item() == 0.12
+
+
+def test_rejected_fraction_counts_candidates_near_any_image():
+    epsilon = Epsilon(Imle(epsilon_mode="rejected_fraction", rejected_fraction=0.3), 7, 400)
+    radius = epsilon.measure(table())
+    assert radius.shape == () and (table() < radius).any(dim=1).sum() == 120
+
+
+def test_quantile_gives_every_image_a_ball_of_the_target_share():
+    epsilon = Epsilon(Imle(epsilon_mode="quantile"), 7, 400)
+    radius = epsilon.measure(table())
+    assert ((table() < radius).sum(dim=0) == round(target_share(7, 400) * 400)).all()
+    assert (Epsilon(Imle(epsilon_mode="quantile"), 7, 7).measure(table(7)) == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["rejected_fraction", "quantile"])
+def test_the_radius_is_averaged_over_refreshes(mode):
+    def radii(ema):
+        epsilon = Epsilon(Imle(epsilon_mode=mode, rejected_fraction=0.3, epsilon_ema=ema), 7, 400)
+        return [epsilon.measure(table(seed=seed)) for seed in range(4)]
+
+    alone, averaged = radii(0.0), radii(0.8)
+    expected = alone[0]
+    for now, average in zip(alone, averaged):
+        expected = 0.8 * expected + 0.2 * now  # the first is itself
+        torch.testing.assert_close(average, expected)
+    assert not torch.equal(alone[1], averaged[1])
+
+
+def test_the_gate_opens_by_step_and_by_level_and_stays_open():
+    inf = float("inf")
+    free = Epsilon(Imle(), 7, 400)
+    assert free.gate(0, inf)
+    by_step = Epsilon(Imle(reject_after=10), 7, 400)
+    assert [by_step.gate(step, 0.0) for step in (0, 9, 10, 3)] == [False, False, True, True]
+    by_level = Epsilon(Imle(reject_below=0.5), 7, 400)
+    assert [by_level.gate(0, level) for level in (inf, 0.51, 0.5, 0.9)] == [False, False, True, True]
+    both = Epsilon(Imle(reject_after=10, reject_below=0.5), 7, 400)
+    assert [both.gate(*at) for at in ((10, 0.6), (9, 0.4), (11, 0.4), (0, inf))] == [False, False, True, True]
+
+
+def test_state_round_trips():
+    config = Imle(epsilon_mode="quantile", epsilon_ema=0.5, reject_after=3)
+    one, other = Epsilon(config, 7, 400), Epsilon(config, 7, 400)
+    one.gate(3, 1.0), one.measure(table())
+    other.load_state_dict(one.state_dict())
+    assert other.gate(0, 1.0)
+    assert torch.equal(one.measure(table(seed=1)), other.measure(table(seed=1)))

@@ -1,0 +1,190 @@
+"""The method as the trainer runs it, on eight tiny images; commands and checkpoints are tested elsewhere."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from data import mirrored
+from imle import rng
+from imle.config import from_dict
+from imle.ema import Ema
+from imle.trainer import Trainer
+
+
+def images(n=8, side=16):
+    """Draw smooth uint8 images."""
+    coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 255
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").to(torch.uint8)
+
+
+def trainer(*, pixels=None, **sections) -> Trainer:
+    settings = {
+        "data": {"resolution": 16},
+        "model": {"latent_dim": 8, "style_dim": 16, "mapping_layers": 1, "channels": [16, 16, 8], "blocks": [1, 1, 1]},
+        "loss": {"perceptual": "pixels"},
+        "imle": {"pool_factor": 4, "refresh_epochs": 2},
+        "train": {"epochs": 20, "batch_size": 4, "learning_rate": 3e-3, "warmup_steps": 3},
+    }
+    config = from_dict({section: {**settings.get(section, {}), **sections.get(section, {})} for section in {**settings, **sections}})
+    pixels = images() if pixels is None else pixels
+    made = Trainer(config, pixels, pixels[:0], data={}, device=torch.device("cpu"))
+    made.rows = []
+    made.log = SimpleNamespace(row=lambda kind, step, values, seconds: made.rows.append({"kind": kind, "step": step, **values}))
+    return made
+
+
+def train(made: Trainer, steps: int) -> list[list[float]]:
+    """Take some steps; return every image's latest loss after each."""
+    history = []
+    for _ in range(steps):
+        made.rematch()
+        made.train_step()
+        history.append(made.losses.tolist())
+    return history
+
+
+@pytest.mark.parametrize("objective", ["imle", "rs", "adaptive"])
+def test_the_loss_falls(objective):
+    history = train(trainer(imle={"objective": objective, "refresh_epochs": 10}), 60)
+    first, last = sum(history[1]), sum(history[-1])  # after one epoch, and after thirty
+    assert last < 0.5 * first
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
+def test_cached_targets_give_the_losses_of_targets_embedded_at_each_step(perceptual, precision):
+    def losses(cache_gb):
+        made = trainer(loss={"perceptual": perceptual, "cache_gb": cache_gb}, train={"precision": precision})
+        assert (made.targets.cached is None) == (cache_gb == 0)
+        return torch.tensor(train(made, 4))
+
+    torch.testing.assert_close(losses(0), losses(4.0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
+def test_a_match_s_distance_squared_is_its_training_loss(perceptual):
+    made = trainer(imle={"features": "loss"}, train={"batch_size": 8}, loss={"perceptual": perceptual, "pixel_weight": 0.3})
+    found, refresh = [], made.refresher.refresh
+    made.refresher.refresh = lambda *args: found.append(refresh(*args)) or found[-1]
+    train(made, 1)
+    torch.testing.assert_close(made.losses, found[0].distance.square(), rtol=1e-4, atol=0)
+    assert torch.equal(made.latents, found[0].latents)
+
+
+def test_latents_and_losses_stay_with_their_images():
+    made = trainer(pixels=images(7))
+    made.latents.normal_(generator=torch.Generator().manual_seed(0))
+    for _ in range(120):  # epochs of two steps in random order, the last batch of three
+        made.train_step()
+    table = torch.cdist(made.embed_latents(made.latents), made.targets.features).square()
+    assert torch.equal(table.argmin(dim=1), torch.arange(7))
+    torch.testing.assert_close(table.diagonal(), made.losses, rtol=0.25, atol=0)
+
+
+@pytest.mark.parametrize("n, batch_size", [(8, 4), (7, 3), (5, 8), (2, 1)])
+def test_every_epoch_visits_every_image_once(n, batch_size):
+    made = trainer(pixels=images(n), train={"batch_size": batch_size})
+    assert made.steps_per_epoch == math.ceil(n / batch_size)
+    orders = []
+    for epoch in range(3):
+        batches = [made.batch(epoch * made.steps_per_epoch + i) for i in range(made.steps_per_epoch)]
+        assert all(len(batch) == batch_size for batch in batches[:-1]) and len(batches[-1]) > 0
+        orders.append(torch.cat(batches).tolist())
+        assert sorted(orders[-1]) == list(range(n))
+    assert n == 2 or orders[0] != orders[1] != orders[2]
+
+
+def test_refreshes_come_every_so_many_epochs_and_are_logged():
+    made = trainer(imle={"refresh_epochs": 3})
+    train(made, 13)
+    assert [row["step"] for row in made.rows] == [0, 6, 12] and made.refreshes == 3
+    assert all(row["kind"] == "refresh" and row["pool_seen"] == 32 for row in made.rows)
+
+
+def test_perturbation_is_noise_of_the_step_on_the_matched_latents():
+    made = trainer(imle={"perturbation": 0.5})
+    given = []
+    made.generator.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    made.latents.normal_(generator=torch.Generator().manual_seed(0))
+    made.train_step(), made.train_step()
+    noise = [given[step] - made.latents[made.batch(step)] for step in range(2)]
+    for step in range(2):
+        torch.testing.assert_close(noise[step], 0.5 * rng.normal((4, 8), 0, "perturb", step), rtol=0, atol=1e-6)
+    assert not torch.equal(*noise)
+    once, again, without = (train(trainer(imle={"perturbation": p}), 5) for p in (0.5, 0.5, 0.0))
+    assert once == again != without
+
+
+def test_the_average_follows_its_recurrence():
+    module = torch.nn.Linear(2, 2)
+    ema, weights = Ema(module, 0.9), [module.weight.detach().clone()]
+    expected = weights[0].double()
+    for step in range(120):
+        with torch.no_grad():
+            module.weight.normal_()
+        ema.update(module, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * module.weight.detach().double()
+        torch.testing.assert_close(ema.module.weight.double(), expected, rtol=1e-4, atol=1e-6)
+    assert decay == 0.9 and not any(p.requires_grad for p in ema.module.parameters())
+
+
+def test_the_trainer_averages_after_each_update():
+    made = trainer(train={"ema_decay": 0.5})
+    before = made.ema.module.to_rgb.weight.clone()
+    train(made, 1)
+    torch.testing.assert_close(made.ema.module.to_rgb.weight, 0.1 * before + 0.9 * made.generator.to_rgb.weight)
+
+
+def test_learning_rates():
+    settings = {"epochs": 10, "batch_size": 4, "learning_rate": 1.0, "warmup_steps": 4}  # 20 steps of 8 images
+    constant = trainer(train={**settings, "schedule": "constant"}).learning_rate
+    assert [constant(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+    cosine = trainer(train={**settings, "schedule": "cosine"}).learning_rate
+    assert [cosine(10), cosine(20)] == pytest.approx([0.5, 0])
+    assert cosine(2) == pytest.approx(0.6 * (1 + math.cos(math.pi / 10)) / 2)
+    assert 0 < cosine(19) < 0.01
+    step = trainer(train={**settings, "schedule": "step", "decay_epochs": 3, "decay_factor": 0.5}).learning_rate
+    assert [step(k) for k in (5, 6, 11, 12, 18)] == [1, 0.5, 0.5, 0.25, 0.125]
+    made = trainer(train={**settings, "warmup_steps": 0})
+    train(made, 1)
+    assert made.optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_bf16_runs_close_to_fp32():
+    losses = {precision: torch.tensor(train(trainer(train={"precision": precision}), 3)) for precision in ("bf16", "fp32")}
+    assert not torch.equal(losses["bf16"], losses["fp32"])
+    torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.1, atol=0)
+    made = trainer(train={"precision": "bf16"})
+    assert made.embed_latents(torch.randn(2, 8)).dtype == torch.float32
+    train(made, 1)
+    assert all(p.dtype == torch.float32 for p in [*made.generator.parameters(), *made.ema.module.parameters()])
+
+
+def test_mirror_images_are_images_of_their_own():
+    pixels = mirrored(images())
+    made = trainer(pixels=pixels)
+    assert made.n == 16 and made.steps_per_epoch == 4 and made.refresher.pool_size == 64
+    assert made.latents.shape == (16, 8)
+    assert torch.equal(made.targets.images[8:].flip(3), made.targets.images[:8])
+    train(made, 4)
+    assert (made.losses > 0).all()
+
+
+@pytest.mark.parametrize("search", ["exact", "dci"])
+@pytest.mark.parametrize("settings", [
+    {"features": "pixels", "sketch_dim": 20, "normalise": True, "epsilon_mode": "fixed", "epsilon": 0.1},
+    {"features": "effnet-lite0", "sketch_dim": 64}, {"epsilon_mode": "quantile"}, {"pool_factor": 0.3},
+    {"epsilon_mode": "fixed", "epsilon": 1e6}, {"objective": "adaptive", "staleness": 1, "force_resample": 2}])  # fmt: skip
+def test_every_kind_of_refresh_trains(settings, search):
+    made = trainer(imle={"search": search, **settings})
+    train(made, 6)
+    assert made.latents.abs().sum(dim=1).min() > 0 and (made.losses > 0).all()
+    assert all(math.isfinite(value) for row in made.rows for value in row.values() if not isinstance(value, str))
+
+
+def test_two_images_are_enough():
+    for objective in ("imle", "rs", "adaptive"):
+        train(trainer(pixels=images(2), imle={"objective": objective}), 6)
