@@ -8,7 +8,7 @@ python="$venv/bin/python"
 
 suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
 
-if ! suits "$python"; then
+if ! suits "$python" || [ ! -e "$venv/bin/pip" ]; then  # pip comes last: without it, making .venv was cut short
   for candidate in python3 python3.12 python3.11 python; do
     if suits "$candidate"; then found="$candidate"; break; fi
   done

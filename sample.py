@@ -19,6 +19,9 @@ from imle.search import nearest
 from imle.sheets import grid, save_png, to_pil
 
 
+MOST = 1_000_000  # seeds or frames at once; more is a slip of the finger
+
+
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
@@ -26,9 +29,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--num", type=int, help="how many, from seed 0 on (64)")
     which.add_argument("--seeds", type=parse_seeds, help="which, for example 0-63 or 3,8,12-20")
+    which.add_argument("--interpolate", type=parse_seeds, metavar="SEEDS", help="instead a looping film through these seeds")
     parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once; changes no image")
     parser.add_argument("--grid", action="store_true", help="also write all of them as one sheet, grid.png")
-    parser.add_argument("--interpolate", type=parse_seeds, metavar="SEEDS", help="a looping film through these seeds")
     parser.add_argument("--frames", type=int, default=60, help="frames of the film")
     parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also show each beside its 3 nearest training images")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the generator alone to a small file")
@@ -36,9 +39,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.out is None and (not args.export or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
         parser.error("--out is needed")
+    if args.interpolate and (args.grid or args.nearest):
+        parser.error("--interpolate makes a film, without --grid or --nearest; draw those with another command")
     for name in ("num", "batch_size", "frames"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+        if getattr(args, name) is not None and not 1 <= getattr(args, name) <= MOST:
+            parser.error(f"--{name.replace('_', '-')} must be between 1 and {MOST}")
     return args
 
 
@@ -48,11 +53,14 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         try:
-            seeds += range(int(first), int(last if dash else first) + 1)
+            span = range(int(first), int(last if dash else first) + 1)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{part!r} is neither a seed nor a range such as 0-63") from None
-    if not seeds:
-        raise argparse.ArgumentTypeError(f"{text!r} names no seed")
+        if not span:
+            raise argparse.ArgumentTypeError(f"{part!r} names no seed; a range goes upwards, such as 0-63")
+        if span[-1] - span[0] >= MOST - len(seeds):
+            raise argparse.ArgumentTypeError(f"{part!r} makes more than {MOST} seeds; draw them with several commands")
+        seeds += span
     return seeds
 
 

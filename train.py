@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; spinning slows a shared machine tenfold
 
 from data import load_images, mirrored, split_holdout
-from errors import run_as_command
+from errors import UserError, run_as_command
 from imle import checkpoint, config as configs
 from imle.device import choose_device
 from imle.dryrun import dry_run
@@ -29,7 +29,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     parser.add_argument("--dry-run", action="store_true", help="print settings, size, memory and time, and stop")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that differ from the file")
-    return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)  # settings may stand anywhere
 
 
 def main(words: list[str]) -> None:
@@ -39,6 +39,8 @@ def main(words: list[str]) -> None:
     if args.dry_run:
         print(configs.to_yaml(config), dry_run(config, device), sep="\n", end="")
         return
+    if args.run.resolve().is_relative_to(Path(config.data.path).expanduser().resolve()):
+        raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
     dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
                           background=config.data.background, minimum=2)  # fmt: skip
     print("\n".join(dataset.report))
@@ -50,22 +52,29 @@ def main(words: list[str]) -> None:
     last = args.run / "checkpoints" / "last.pt"
     state = checkpoint.load(last) if last.exists() else None
     if state is not None:
-        for notice in check_same_run(state, config, data):
-            print(notice)
+        with checkpoint.unpacking(last):
+            notices = check_same_run(state, config, data)
     trainer = Trainer(config, images, dataset.images[heldout], data=data, device=device)
     if state is not None:
-        trainer.load_state(state)
-        print(f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
-    log = RunLog(args.run, *(state["log_position"], state["step"]) if state else (0, 0))
-    (args.run / "config.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
-    (args.run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
-    save_png(grid(dataset.images[:400], columns=20), args.run / "images.png")
-    print(f"{len(images)} images, {sum(p.numel() for p in trainer.generator.parameters()):,} parameters, on {device}; "
-          f"{args.run}/images.png shows the images as they are used")  # fmt: skip
+        with checkpoint.unpacking(last):
+            trainer.load_state(state)
+        if trainer.step >= trainer.total_steps:
+            print(f"{args.run} is finished, at step {trainer.step}; more than train.epochs={config.train.epochs} would go on")
+            return
+        print(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}", sep="\n")
     signals = Signals()
-    trainer.run(log, should_stop=signals.caught)
-    log.close()
-    if signals.number:
+    try:
+        log = RunLog(args.run, *(state["log_position"], state["step"]) if state else (0, 0))
+        (args.run / "config.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
+        (args.run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
+        save_png(grid(dataset.images[:400], columns=20), args.run / "images.png")
+        print(f"{len(images)} images, {sum(p.numel() for p in trainer.generator.parameters()):,} parameters, on {device}; "
+              f"{args.run}/images.png shows the images as they are used")  # fmt: skip
+        trainer.run(log, should_stop=signals.caught)
+        log.close()
+    except OSError as error:
+        raise UserError(f"--run {args.run}: cannot write there ({error.strerror or error}); what was saved before is intact") from None
+    if trainer.step < trainer.total_steps:
         print(f"stopped and saved at step {trainer.step} of {trainer.total_steps}; the same command goes on from there")
         raise SystemExit(128 + signals.number)
     print(f"done: {last}")
@@ -82,6 +91,7 @@ class Signals:
     def catch(self, number, frame) -> None:
         self.number = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may be what was interrupted
 
     def caught(self) -> bool:
         return bool(self.number)

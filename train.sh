@@ -15,6 +15,7 @@ while [ $# -gt 0 ]; do
       [ -n "${2:-}" ] || fail "$1 needs a value"
       case "$1" in --run) run="$2" ;; --config) config="$2" ;; --device) device="$2" ;; esac
       shift ;;
+    data.path=*) images="${1#data.path=}" ;;
     -*) fail "$1: no such option; see ./train.sh --help" ;;
     *=*) settings+=("$1") ;;
     *) [ -z "$images" ] || fail "two folders given, $images and $1"
@@ -28,9 +29,10 @@ python="$("$here/environment.sh" "$here/requirements.txt")"
 [ -n "$device" ] || device="$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
 
 if [ -z "$config" ]; then
-  [ -n "$images" ] || cd "$here"  # where the recipe's data/fluent_faces is
   config="$here/configs/fluent-faces-64.yaml"
-  if [ -n "$images" ]; then
+  if [ -z "$images" ]; then
+    settings=("data.path=$here/data/fluent_faces" ${settings[@]+"${settings[@]}"})  # from any folder
+  else
     case "$device" in
       cuda*) config="$here/configs/fewshot-256.yaml" ;;
       *) echo "No GPU: taking the 64-pixel recipe, about ten minutes. The 256-pixel one would take months on a CPU;"
@@ -47,6 +49,8 @@ else
   [ -n "$run" ] || run="runs/$recipe"
 fi
 
+scripts="python "
+[ "$PWD" = "$here" ] || scripts="python $(printf %q "$here")/"
 "$python" "$here/train.py" --config "$config" --run "$run" --device "$device" ${settings[@]+"${settings[@]}"}
 "$python" "$here/sample.py" "$run" --out "$run/drawn" --num 64 --grid --device "$device"
 
@@ -56,7 +60,7 @@ if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then score+=(--heldout "
 status=0
 "$python" "$here/evaluate.py" "${score[@]}" || status=$?
 if [ "$status" = 3 ]; then
-  echo "Not scored, for want of weights; this needs none: python evaluate.py $run --features effnet-lite0"
+  echo "Not scored, for want of weights; this needs none: ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite0"
 elif [ "$status" != 0 ]; then
   exit "$status"
 fi
@@ -66,8 +70,8 @@ cat <<END
 Sheet     $run/drawn/grid.png
 Scores    $run/evaluation
 Training  $run/samples, $run/matches, $run/metrics.jsonl
-Next, after: source $here/.venv/bin/activate
-  python sample.py $run --out more --num 256 --nearest ${images:-$here/data/fluent_faces}
-  python sample.py $run --out film --interpolate 3,8,12 --frames 60
-  tensorboard --logdir $run
+Next, after: source $(printf %q "$here")/.venv/bin/activate
+  ${scripts}sample.py $(printf %q "$run") --out more --num 256 --nearest $(printf %q "${images:-$here/data/fluent_faces}")
+  ${scripts}sample.py $(printf %q "$run") --out film --interpolate 3,8,12 --frames 60
+  tensorboard --logdir $(printf %q "$run")
 END

@@ -2,8 +2,9 @@
 
 import io
 import os
-import pickle
-import zipfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -27,15 +28,18 @@ def save(state: dict, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-        if os.name == "posix":  # make the new name itself survive a power cut
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        kept = "the one there before is intact" if path.exists() else "there is none yet"
-        raise UserError(f"{path}: cannot save a checkpoint ({error.strerror}), {kept}; "
-                        "free some space or choose another --run, then run the same command again") from None  # fmt: skip
+        with suppress(OSError):
+            part.unlink()
+        kept = "the file there before is intact" if path.exists() else "nothing was there before"
+        raise UserError(f"{path}: cannot be written ({error.strerror}), {kept}; "
+                        "make room or choose another place, then give the same command again") from None  # fmt: skip
+    with suppress(OSError):  # make the new name itself survive a power cut, where the system can
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def load(path: Path) -> dict:
@@ -44,18 +48,28 @@ def load(path: Path) -> dict:
     Raises UserError for a file that is missing, damaged, of another kind, or would run code when loaded.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, AttributeError):
+        with warnings.catch_warnings(action="ignore"):  # what torch says of files that are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception:  # there is no end to what a damaged or hostile file can raise
         raise UserError(f"{path}: not a checkpoint of this project, or damaged; nothing in it was run") from None
     if not isinstance(state, dict) or not str(state.get("format", "")).startswith("rs-imle/"):
         raise UserError(f"{path}: a checkpoint of another program; this one reads its own (format {FORMAT})")
     if state["format"] != FORMAT:
         raise UserError(f"{path}: has format {state['format']}, this version reads {FORMAT}; use the version that wrote it")
     return state
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while the content of a checkpoint is put in its place into a UserError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{path}: lacks what is needed here, or its parts do not fit each other ({reason}); "
+                        "an export can be sampled but not trained on") from None  # fmt: skip
 
 
 def find(path: Path) -> Path:

@@ -1,12 +1,15 @@
 """Every setting of a run: frozen dataclasses < one YAML file < `section.key=value` words.
 
-The resolved configuration is written to the run and is itself a valid `--config`.
+The resolved configuration is written to the run and is itself a valid `--config`. Of YAML only the structure is used:
+every value arrives as its text and is converted to the type of its field, so that `no` stays a text where a text is
+asked for, `1e-3` becomes a number and 010 means ten.
 """
 
 import dataclasses
 import difflib
 import math
 import re
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -27,6 +30,8 @@ def setting(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Data:
+    """The images."""
+
     path: str = setting("data/fluent_faces", "folder or zip of training images")
     resolution: int | list[int] = setting(64, "side in pixels, or [height, width]")
     fit: str = setting("crop", "how an image of another shape becomes this one: crop, pad or stretch")
@@ -37,6 +42,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
+    """The generator."""
+
     latent_dim: int = setting(256, "length of a latent z")
     style_dim: int = setting(256, "width of the mapping network and length of a style w")
     mapping_layers: int = setting(4, "layers of the mapping network")
@@ -47,6 +54,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Loss:
+    """The distance that training makes smaller."""
+
     perceptual: str = setting("effnet-lite0", "lpips-vgg, effnet-lite0 or pixels")
     pixel_weight: float = setting(0.1, "weight of the mean squared error of pixels beside it")
     cache_gb: float = setting(4.0, "keep all targets' maps in memory up to this size, otherwise embed them at each step")
@@ -54,6 +63,8 @@ class Loss:
 
 @dataclass(frozen=True)
 class Imle:
+    """The method: pool, rejection and matching."""
+
     objective: str = setting("rs", "imle, adaptive or rs")
     pool_factor: float = setting(5.0, "candidates per image in a pool: m = pool_factor * n")
     pool_batch: int = setting(64, "candidates generated at once; memory and speed only")
@@ -78,6 +89,8 @@ class Imle:
 
 @dataclass(frozen=True)
 class Train:
+    """The steps."""
+
     epochs: int = setting(400, "passes over the images")
     batch_size: int = setting(10, "images in a step")
     learning_rate: float = setting(2e-3, "of AdamW")
@@ -93,6 +106,8 @@ class Train:
 
 @dataclass(frozen=True)
 class Log:
+    """What a run shows and saves, and when."""
+
     sheet_epochs: int = setting(25, "epochs between two sample sheets, match sheets and scores")
     checkpoint_epochs: int = setting(10, "epochs between two checkpoints")
     num_scored: int = setting(100, "EMA samples drawn for the score that chooses best.pt")
@@ -100,6 +115,8 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of a run."""
+
     seed: int = setting(0, "of every random choice")
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -145,17 +162,15 @@ def load_config(path: str | Path | None, overrides: list[str] = ()) -> Config:
     values = _read_yaml(Path(path)) if path is not None else {}
     for word in overrides:
         key, sign, text = word.partition("=")
-        if not sign:
+        if not sign or not key:
             raise UserError(f"{word!r} is not a setting; write section.key=value, for example train.epochs=200")
-        section, _, name = key.rpartition(".")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{key}: cannot read the value {text!r}") from None
-        target = values.setdefault(section, {}) if section else values
-        if not isinstance(target, dict):
-            raise UserError(f"{section} is a setting, not a section")
-        target[name] = value
+        section, dot, name = key.partition(".")
+        target = values
+        if dot:
+            values[section] = target = values.get(section) or {}
+            if not isinstance(target, dict):
+                raise UserError(f"{section}: expected a section of settings, found {_shown(target)}")
+        target[name if dot else key] = text
     return from_dict(values)
 
 
@@ -200,23 +215,35 @@ def start_size(config: Config) -> tuple[int, int]:
     return tuple(side // scale for side in resolution(config))
 
 
+class _Loader(yaml.BaseLoader):
+    """Read every value as its text; a key that is given twice is an error, where YAML forgets the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}; the recipes that come with the project are in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if values is None:
+    if not values:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected sections of settings, found {type(values).__name__}")
+        raise UserError(f"--config {path}: expected sections of settings, found {_shown(values)}")
     return values
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise UserError(f"{prefix.rstrip('.')}: expected a section of settings, found {values!r}")
+        raise UserError(f"{prefix.rstrip('.')}: expected a section of settings, found {_shown(values)}")
     hints = typing.get_type_hints(cls)
     built = {}
     for name, value in values.items():
@@ -224,7 +251,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
             raise UserError(_unknown_key(f"{prefix}{name}"))
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
-            built[name] = _build(hint, {} if value is None else value, f"{prefix}{name}.")
+            built[name] = _build(hint, {} if value == "" else value, f"{prefix}{name}.")
         else:
             built[name] = _check(f"{prefix}{name}", value, hint)
     return cls(**built)
@@ -232,8 +259,9 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 def _unknown_key(key: str) -> str:
     known = [line.split("=")[0].strip() for line in describe_settings().splitlines()]
-    near = difflib.get_close_matches(key, known, n=1) or [k for k in known if k.endswith("." + key)]
-    return f"{key}: no such setting" + (f"; did you mean {near[0]}?" if near else "; `python train.py --help` lists them")
+    sections = [] if "." in key else [section.name for section in dataclasses.fields(Config)]
+    near = [k for k in known if k.endswith("." + key)] or difflib.get_close_matches(key, sections + known, n=1)
+    return f"{key}: no such setting; " + (f"did you mean {near[0]}?" if near else "`python train.py --help` lists them")
 
 
 def _check(key: str, value: Any, hint: Any) -> Any:
@@ -245,11 +273,11 @@ def _check(key: str, value: Any, hint: Any) -> Any:
             break
     else:
         names = " or ".join(_type_name(option) for option in options)
-        raise UserError(f"{key}: expected {names}, found {value!r}")
+        raise UserError(f"{key}: expected {names}, found {_shown(value)}")
     if key in CHOICES and converted not in CHOICES[key]:
         near = difflib.get_close_matches(converted, CHOICES[key], n=1)
         hint_text = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"{key}: {converted!r} is not one of {', '.join(CHOICES[key])}{hint_text}")
+        raise UserError(f"{key}: {_shown(converted)} is not one of {', '.join(CHOICES[key])}{hint_text}")
     low, high = RANGES.get(key, (None, None))
     for number in converted if isinstance(converted, list) else [converted]:
         if isinstance(number, (int, float)) and not isinstance(number, bool):
@@ -259,32 +287,50 @@ def _check(key: str, value: Any, hint: Any) -> Any:
     return converted
 
 
-# YAML 1.1 reads 1e-3 as a string, for want of a dot.
-FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def _convert(value: Any, option: Any) -> Any:
-    """Return `value` as `option`, or None where it is something else."""
+    """Return `value`, which may be its text, as `option`, or None where it is something else."""
     if typing.get_origin(option) is list:
         (item,) = typing.get_args(option)
-        converted = [_convert(v, item) for v in value] if isinstance(value, list) else [None]
+        converted = [_convert(v, item) for v in _as_list(value)]
         return None if None in converted else converted
+    if option is str:
+        return value if isinstance(value, str) else None
+    text = str(value) if isinstance(value, (str, bool, int, float)) else ""
+    if option is bool:
+        return {"true": True, "false": False}.get(text.lower())
+    if not NUMBER.fullmatch(text):
+        return None
+    number = float(text)
     if option is float:
-        if isinstance(value, str) and FLOAT.fullmatch(value):
-            return float(value)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    if option is int:
-        if isinstance(value, str) and FLOAT.fullmatch(value) and float(value).is_integer():
-            return int(float(value))  # 1e5
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-    return value if isinstance(value, option) else None
+        return number
+    if not number.is_integer() or abs(number) >= 2**63:
+        return None
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) else int(number)  # 1e5 is whole too
+
+
+def _as_list(value: Any) -> list:
+    """Return a list, read from its text when it comes from the command line; [None] where it is none."""
+    try:
+        value = yaml.load(value, _Loader) if isinstance(value, str) else value
+    except (yaml.YAMLError, RecursionError):
+        value = None
+    return value if isinstance(value, list) else [None]
 
 
 def _type_name(option: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text (put quotes around it)"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if typing.get_origin(option) is list:
         return {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}[typing.get_args(option)[0]]
     return names[option]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as an error message quotes it, however long it is."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _check_consistency(config: Config) -> None:

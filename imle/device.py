@@ -12,7 +12,7 @@ def choose_device(name: str | None) -> torch.device:
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" can be asked for, but holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: not to be had here ({str(error).splitlines()[0]}); use cpu, cuda or cuda:N") from None
     return device

@@ -1,6 +1,5 @@
 """What a run would cost: parameters, arithmetic, memory and time, from a few real steps on this machine."""
 
-import resource
 import sys
 import time
 
@@ -43,7 +42,7 @@ a step            {step:.3f} s for {config.train.batch_size} images
 a refresh         {pool * forward:.1f} s for a pool of {pool}
 the run           {trainer.total_steps} steps and {refreshes} refreshes, about {hours:.1f} hours on this {device.type}
 cached targets    {trainer.targets.map_bytes / 1e9:.2f} GB{'' if trainer.targets.cached else ', over loss.cache_gb: embedded again at each step'}
-peak memory       {_peak_memory(device) / 1e9:.2f} GB on {device.type}
+peak memory       {_peak_memory(device)} on {device.type}
 {warning}"""
 
 
@@ -57,8 +56,12 @@ def _seconds(job, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def _peak_memory(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB"
+    if sys.platform == "win32":
+        return "not measured"
+    import resource  # Windows has none
+
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"

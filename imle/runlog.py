@@ -1,6 +1,7 @@
 """The run folder: metrics.jsonl (the truth), TensorBoard (a view of it), sheets, the environment."""
 
 import json
+import math
 import os
 import platform
 import sys
@@ -9,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from errors import UserError
 from imle.sheets import grid, save_png
 
 
@@ -19,25 +19,22 @@ class RunLog:
     def __init__(self, folder: Path, resume_at: int = 0, step: int = 0):
         """Open the log; `resume_at` is the length of metrics.jsonl at the checkpoint that the run goes on from.
 
-        Rows after it were written by steps that will be run again, and are cut off. Raises UserError when the folder
-        cannot be written.
+        Rows after it were written by steps that will be run again, and are cut off.
         """
         self.folder = folder
-        try:
-            for name in ("samples", "matches", "checkpoints", "tensorboard"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / "metrics.jsonl", "ab")
-            self.file.truncate(min(resume_at, self.file.tell()))
-            self.file.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise UserError(f"--run {folder}: cannot write there ({error.strerror})") from None
+        for name in ("samples", "matches", "checkpoints", "tensorboard"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.file = open(folder / "metrics.jsonl", "ab")
+        self.file.truncate(min(resume_at, self.file.tell()))
+        self.file.seek(0, os.SEEK_END)
         from torch.utils.tensorboard import SummaryWriter
 
         self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
-        """Append one row of numbers."""
-        row = {"kind": kind, "step": step, **values, "seconds": round(seconds, 3)}
+        """Append one row of numbers; one that is not finite, which JSON does not know, is written as null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        row = {"kind": kind, "step": step, **finite, "seconds": round(seconds, 3)}
         self.file.write(json.dumps(row).encode() + b"\n")
         self.file.flush()
         for name, value in values.items():

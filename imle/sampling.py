@@ -41,15 +41,13 @@ class Sampler:
         """Load it. Raises UserError when there is nothing to load or it does not fit together."""
         self.checkpoint_path = checkpoint.find(Path(path))
         state = checkpoint.load(self.checkpoint_path)
-        self.config: dict = state["config"]
-        self.data: dict = state["data"]  # fingerprint, names and held-out names of the images it was trained on
-        self.step: int = state["step"]
         self.device = torch.device(device)
-        self.generator = build_generator(self.config)
-        try:
+        with checkpoint.unpacking(self.checkpoint_path):
+            self.config: dict = state["config"]
+            self.data: dict = state["data"]  # fingerprint, names and held-out names of the images it was trained on
+            self.step: int = state["step"]
+            self.generator = build_generator(self.config)
             self.generator.load_state_dict(state["ema"])
-        except RuntimeError:
-            raise UserError(f"{self.checkpoint_path}: its weights do not fit its own configuration") from None
         self.generator.to(self.device).eval().requires_grad_(False)
 
     @property
@@ -70,6 +68,11 @@ class Sampler:
         return torch.cat(list(self.batches(seeds, batch_size)))
 
     def export(self, path: Path) -> None:
-        """Write the EMA generator and what it needs to be sampled and scored, without the training state."""
+        """Write the EMA generator and what it needs to be sampled and scored, without the training state.
+
+        Raises UserError where it cannot be written, or would replace the checkpoint that it is taken from.
+        """
+        if path.exists() and path.samefile(self.checkpoint_path):
+            raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")
         state = {"config": self.config, "data": self.data, "step": self.step, "ema": self.generator.state_dict()}
         checkpoint.save(state, path)

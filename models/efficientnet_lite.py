@@ -30,6 +30,7 @@ class SamePadConv(nn.Conv2d):
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Return a batch norm with the constant of the network's TensorFlow original."""
     return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON)
 
 

