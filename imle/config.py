@@ -44,7 +44,7 @@ class Data:
 class Model:
     """The generator."""
 
-    latent_dim: int = setting(256, "length of a latent z")
+    latent_dim: int = setting(32, "length of a latent z")
     style_dim: int = setting(256, "width of the mapping network and length of a style w")
     mapping_layers: int = setting(4, "layers of the mapping network")
     channels: list[int] = setting([128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards")
@@ -57,7 +57,7 @@ class Loss:
     """The distance that training makes smaller."""
 
     perceptual: str = setting("effnet-lite0", "lpips-vgg, effnet-lite0 or pixels")
-    pixel_weight: float = setting(0.1, "weight of the mean squared error of pixels beside it")
+    pixel_weight: float = setting(0.3, "weight of the mean squared error of pixels beside it")
     cache_gb: float = setting(4.0, "keep all targets' maps in memory up to this size, otherwise embed them at each step")
 
 
@@ -80,7 +80,7 @@ class Imle:
     reject_after: int = setting(0, "reject nothing before this step")
     reject_below: float = setting(0.0, "reject nothing until matches are this near, as a share of the mean distance "
                                        "between images; 0 = from the start")  # fmt: skip
-    top_up: float = setting(4.0, "with fewer survivors than images, go on up to this many times the pool")
+    top_up: float = setting(4.0, "with fewer survivors than images (or than the pool, if smaller), go on up to this many times the pool")
     perturbation: float = setting(0.0, "standard deviation of the noise added to a matched latent at every step")
     adaptive_decay: float = setting(0.98, "delta: an image is matched anew below delta times its first distance (adaptive)")
     staleness: int = setting(5, "epochs that a match is kept at least (adaptive)")
@@ -91,13 +91,13 @@ class Imle:
 class Train:
     """The steps."""
 
-    epochs: int = setting(400, "passes over the images")
+    epochs: int = setting(390, "passes over the images")
     batch_size: int = setting(10, "images in a step")
     learning_rate: float = setting(2e-3, "of AdamW")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")
     weight_decay: float = setting(0.01, "of AdamW")
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0")
-    schedule: str = setting("constant", "after the warm-up: constant, cosine (to 0) or step")
+    schedule: str = setting("cosine", "after the warm-up: constant, cosine (to 0) or step")
     decay_epochs: int = setting(4000, "epochs between two decays (step)")
     decay_factor: float = setting(0.25, "factor of one decay (step)")
     ema_decay: float = setting(0.998, "of the averaged generator, which is what is sampled; shorter at the start")
