@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; spinning slows a shared machine tenfold
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer spinning slows a shared machine tenfold
 
 from data import load_images, mirrored, split_holdout
 from errors import UserError, run_as_command

@@ -4,7 +4,7 @@
 # Without IMAGES it trains on the set that comes with the project. See python train.py --help for the settings.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # spinning threads slow a shared machine tenfold
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"  # threads that spin for longer slow a shared machine tenfold
 
 fail() { echo "error: $1" >&2; exit 2; }
 images="" run="" config="" device="" settings=()

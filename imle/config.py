@@ -91,7 +91,7 @@ class Imle:
 class Train:
     """The steps."""
 
-    epochs: int = setting(390, "passes over the images")
+    epochs: int = setting(350, "passes over the images")
     batch_size: int = setting(10, "images in a step")
     learning_rate: float = setting(2e-3, "of AdamW")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")

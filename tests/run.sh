@@ -2,7 +2,7 @@
 # Set up an environment and run the tests in it; words are passed on to pytest.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # spinning threads slow a shared machine tenfold
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"  # threads that spin for longer slow a shared machine tenfold
 python="$("$here/environment.sh" "$here/requirements.txt" "$here/tests/requirements.txt")"
 cd "$here"
 exec "$python" -m pytest tests -q "$@"
