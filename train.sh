@@ -35,7 +35,7 @@ if [ -z "$config" ]; then
   else
     case "$device" in
       cuda*) config="$here/configs/fewshot-256.yaml" ;;
-      *) echo "No GPU: taking the 64-pixel recipe, about ten minutes. The 256-pixel one would take months on a CPU;"
+      *) echo "No GPU: taking the 64-pixel recipe, about ten minutes for 100 images. The 256-pixel one would take months on a CPU;"
          echo "--config configs/fewshot-256.yaml takes it all the same, and train.py --dry-run says how long." ;;
     esac
   fi

@@ -19,9 +19,9 @@ from imle.runlog import RunLog
 from imle.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
-TINY = ["loss.perceptual=pixels", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
+TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
 RECIPES = {
-    "rs": [*TINY, "imle.epsilon_ema=0.5", "train.epochs=30", "log.sheet_epochs=10"],
+    "rs": [*TINY, "train.schedule=cosine", "imle.epsilon_ema=0.5", "train.epochs=30", "log.sheet_epochs=10"],
     "adaptive": [*TINY, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
 }
 

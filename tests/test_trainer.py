@@ -25,7 +25,7 @@ def trainer(*, pixels=None, **sections) -> Trainer:
         "model": {"latent_dim": 8, "style_dim": 16, "mapping_layers": 1, "channels": [16, 16, 8], "blocks": [1, 1, 1]},
         "loss": {"perceptual": "pixels"},
         "imle": {"pool_factor": 4, "refresh_epochs": 2},
-        "train": {"epochs": 20, "batch_size": 4, "learning_rate": 3e-3, "warmup_steps": 3},
+        "train": {"epochs": 20, "batch_size": 4, "learning_rate": 3e-3, "warmup_steps": 3, "schedule": "constant"},
     }
     config = from_dict({section: {**settings.get(section, {}), **sections.get(section, {})} for section in {**settings, **sections}})
     pixels = images() if pixels is None else pixels
