@@ -35,8 +35,8 @@ if [ -z "$config" ]; then
   else
     case "$device" in
       cuda*) config="$here/configs/fewshot-256.yaml" ;;
-      *) echo "No GPU: taking the 64-pixel recipe, about ten minutes for 100 images. The 256-pixel one would take months on a CPU;"
-         echo "--config configs/fewshot-256.yaml takes it all the same, and train.py --dry-run says how long." ;;
+      *) echo "No GPU: taking the 64-pixel recipe, about ten minutes for 100 images on two cores. At 256 pixels it would"
+         echo "be months (--dry-run: 3,600 hours for configs/paper-256.yaml); --config FILE takes another recipe all the same." ;;
     esac
   fi
 fi
