@@ -3,127 +3,138 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
 
-from data import load_images
+from data import load_references
 from errors import UserError, run_as_command
 from imle.device import choose_device
 from imle.sampling import Sampler
-from metrics import generated, report
-from metrics.calibration import calibrate
-from metrics.features import Extractor
-from metrics.measure import METRICS, PROTOCOLS, chosen, measure
+from metrics import generated, page, report
+from metrics.cache import Cache
+from metrics.compare import compare
+from metrics.evaluation import Evaluator, Reals, weights_of
+from metrics.images import Images
+from metrics.measure import protocol_of
+from metrics.paths import Decoder
+from metrics.verdict import verdict
 from models import weights
 
 
-class Fakes(NamedTuple):
-    """The generated images, and what they say about the real ones that they are to be compared with."""
+class Subject(NamedTuple):
+    """What is scored, and what it says about the real images that it is to be compared with."""
 
-    blocks: Iterable[Tensor]  # uint8 (B, 3, H, W)
-    count: int
-    transform: dict  # of the real images
-    data: Path | None  # where the run's training images are
-    trained: dict | None  # fingerprint, names and held-out names of the images that the run was trained on
+    samples: list[Images]    # one set per repeat
+    decoder: Decoder | None  # the generator itself, if it is there
+    transform: dict          # of the real images
+    flips: bool              # whether it was trained on mirror images too
+    data: Path | None        # where the run's training images are
+    trained: dict | None     # fingerprint, names and held-out names of the images that the run was trained on
     record: dict
 
 
 def main(argv: list[str]) -> None:
     started, args = time.monotonic(), parse(argv)
-    protocol = PROTOCOLS[args.features]
-    networks = protocol.networks(args.metrics)
-    weights.require(*networks)  # before anything slow
-    fakes = (read if generated.is_generated(args.source) else sample)(args)
-    real_images, heldout_images, data, warnings = references(args, fakes)
-    out = report.make_folder(args.out or report.default_folder(args.source, args.features))
+    if args.compare:
+        return print(compare(*args.compare))
+    protocol, metrics = protocol_of(args.protocol, args.features, args.metrics, args.ref_raw)
+    is_images = generated.is_generated(args.source)
+    weights.require(*weights_of(protocol, metrics, is_images))  # before anything slow
+    subject = (read if is_images else sample)(args)
+    reals, data, warnings = real_images(args, subject, protocol.raw)
+    out = report.make_folder(args.out or report.default_folder(args.source, args.protocol, args.features))
 
-    extract = Extractor(networks, args.device)
-    real = extract([real_images], len(real_images), "real images")
-    heldout = extract([heldout_images], len(heldout_images), "held-out images") if len(heldout_images) else None
-    fake = extract(fakes.blocks, fakes.count, "generated images")
-    extracted = time.monotonic()
-    print("comparing the features (half a minute and more for fid, whose matrix root is pytorch-fid's own)", file=sys.stderr)
-    measured = measure(real, fake, protocol, args.metrics)
-    calibration = calibrate(real, fakes.count, protocol, args.metrics, heldout)
-    warnings += report.warnings_of(measured, calibration)
-    timing = {"features_seconds": extracted - started, "metrics_seconds": time.monotonic() - extracted}
-
-    print(report.table(measured, calibration), *report.legend(calibration), sep="\n")
-    print("".join(f"warning: {warning}\n" for warning in warnings), end="", flush=True)
-    path = report.write(
-        out, command=report.command(args, fakes.count), **fakes.record, data=data, device=args.device,
-        features=report.networks_record(networks), **report.numbers_record(measured, calibration),
-        warnings=warnings, timing=timing)  # fmt: skip
-    print(f"wrote {path}", file=sys.stderr)
+    evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack,
+                          announce=args.device == "cpu")
+    found = evaluator(subject.samples, reals, subject.decoder)
+    sentences = verdict(found.measured, found.calibration)
+    warnings += report.warnings_of(found.measured)
+    print(report.text(found.measured, found.calibration, sentences, warnings), flush=True)
+    count = subject.samples[0].count
+    document = report.document(
+        command=report.command(args, metrics, count), **subject.record, device=args.device, conditions={
+            "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": report.networks_record(evaluator.networks)},
+        **report.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
+        warnings=warnings, timing={"seconds": time.monotonic() - started})  # fmt: skip
+    if found.sets:
+        report.write_statistics(out, found.sets.real[evaluator.networks[0]])
+    page.write_page(out, document, found, subject.samples[0], reals, run=report.run_of(args.source))
+    print(f"wrote {report.write_numbers(out, document)}, {out}/report.html", file=sys.stderr)
 
 
-def sample(args: argparse.Namespace) -> Fakes:
+def sample(args: argparse.Namespace) -> Subject:
     """Draw the samples of a run, a checkpoint or an export."""
     sampler = Sampler(args.source, args.device)
-    settings, side = sampler.config["data"], sampler.config["data"]["resolution"]
-    resolution = (side, side) if isinstance(side, int) else tuple(side)
-    count = args.num_samples or (5000 if args.device.startswith("cuda") else 1000)
-    seeds = range(args.seed, args.seed + count)
-    record = {"input": report.file_record(sampler.checkpoint_path) | {"step": sampler.step},
-              "sampling": {"weights": "ema", "first_seed": seeds[0], "last_seed": seeds[-1]}}  # fmt: skip
-    transform = {"resolution": resolution, "fit": settings["fit"], "background": settings["background"]}
-    return Fakes(sampler.batches(seeds, args.batch_size), count, transform, settings["path"], sampler.data, record)
+    settings = sampler.config["data"]
+    count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
+    checkpoint = report.file_record(sampler.checkpoint_path)
+
+    def samples(first: int) -> Images:
+        seeds = range(first, first + count)
+        identity = {"checkpoint": checkpoint["sha256"], "first_seed": first, "count": count}
+        return Images("features of generated images", count, identity, lambda: sampler.batches(seeds, args.batch_size),
+                      lambda index: sampler.images([seeds[i] for i in index], args.batch_size))
+
+    firsts = [args.seed + repeat * count for repeat in range(args.repeats)]
+    record = {"input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
+              "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts}}  # fmt: skip
+    transform = {"resolution": sampler.resolution, "fit": settings["fit"], "background": settings["background"]}
+    decoder = Decoder(sampler.generator, sampler.latent_dim, torch.device(args.device), {"checkpoint": checkpoint["sha256"]})
+    return Subject([samples(first) for first in firsts], decoder, transform, settings["flips"], settings["path"], sampler.data, record)
 
 
-def read(args: argparse.Namespace) -> Fakes:
-    """Read the images that some generator left in a folder or .zip; the real ones are brought to their size."""
-    images = generated.read_generated(args.source, args.num_samples)
-    record = {"input": {"path": str(args.source), "sha256_of_pixels": generated.digest(images)}, "sampling": None}
-    transform = {"resolution": tuple(images.shape[2:]), "fit": "crop", "background": "white"}
-    return Fakes([images], len(images), transform, None, None, record)
+def read(args: argparse.Namespace) -> Subject:
+    """Read the images that some generator left in a folder or archive; the real ones are brought to their size."""
+    if args.repeats > 1:
+        raise UserError(f"--repeats: {args.source} holds images and not their generator; give one folder after the other")
+    pixels = generated.read_generated(args.source, args.num_samples)
+    images = Images.of_tensor("features of generated images", pixels)
+    transform = {"resolution": tuple(pixels.shape[2:]), "fit": "crop", "background": "white"}
+    return Subject([images], None, transform, False, None, None, {"input": {"path": str(args.source)} | images.identity, "sampling": None})
 
 
-def references(args: argparse.Namespace, fakes: Fakes) -> tuple[Tensor, Tensor, dict, list[str]]:
-    """Return the real and the held-out images, the record of them, and warnings.
-
-    Raises UserError when there are none to compare with, or they are no longer those that the run was trained on.
-    """
-    path = args.data or fakes.data
+def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:
+    """Return the real images, the record of them, and warnings. Raises UserError when there are none to compare with."""
+    path = args.data or subject.data
     if path is None:
         raise UserError(f"{args.source} holds images, not a run: name the real images to compare with by --data")
-    reals = load_images(path, **fakes.transform)
-    real, heldout, warnings = reals.images, reals.images[:0], []
-    if fakes.trained and reals.fingerprint == fakes.trained["fingerprint"]:
-        at = {name: index for index, name in enumerate(reals.names)}
-        real = reals.images[[at[name] for name in fakes.trained["names"]]]
-        heldout = reals.images[[at[name] for name in fakes.trained["heldout"]]]
-    elif fakes.trained and args.data is None:
-        before, now = {*fakes.trained["names"], *fakes.trained["heldout"]}, set(reals.names)
-        raise UserError(
-            f"data.path: {path} is not what the run was trained on: {len(before - now)} images are gone and "
-            f"{len(now - before)} new {sorted(before ^ now)[:3]}, or pixels have changed; bring it back, or use --data")
-    elif fakes.trained:
-        warnings.append("the real images are those of --data, not the ones that the run was trained on")
-    if args.heldout:
-        heldout = load_images(args.heldout, **fakes.transform).images
-    print(f"{path}: {reals.report[0]}", file=sys.stderr)
-    record = {"path": str(path), "fingerprint": reals.fingerprint, "transform": fakes.transform,
-              "num_real": len(real), "num_heldout": len(heldout), "report": reals.report}  # fmt: skip
-    return real, heldout, record, warnings
+    found = load_references(path, subject.transform, trained=subject.trained, may_differ=args.data is not None,
+                            heldout=args.heldout, originals=raw)  # fmt: skip
+    print(f"{path}: {found.report[0]}", file=sys.stderr)
+    names = ("features of real images", "features of held-out images")
+    if raw:
+        real, held = map(Images.of_list, names, (found.real_originals, found.heldout_originals))
+    else:
+        real, held = map(Images.of_tensor, names, (found.real, found.heldout))
+    record = {"fingerprint": found.fingerprint, "transform": None if raw else subject.transform, "num_real": len(found.real),
+              "num_heldout": len(found.heldout), "heldout": held.identity, "flips": subject.flips}  # fmt: skip
+    mirror = Images.of_tensor("features of mirrored images", found.real.flip(3)) if subject.flips else None
+    return Reals(found.real, found.heldout, real, held if held.count else None, mirror), record, found.warnings
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
-    add("source", type=Path, help="run folder, checkpoint, or folder or .zip of generated images")
+    add("source", type=Path, nargs="?", help="run folder, checkpoint, export, or folder, .zip or .npz of generated images")
     add("--data", type=Path, help="real images to compare with (default: those that the run was trained on)")
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
-    add("--metrics", type=chosen, default=",".join(METRICS), help="comma-separated (default: %(default)s)")
-    add("--features", choices=list(PROTOCOLS), default="inception", help="(default: %(default)s)")
-    add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA, 1000 on a CPU; of a folder: all)")
+    add("--features", choices=("inception", "effnet-lite0"), default="inception", help="(default: %(default)s)")
+    add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
+    add("--metrics", help="some of fid,fid_clean,kid,pr,copying,intra_lpips,ppl,jumps,backtracking (default: all)")
+    add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA and for the paper's protocol, 1000 on a CPU; of a folder: all)")
+    add("--repeats", type=at_least_one, default=1, help="sets of samples, for a mean and its spread (default: 1)")
+    add("--backtrack", type=at_least_one, default=10, help="images of either kind to search the latents of (default: 10)")
+    add("--ref-raw", action="store_true", help="take the real images in their own size, not as they were trained on")
+    add("--compare", type=Path, nargs=2, metavar=("A", "B"), help="instead hold two evaluations side by side")
     add("--seed", type=int, default=0, help="of the first sample, the others count on from it (default: 0)")
-    add("--out", type=Path, help="folder for metrics.json (default: in the run, or beside the images)")
+    add("--out", type=Path, help="folder for the report (default: in the run, or beside the images)")
     add("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     add("--batch-size", type=at_least_one, default=64, help="samples drawn at once; speed and memory only (default: 64)")
     args = parser.parse_args(argv)
+    if (args.source is None) == (args.compare is None):
+        parser.error("give what to score, or --compare with two evaluations")
     args.device = str(choose_device(args.device))
     return args
 

@@ -13,10 +13,10 @@ from data import load_images
 from errors import UserError, run_as_command
 from imle import rng
 from imle.device import choose_device
-from imle.interpolation import loop
 from imle.sampling import Sampler
 from imle.search import nearest
 from imle.sheets import grid, save_png, to_pil
+from models.interpolation import loop
 
 
 MOST = 1_000_000  # seeds or frames at once; more is a slip of the finger

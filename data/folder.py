@@ -89,6 +89,13 @@ def load_images(
     return ImageSet(torch.from_numpy(pixels), names, report, _fingerprint(pixels, names, transform))
 
 
+def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:
+    """Return images of a folder or .zip at the size they have there, uint8 (3, H, W) each, by the names in an ImageSet."""
+    with _files(path) as files:
+        pictures = [np.asarray(decode(files[name](), _colour(background))) for name in names]
+    return [torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures]
+
+
 def _candidates(files: Files, path: str | os.PathLike) -> list[str]:
     """Return the names that promise an image, sorted; a folder that cannot be listed, named `so/`, may hold some."""
     candidates = sorted(name for name in files if name.lower().endswith((*SUFFIXES, *FOREIGN_SUFFIXES, "/")))

@@ -8,18 +8,23 @@ from torch import Tensor
 
 from errors import UserError
 from imle import checkpoint, rng
-from imle.sheets import to_uint8
 from models.generator import Generator
+from models.pixels import to_uint8
 
 # The generator always runs on this many latents, the last group filled up: batches of other shapes take other
 # kernels, which move an image's last bits by up to 1e-4, enough to change a byte here and there.
 GROUP = 8
 
 
+def resolution_of(config: dict) -> tuple[int, int]:
+    """Return the height and width of the images that a configuration describes."""
+    side = config["data"]["resolution"]
+    return (side, side) if isinstance(side, int) else tuple(side)
+
+
 def build_generator(config: dict) -> Generator:
     """Return the untrained generator that a configuration (nested dicts) describes."""
-    model, side = config["model"], config["data"]["resolution"]
-    height, width = (side, side) if isinstance(side, int) else side
+    model, (height, width) = config["model"], resolution_of(config)
     scale = 2 ** (len(model["channels"]) - 1)
     return Generator(**model, start=(height // scale, width // scale))
 
@@ -46,6 +51,7 @@ class Sampler:
             self.config: dict = state["config"]
             self.data: dict = state["data"]  # fingerprint, names and held-out names of the images it was trained on
             self.step: int = state["step"]
+            self.selected_by: str | None = state.get("selected_by")  # the score that chose this among checkpoints
             self.generator = build_generator(self.config)
             self.generator.load_state_dict(state["ema"])
         self.generator.to(self.device).eval().requires_grad_(False)
@@ -53,6 +59,10 @@ class Sampler:
     @property
     def latent_dim(self) -> int:
         return self.generator.latent_dim
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        return resolution_of(self.config)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return uint8 images (B, 3, H, W) on the CPU for latents (B, latent_dim)."""
@@ -74,5 +84,6 @@ class Sampler:
         """
         if path.exists() and path.samefile(self.checkpoint_path):
             raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")
-        state = {"config": self.config, "data": self.data, "step": self.step, "ema": self.generator.state_dict()}
+        state = {"config": self.config, "data": self.data, "step": self.step, "selected_by": self.selected_by,
+                 "ema": self.generator.state_dict()}  # fmt: skip
         checkpoint.save(state, path)

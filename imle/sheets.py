@@ -1,4 +1,4 @@
-"""Generated tensors as pictures: rounding, grids, PNG files. Needs torch, numpy and pillow alone."""
+"""Images as pictures: grids, PNG files. Needs torch, numpy and pillow alone."""
 
 import os
 from pathlib import Path
@@ -6,16 +6,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Round float images in [-1, 1], any shape, to uint8; what lies outside is clipped."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Turn uint8 images into float in [-1, 1]."""
-    return images.float() / 127.5 - 1
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:

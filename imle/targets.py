@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from imle.sheets import to_float
+from models.pixels import to_float
 
 BATCH = 16  # images embedded at once
 

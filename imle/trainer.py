@@ -22,9 +22,9 @@ from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
 from imle.scores import energy_distance, nearest_other
 from imle.search import distances
-from imle.sheets import to_uint8
 from imle.targets import Targets, embed
 from models.perceptual import Embedding, load_embedding, squared_distance
+from models.pixels import to_uint8
 
 SHEET = 64  # samples on a sheet, of seeds 0 to 63: the pictures that sample.py gives for these seeds
 
@@ -90,7 +90,6 @@ class Trainer:
 
     def train_step(self) -> None:
         """Pull one batch of matches towards their images."""
-        settings = self.config.train
         index = self.batch(self.step)
         latents = self.latents[index]
         if self.config.imle.perturbation:
@@ -145,7 +144,8 @@ class Trainer:
         """Write everything that the rest of the run depends on. Raises UserError for weights that are not finite."""
         if not torch.isfinite(nn.utils.get_total_norm(self.generator.parameters())):
             raise self.diverged("a weight")
-        checkpoint.save(self.state(), self.log.folder / "checkpoints" / f"{name}.pt")
+        selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
+        checkpoint.save(self.state() | selected_by, self.log.folder / "checkpoints" / f"{name}.pt")
         if name == "last":
             self.saved_step = self.step
 
@@ -162,7 +162,7 @@ class Trainer:
             "generator": self.generator.state_dict(), "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(), "latents": self.latents, "losses": self.losses,
             "objective": self.objective.state_dict(), "refresher": self.refresher.state_dict(),
-            "best": self.best, "selected_by": "energy_distance", "log_position": self.log.position(),
+            "best": self.best, "log_position": self.log.position(),
         }  # fmt: skip
 
     def load_state(self, state: dict) -> None:

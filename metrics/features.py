@@ -1,25 +1,22 @@
-"""Images to features: the three frozen networks that metrics are computed in, each with the input that it was made for.
+"""Images to features: the frozen networks that metrics are computed in, each with the input that it was made for.
 
 Every network takes uint8 (B, 3, H, W) and gives float32 (B, D). Precision is true float32 on every device: reduced
 precision alone gives a set of images a Frechet distance of 0.25 to itself.
 """
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from errors import UserError
 from metrics import pytorch_fid_bridge
 from models import efficientnet_lite, weights
 from models.precision import true_fp32
-
-# A network's last bits depend on the shape of the batch it is given, so the shape is the same in every run, whatever
-# the user's batch size is.
-MICRO_BATCH = 16
 
 
 class Inception(nn.Module):
@@ -33,10 +30,26 @@ class Inception(nn.Module):
         return self.network(images.float() / 255)[0].flatten(1)
 
 
-class VGG16(nn.Module):
-    """VGG16's second fully connected layer after its ReLU, at 224 pixels, D = 4096 (Kynkaanniemi et al. 2019)."""
+class InceptionClean(nn.Module):
+    """The same network behind clean-fid's input: Pillow's antialiased bicubic to 299 in floats (Parmar et al. 2022)."""
 
     def __init__(self):
+        super().__init__()
+        self.network = pytorch_fid_bridge.inception(weights.require("inception")["inception"])
+        self.network.resize_input = self.network.normalize_input = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = torch.stack([_clean_resize(image) for image in images.cpu()]).to(images.device)
+        return self.network((resized - 128) / 128)[0].flatten(1)  # clean-fid's scaling, half a level beside pytorch-fid's
+
+
+class VGG16(nn.Module):
+    """VGG16's second fully connected layer at 224 pixels, D = 4096, after its ReLU or, `linear`, before it.
+
+    Kynkaanniemi et al. 2019 take it after; published RS-IMLE numbers before.
+    """
+
+    def __init__(self, linear: bool = False):
         super().__init__()
         from torchvision.models import vgg16
 
@@ -44,14 +57,14 @@ class VGG16(nn.Module):
             self.network = vgg16(weights=None, init_weights=False)
         state = torch.load(weights.require("vgg16")["vgg16"], map_location="cpu", weights_only=True)
         self.network.load_state_dict(state, assign=True)
+        self.head = self.network.classifier[: 4 if linear else 5]  # linear, ReLU, dropout, linear, ReLU
         # ImageNet's mean and standard deviation, which torchvision's weights were trained with.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = (resize_to_224(images) / 255 - self.mean) / self.deviation
-        maps = self.network.avgpool(self.network.features(pixels))
-        return self.network.classifier[:5](maps.flatten(1))  # linear, ReLU, dropout, linear, ReLU
+        return self.head(self.network.avgpool(self.network.features(pixels)).flatten(1))
 
 
 class EffNetLite0(nn.Module):
@@ -66,17 +79,20 @@ class EffNetLite0(nn.Module):
 
 
 class Network(NamedTuple):
-    """A network, the dimension of its features, and its input in words for the report."""
+    """How to build a network, its key in `models.weights`, the dimension of its features, and its input in words."""
 
-    build: type[nn.Module]
+    build: Callable[[], nn.Module]
+    weights: str
     dimension: int
     input: str
 
 
-NETWORKS = {  # the names are also the keys of the weights
-    "inception": Network(Inception, 2048, "pytorch-fid 0.3.0: bilinear resize to 299, not antialiased"),
-    "vgg16": Network(VGG16, 4096, "bicubic antialiased resize to 224; fc2 after ReLU"),
-    "effnet-lite0": Network(EffNetLite0, 1280, "bicubic antialiased resize to 224; pooled head"),
+NETWORKS = {
+    "inception": Network(Inception, "inception", 2048, "pytorch-fid 0.3.0: bilinear resize to 299, not antialiased"),
+    "inception-clean": Network(InceptionClean, "inception", 2048, "clean-fid: Pillow bicubic to 299 in floats, antialiased"),
+    "vgg16": Network(VGG16, "vgg16", 4096, "bicubic antialiased resize to 224; fc2 after ReLU"),
+    "vgg16-linear": Network(lambda: VGG16(linear=True), "vgg16", 4096, "bicubic antialiased resize to 224; fc2 before ReLU"),
+    "effnet-lite0": Network(EffNetLite0, "effnet-lite0", 1280, "bicubic antialiased resize to 224; pooled head"),
 }
 
 
@@ -86,41 +102,30 @@ def resize_to_224(images: Tensor) -> Tensor:
     return resized.clamp(0, 255)
 
 
-class Extractor:
-    """Some networks, loaded, that turn any number of images into features."""
+def _clean_resize(image: Tensor) -> Tensor:
+    """Resize one uint8 image (3, H, W) to float (3, 299, 299) in [0, 255], each channel by Pillow in floats."""
+    channels = [Image.fromarray(channel).resize((299, 299), Image.Resampling.BICUBIC) for channel in image.float().numpy()]
+    return torch.from_numpy(np.stack([np.asarray(channel) for channel in channels])).clamp(0, 255)
 
-    def __init__(self, names: list[str], device: str):
-        """Load the networks called `names` in `NETWORKS`; raises MissingWeights."""
-        self.device = torch.device(device)
-        self.networks = {name: NETWORKS[name].build().eval().requires_grad_(False).to(self.device) for name in names}
 
-    def __call__(self, blocks: Iterable[Tensor], total: int, what: str) -> dict[str, Tensor]:
-        """Return each network's features (total, D), float32 on the CPU, of blocks of images uint8 (B, 3, H, W).
+class FeaturePass:
+    """Take the features of one network of images that arrive in batches."""
 
-        How the images are divided into blocks changes nothing. `what` names them on the progress bar on stderr.
-        """
-        features = {name: [] for name in self.networks}
-        with tqdm(total=total, desc=f"features of {what}", unit="image", file=sys.stderr) as progress:
-            for batch in _micro_batches(blocks):
-                assert batch.dtype == torch.uint8, "features are taken of images as they would be written to a file"
-                for name, network in self.networks.items():
-                    features[name].append(self._run(network, batch))
-                progress.update(len(batch))
-        return {name: torch.cat(batches) for name, batches in features.items()}
+    def __init__(self, name: str, device: str):
+        """Load the network called `name` in `NETWORKS`; raises MissingWeights."""
+        self.name, self.device = name, torch.device(device)
+        self.network = NETWORKS[name].build().eval().requires_grad_(False).to(self.device)
+        self._batches: list[Tensor] = []
 
     @torch.no_grad()
-    def _run(self, network: nn.Module, batch: Tensor) -> Tensor:
+    def add(self, images: Tensor) -> None:
+        """Take the features of uint8 images (B, 3, H, W). Raises UserError where they are not finite."""
         with true_fp32(self.device):
-            return network(batch.to(self.device)).float().cpu()
+            features = self.network(images.to(self.device)).float().cpu()
+        if not features.isfinite().all():
+            raise UserError(f"{self.name} gives features that are not finite: its weights do not work for these images")
+        self._batches.append(features)
 
-
-def _micro_batches(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the images of all blocks in batches of MICRO_BATCH, the last one shorter."""
-    rest = None
-    for block in blocks:
-        rest = block if rest is None else torch.cat([rest, block])
-        full = len(rest) // MICRO_BATCH * MICRO_BATCH
-        yield from rest[:full].split(MICRO_BATCH) if full else ()
-        rest = rest[full:]
-    if rest is not None and len(rest):
-        yield rest
+    def result(self) -> dict[str, Tensor]:
+        """Return the features (N, D) of all images, float32 on the CPU."""
+        return {"features": torch.cat(self._batches)}

@@ -28,11 +28,16 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     return max(distance, 0.0)
 
 
-def jackknife_error(real: Tensor, fake: Tensor, seed: int) -> float | None:
-    """Return the delete-10% jackknife error of the distance over the real images; None below 20 of them."""
+def jackknife(real: Tensor, fake: Tensor, seed: int) -> tuple[float, ...] | None:
+    """Return the distances without each tenth of the real images, drawn by `seed`; None below 20 of them."""
     if len(real) < 2 * BLOCKS:
         return None
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
     kept = [torch.cat([*blocks[:i], *blocks[i + 1:]]) for blocks in [order.tensor_split(BLOCKS)] for i in range(BLOCKS)]
-    values = torch.tensor([frechet_distance(real[index], fake) for index in kept], dtype=torch.float64)
-    return float(((BLOCKS - 1) / BLOCKS * (values - values.mean()).square().sum()).sqrt())
+    return tuple(frechet_distance(real[index], fake) for index in kept)
+
+
+def jackknife_error(values: tuple[float, ...]) -> float:
+    """Return the standard error of a number from its values without each block (delete-d jackknife)."""
+    spread = torch.tensor(values, dtype=torch.float64)
+    return float(((len(values) - 1) / len(values) * (spread - spread.mean()).square().sum()).sqrt())

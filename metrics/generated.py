@@ -1,6 +1,5 @@
-"""A folder or .zip of generated images from any generator, read exactly as it is: nothing resized, skipped or dropped."""
+"""A folder, .zip or .npz of images from any generator, read exactly as it is: nothing resized, skipped or dropped."""
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
@@ -17,17 +16,12 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bm
 
 
 def is_generated(path: Path) -> bool:
-    """Tell a folder or .zip of images from a run or a checkpoint. Raises UserError when there is nothing at `path`."""
+    """Tell a folder, .zip or .npz of images from a run or a checkpoint. Raises UserError when nothing is at `path`."""
     if not path.exists():
-        raise UserError(f"{path}: no such run, checkpoint, or folder or .zip of images")
+        raise UserError(f"{path}: no such run, checkpoint, or folder, .zip or .npz of images")
     if path.is_dir():
         return not ((path / "checkpoints").is_dir() or (path / "config.yaml").is_file())
-    return path.suffix.lower() == ".zip"
-
-
-def digest(images: Tensor) -> str:
-    """Return the sha256 of the pixels, in the order of the images."""
-    return hashlib.sha256(images.numpy()).hexdigest()
+    return path.suffix.lower() in (".zip", ".npz")
 
 
 def read_generated(path: Path, limit: int | None = None) -> Tensor:
@@ -36,6 +30,9 @@ def read_generated(path: Path, limit: int | None = None) -> Tensor:
     Two equal images stay two: they are what the generator made. Decoded to RGB as pytorch-fid decodes. Raises
     UserError when there is no image, one cannot be read, or two differ in size.
     """
+    if path.suffix.lower() == ".npz":
+        images = _read_array(path)
+        return _enough(images[:limit], path, limit)
     images, first = [], None
     for name, content in _contents(path, limit):
         image = _decode(f"{path}/{name}", content)
@@ -47,9 +44,25 @@ def read_generated(path: Path, limit: int | None = None) -> Tensor:
         images.append(image)
     if not images:
         raise UserError(f"{path}: no images (none of {' '.join(FORMATS)}); point at the folder that holds them")
+    return _enough(torch.stack(images), path, limit)
+
+
+def _enough(images: Tensor, path: Path, limit: int | None) -> Tensor:
     if limit is not None and len(images) < limit:
         raise UserError(f"{path}: --num-samples {limit} and only {len(images)} images; leave it out to use them all")
-    return torch.stack(images)
+    return images
+
+
+def _read_array(path: Path) -> Tensor:
+    """Read the first array of a .npz, uint8 (N, H, W, 3), as diffusion codebases write their samples."""
+    try:
+        with np.load(path) as arrays:
+            pixels = arrays[arrays.files[0]]
+    except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not an .npz that can be read ({error}); write one uint8 array (N, H, W, 3) into it") from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
+        raise UserError(f"{path}: holds {pixels.dtype} {pixels.shape}; images are one uint8 array (N, H, W, 3)")
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def _contents(path: Path, limit: int | None) -> Iterator[tuple[str, bytes]]:

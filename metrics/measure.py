@@ -4,19 +4,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from errors import UserError
-from metrics import frechet, kid, prdc
+from metrics import copying, frechet, kid, prdc
 from metrics.pytorch_fid_bridge import LibraryFailed, library_distance
 
-METRICS = ("fid", "kid", "pr")
 PUBLISHED_SAMPLES = 5000  # samples that published few-shot FIDs are computed from; the value falls with their number
 ERROR_LIMIT = 1000  # real images beyond which ten exact distances take minutes and the error is small anyway
 JACKKNIFE_SEED = 0
 DISAGREEMENT = 1e-3  # the most by which the matrix root may differ from the exact form, absolute below 1, relative above
 
 Features = dict[str, Tensor]  # network -> (N, D)
+
+
+class Sets(NamedTuple):
+    """The features of the images that are compared: real, generated, and where there are any, held out and mirrored."""
+
+    real: Features
+    fake: Features
+    heldout: Features | None = None
+    mirror: Features | None = None  # the flipped training images, when training flipped them
 
 
 @dataclass(frozen=True)
@@ -31,47 +40,68 @@ class Measurement:
     error: float | None = None  # one standard error
     interval: tuple[float, float] | None = None  # 95%
     reason: str | None = None
+    note: str | None = None
+    jackknife: tuple[float, ...] | None = None  # the value without each tenth of the real images, for paired comparison
+    repeats: tuple[float, ...] | None = None  # the value of other sets of samples, the first among them
 
 
 class Protocol(NamedTuple):
-    """Which networks the metrics are computed in, and what the numbers are then called."""
+    """Which networks the metrics are computed in, how, and what the numbers are then called."""
 
-    distance: str  # network of the distances
+    name: str
+    metrics: tuple[str, ...]  # that it has
+    distance: str  # network of the distances and of copying
+    clean: str | None  # network behind clean-fid's resize
     manifold: str  # network of precision, recall, density and coverage
-    published: bool  # whether the distances are those of the literature
-    library: str | None  # the Frechet distance as pytorch-fid computes it
-    frechet: str
-    kernel: str
-    suffix: str  # of the other four
+    perceptual: str  # distance of everything that asks how alike two images look
+    suffix: str  # of every name, where the numbers are not those of the literature
+    strict: bool = False  # whether a ball leaves out its surface
+    manifold_samples: int | None = None  # the first so many fakes, for precision and recall
+    raw: bool = False  # whether the real images are taken as they are in the folder, and not as they were trained on
+
+    @property
+    def published(self) -> bool:
+        return not self.suffix
 
     def networks(self, metrics: list[str]) -> list[str]:
-        """Return the networks that these metrics need, each once."""
-        needed = [self.manifold if metric == "pr" else self.distance for metric in metrics]
-        return list(dict.fromkeys(needed))
+        """Return the networks whose features these metrics need, each once."""
+        needed = {"fid": self.distance, "fid_clean": self.clean, "kid": self.distance, "pr": self.manifold, "copying": self.distance}
+        return list(dict.fromkeys(needed[metric] for metric in metrics if metric in needed))
 
 
+_EVERYWHERE = ("pr", "copying", "intra_lpips", "ppl", "jumps", "backtracking")
+GENERATOR_METRICS = ("ppl", "jumps", "backtracking")  # that images alone do not allow
+PERCEPTUAL_METRICS = ("intra_lpips", *GENERATOR_METRICS)
 PROTOCOLS = {
-    "inception": Protocol("inception", "vgg16", True, "fid", "fid_exact", "kid", ""),
-    "effnet-lite0": Protocol("effnet-lite0", "effnet-lite0", False, None, "fd_effnetlite0", "kd_effnetlite0",
-                             "_effnetlite0"),
+    ("default", "inception"): Protocol(
+        "default", ("fid", "fid_clean", "kid", *_EVERYWHERE), "inception", "inception-clean", "vgg16", "lpips-vgg", ""),
+    ("default", "effnet-lite0"): Protocol(
+        "default", ("fid", "kid", *_EVERYWHERE), "effnet-lite0", None, "effnet-lite0", "effnet-lite0", "_effnetlite0"),
+    ("paper", "inception"): Protocol(
+        "paper", ("fid_clean", *_EVERYWHERE), "inception-clean", "inception-clean", "vgg16-linear", "lpips-vgg", "",
+        strict=True, manifold_samples=1000, raw=True),
 }
-KERNELS = {protocol.kernel for protocol in PROTOCOLS.values()}
+KERNELS = ("kid", "kd_effnetlite0")
+FRECHETS = ("fid", "fid_exact", "fid_clean", "fd_effnetlite0")
 
 
-def chosen(text: str) -> list[str]:
-    """Return the metrics that a comma-separated list names, in their usual order. Raises UserError for any other word."""
-    if unknown := set(text.split(",")) - set(METRICS):
-        raise UserError(f"--metrics: unknown {', '.join(map(repr, sorted(unknown)))}; choose from {','.join(METRICS)}")
-    return [metric for metric in METRICS if metric in text.split(",")]
+def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
+    """Return the protocol and the metrics to compute, all that it has for None. Raises UserError for what it has not."""
+    if (name, features) not in PROTOCOLS:
+        raise UserError(f"--protocol {name} is computed in Inception's features, not in those of {features}; leave one out")
+    protocol = PROTOCOLS[name, features]
+    words = metrics.split(",") if metrics else list(protocol.metrics)
+    if unknown := sorted(set(words) - set(protocol.metrics)):
+        raise UserError(f"--metrics: unknown here: {', '.join(map(repr, unknown))}; choose from {','.join(protocol.metrics)}")
+    return protocol._replace(raw=protocol.raw or raw), [metric for metric in protocol.metrics if metric in words]
 
 
-def measure(real: Features, fake: Features, protocol: Protocol, metrics: list[str], *,
-            errors: bool = True) -> dict[str, Measurement]:
-    """Return every number that `metrics` asks for by name; without `errors` only the quick values, for calibration."""
+def measure(sets: Sets, protocol: Protocol, metrics: list[str], *, errors: bool = True) -> dict[str, Measurement]:
+    """Return every number of features that `metrics` asks for by name; without `errors` only the quick values."""
     measured = {}
     for metric in metrics:
-        network = protocol.manifold if metric == "pr" else protocol.distance
-        measured |= _FUNCTIONS[metric](real[network], fake[network], protocol, errors)
+        if metric in _FUNCTIONS:
+            measured |= _FUNCTIONS[metric](sets, protocol, errors)
     return measured
 
 
@@ -83,45 +113,107 @@ def disagreement(measured: dict[str, Measurement]) -> str | None:
     return f"fid {library:.6g} and fid_exact {exact:.6g} differ by more than rounding: trust fid_exact, not the root"
 
 
-def _frechet(real: Tensor, fake: Tensor, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
-    counts = len(real), len(fake)
-    names = [protocol.library, protocol.frechet] if protocol.library and errors else [protocol.frechet]
-    if min(counts) < frechet.MINIMUM:
-        return dict.fromkeys(names, Measurement(None, "lower", *counts, reason=_too_few(frechet.MINIMUM, "either side")))
-    exact = Measurement(
-        frechet.frechet_distance(real, fake), "lower", *counts,
-        comparable_with_published=protocol.published and len(fake) >= PUBLISHED_SAMPLES,
-        error=frechet.jackknife_error(real, fake, JACKKNIFE_SEED) if errors and len(real) <= ERROR_LIMIT else None)
-    if len(names) == 1:
-        return {protocol.frechet: exact}
+def _frechet(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
+    real, fake = sets.real[protocol.distance], sets.fake[protocol.distance]
+    exact = _exact(real, fake, protocol.published, errors)
+    if not protocol.published:
+        return {"fd" + protocol.suffix: exact}
+    if not errors or exact.value is None:
+        return {"fid": exact, "fid_exact": exact}
     try:
         library = replace(exact, value=library_distance(real, fake))
     except LibraryFailed as failure:
-        library = Measurement(None, "lower", *counts, reason=str(failure))
-    return {protocol.library: library, protocol.frechet: exact}
+        library = Measurement(None, "lower", len(real), len(fake), reason=str(failure))
+    return {"fid": library, "fid_exact": exact}
 
 
-def _kernel(real: Tensor, fake: Tensor, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
-    counts = len(real), len(fake)
-    if min(counts) < kid.MINIMUM:
-        return {protocol.kernel: Measurement(None, "lower", *counts, reason=_too_few(kid.MINIMUM, "either side"))}
+def _frechet_clean(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
+    return {"fid_clean": _exact(sets.real[protocol.clean], sets.fake[protocol.clean], protocol.raw, errors)}
+
+
+def _exact(real: Tensor, fake: Tensor, comparable: bool, errors: bool) -> Measurement:
+    if min(len(real), len(fake)) < frechet.MINIMUM:
+        return Measurement(None, "lower", len(real), len(fake), reason=_too_few(frechet.MINIMUM, "either side"))
+    values = frechet.jackknife(real, fake, JACKKNIFE_SEED) if errors and len(real) <= ERROR_LIMIT else None
+    return Measurement(
+        frechet.frechet_distance(real, fake), "lower", len(real), len(fake),
+        comparable_with_published=comparable and len(fake) >= PUBLISHED_SAMPLES,
+        error=frechet.jackknife_error(values) if values else None, jackknife=values)
+
+
+def _kernel(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
+    real, fake = sets.real[protocol.distance], sets.fake[protocol.distance]
+    name = "kid" if protocol.published else "kd" + protocol.suffix
+    if min(len(real), len(fake)) < kid.MINIMUM:
+        return {name: Measurement(None, "lower", len(real), len(fake), reason=_too_few(kid.MINIMUM, "either side"))}
     value, error = kid.kernel_distance(real, fake)
-    return {protocol.kernel: Measurement(value, "lower", *counts, protocol.published, error)}
+    return {name: Measurement(value, "lower", len(real), len(fake), protocol.published, error)}
 
 
-def _manifold(real: Tensor, fake: Tensor, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
-    counts = {"precision": len(fake), "recall": len(real), "density": None, "coverage": len(real)}  # of the shares
+def _manifold(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
+    real, fake = sets.real[protocol.manifold], sets.fake[protocol.manifold][:protocol.manifold_samples]
+    trials = {"precision": len(fake), "recall": len(real), "density": None, "coverage": len(real)}  # of the shares
     measured = {}
-    for name, value in prdc.prdc(real, fake).items():
+    for name, value in prdc.prdc(real, fake, strict=protocol.strict).items():
         side = "the side of the fakes" if name == "recall" else "the side of the reals"
-        measured[name + protocol.suffix] = Measurement(
-            value, "higher", len(real), len(fake),
-            interval=None if value is None or counts[name] is None else prdc.wilson_interval(value, counts[name]),
-            reason=_too_few(prdc.MINIMUM, side) if value is None else None)
+        measured[name + protocol.suffix] = _share(
+            value, trials[name], "higher", len(real), len(fake), _too_few(prdc.MINIMUM, side))
     return measured
 
 
-_FUNCTIONS: dict[str, Callable] = {"fid": _frechet, "kid": _kernel, "pr": _manifold}
+def _copying(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
+    network = protocol.distance
+    real, fake = sets.real[network], sets.fake[network]
+    mirror = sets.mirror and sets.mirror[network]
+    counts = len(real), len(fake)
+    rate = _share(copying.copy_rate(real, fake, mirror), len(fake), "lower", *counts,
+                  f"needs at least {copying.MINIMUM} real images, most of them different in these features")
+    authentic = _share(copying.authentic_share(real, fake), len(fake), "higher", *counts, _too_few(2, "the side of the reals"))
+    heldout = sets.heldout[network] if sets.heldout else real[:0]
+    test = copying.copying_test(real, fake, heldout, mirror)
+    return {"copy_rate" + protocol.suffix: rate, "authpct" + protocol.suffix: authentic,
+            "c_t" + protocol.suffix: Measurement(
+                test, "higher", *counts, reason=None if test is not None else
+                f"needs at least {copying.MINIMUM} held-out images ({len(heldout)} here)")}  # fmt: skip
+
+
+def _share(value: float | None, trials: int | None, better: str, num_real: int, num_fake: int, reason: str) -> Measurement:
+    if value is None:
+        return Measurement(None, better, num_real, num_fake, reason=reason)
+    interval = prdc.wilson_interval(value, trials) if trials else None
+    return Measurement(value, better, num_real, num_fake, interval=interval)
+
+
+_FUNCTIONS: dict[str, Callable] = {
+    "fid": _frechet, "fid_clean": _frechet_clean, "kid": _kernel, "pr": _manifold, "copying": _copying}  # fmt: skip
+
+
+def perceptual_mean(values: Tensor, better: str, num_real: int, num_fake: int) -> Measurement:
+    """Return the mean of a number per image, with its standard error from two images on."""
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+    return Measurement(float(values.mean()), better, num_real, num_fake, error=error)
+
+
+def intra_distance(spread: Tensor, members: Tensor, num_fake: int) -> Measurement:
+    """Return intra-LPIPS: the mean over training images of how far the samples nearest to it lie apart (Ojha et al. 2021).
+
+    `spread` and `members` (n,) are those of `metrics.neighbours`. Clusters of fewer than two samples are left out of
+    the mean and counted in the note.
+    """
+    kept = spread[members >= 2]
+    left_out = len(spread) - len(kept)
+    if not len(kept):
+        return Measurement(None, "higher", len(spread), num_fake, reason="no training image has two samples nearest to it")
+    measured = perceptual_mean(kept, "higher", len(spread), num_fake)
+    return replace(measured, note=f"{left_out} of {len(spread)} training images have fewer than two samples nearest to them")
+
+
+def repeated(first: Measurement, others: list[Measurement]) -> Measurement:
+    """Return a measurement with those of other sets of samples beside it; its value becomes the mean of all."""
+    values = tuple(each.value for each in [first, *others])
+    if None in values or not others:
+        return first
+    return replace(first, value=float(torch.tensor(values, dtype=torch.float64).mean()), repeats=values)
 
 
 def _too_few(minimum: int, side: str) -> str:

@@ -14,25 +14,34 @@ ROUNDING = 1e-12
 TIE = 1e-9
 
 
-def prdc(real: Tensor, fake: Tensor) -> dict[str, float | None]:
+def prdc(real: Tensor, fake: Tensor, *, strict: bool = False) -> dict[str, float | None]:
     """Return precision, recall, density and coverage of features (N, D), (M, D); None where there are too few images.
 
-    A point is inside a ball when its distance is <= the radius, which is the distance to the third neighbour.
-    Precision: fakes inside a real's ball. Density: balls of reals around a fake, over k. Coverage: reals with a fake
-    in their ball. Recall: reals inside a fake's ball. Float64, because float32 loses small distances.
+    A point is inside a ball when its distance is <= the radius, which is the distance to the third neighbour; with
+    `strict`, <. Precision: fakes inside a real's ball. Density: balls of reals around a fake, over k. Coverage: reals
+    with a fake in their ball. Recall: reals inside a fake's ball. Float64, because float32 loses small distances.
     """
-    centre = real.double().mean(dim=0)
-    real, fake = real.double() - centre, fake.double() - centre
     answer = dict.fromkeys(("precision", "recall", "density", "coverage"))
     if len(real) >= MINIMUM:
-        balls, covered = _inside(fake, real)  # (M,), (N,)
+        balls, covered = _inside(fake, real, strict)  # (M,), (N,)
         answer["precision"] = float((balls > 0).double().mean())
         answer["density"] = float(balls.double().mean()) / NEIGHBOURS
         answer["coverage"] = float(covered.double().mean())
     if len(fake) >= MINIMUM:
-        balls, _ = _inside(real, fake)
+        balls, _ = _inside(real, fake, strict)
         answer["recall"] = float((balls > 0).double().mean())
     return answer
+
+
+def nearest_distances(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each point's distance (M,) to its nearest of the others, in float64, and which that is (M,)."""
+    nearest = [_squared_distances(chunk, others).min(dim=1) for chunk in points.split(CHUNK)]
+    return torch.cat([each.values for each in nearest]).sqrt(), torch.cat([each.indices for each in nearest])
+
+
+def nearest_other_distances(features: Tensor, neighbours: int = 1) -> Tensor:
+    """Return every image's distance to its k-th nearest other image (N,), in float64."""
+    return _squared_radii(features, neighbours).sqrt()
 
 
 def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -43,28 +52,40 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
     return max((centre - width) / scale, 0.0), min((centre + width) / scale, 1.0)
 
 
-def _inside(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+def _inside(points: Tensor, centres: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
     """Count the balls around every point (M,), and say which of the centres have a point in their ball (N,)."""
-    radii = _squared_radii(centres) * (1 + TIE)  # (N,)
+    radii = _squared_radii(centres, NEIGHBOURS) * (1 - TIE if strict else 1 + TIE)  # (N,)
     counts, hit = [], torch.zeros(len(centres), dtype=torch.bool)
     for chunk in points.split(CHUNK):
-        inside = _squared_distances(chunk, centres) <= radii  # (chunk, N)
+        distances = _squared_distances(chunk, centres)
+        inside = distances < radii if strict else distances <= radii  # (chunk, N)
         counts.append(inside.sum(dim=1))
         hit |= inside.any(dim=0)
     return torch.cat(counts), hit
 
 
-def _squared_radii(features: Tensor) -> Tensor:
+def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
     """Return every image's squared distance to its k-th other image, (N,)."""
     radii = []
     for start in range(0, len(features), CHUNK):
         distances = _squared_distances(features[start:start + CHUNK], features)  # (chunk, N)
         distances.diagonal(offset=start).fill_(math.inf)
-        radii.append(distances.kthvalue(NEIGHBOURS, dim=1).values)
+        radii.append(distances.kthvalue(neighbours, dim=1).values)
     return torch.cat(radii)
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    lengths = a.square().sum(dim=1, keepdim=True) + b.square().sum(dim=1)  # (chunk, N)
-    distances = lengths - 2 * a @ b.T
-    return torch.where(distances <= ROUNDING * lengths, 0.0, distances)
+def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
+    """Return squared distances (M, N) in float64; only one chunk of the others is held in float64 at a time.
+
+    Taken around the mean of the others, so that what all features have in common costs no digits.
+    """
+    centre = others.mean(dim=0, dtype=torch.float64)
+    points = points.double() - centre
+    lengths = points.square().sum(dim=1, keepdim=True)
+    distances = torch.empty(len(points), len(others), dtype=torch.float64)
+    for start in range(0, len(others), CHUNK):
+        chunk = others[start:start + CHUNK].double() - centre
+        sums = lengths + chunk.square().sum(dim=1)
+        part = torch.addmm(sums, points, chunk.T, alpha=-2)
+        distances[:, start:start + CHUNK] = torch.where(part <= ROUNDING * sums, 0.0, part)
+    return distances

@@ -1,4 +1,4 @@
-"""The report of an evaluation: the table and the words for people, metrics.json for programs."""
+"""The report of an evaluation in text: the table and its legend for people, metrics.json for programs."""
 
 import argparse
 import hashlib
@@ -11,64 +11,86 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from errors import UserError
+from metrics.cache import write_npz
 from metrics.calibration import Calibration
 from metrics.features import NETWORKS
-from metrics.measure import KERNELS, PUBLISHED_SAMPLES, Measurement, disagreement
+from metrics.measure import FRECHETS, KERNELS, PUBLISHED_SAMPLES, Measurement, disagreement
+from metrics.verdict import Sentence
 from models.weights import WEIGHTS
 
-SCHEMA = "rs-imle.evaluation.1"
+SCHEMA = "rs-imle.evaluation.2"
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pytorch-fid")
-COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", "copies", "halves", "held-out", "comparable")
-RIGHT = ("value", "copies", "halves", "held-out")  # aligned at the decimal point
-CLEARLY = 2  # standard errors
+COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", "copies", "halves", "held-out", "as many", "comparable")
+BESIDE = {"copies": "copy", "halves": "split_half", "held-out": "held_out", "as many": "as_many"}  # columns of calibration
+SMALL = ("backtrack", "intra_lpips")  # perceptual distances, printed with a decimal more
+RIGHT = ("value", *BESIDE)  # aligned at the decimal point
+
+Measured = dict[str, Measurement]
+Calibrations = dict[str, Calibration | None]
 
 
-def table(measured: dict[str, Measurement], calibration: dict[str, Calibration | None]) -> str:
-    """Return the numbers as aligned lines, and beside each what it is for real images in the place of samples.
+def text(measured: Measured, calibration: Calibrations, sentences: list[Sentence], warnings: list[str]) -> str:
+    """Return everything that is printed: the table, what its columns are, the verdict and the warnings."""
+    return "\n".join([table(measured, calibration), *legend(measured, calibration),
+                      *(f"verdict: {sentence.text}" for sentence in sentences), *(f"warning: {each}" for each in warnings)])  # fmt: skip
 
-    Uncertainty is one standard error or a 95% interval.
-    """
-    rows = [COLUMNS]
+
+def table(measured: Measured, calibration: Calibrations) -> str:
+    """Return the numbers as aligned lines, and beside each what it is for real images in the place of samples."""
+    return aligned(rows(measured, calibration), right=RIGHT)
+
+
+def rows(measured: Measured, calibration: Calibrations) -> list[tuple[str, ...]]:
+    """Return the cells of the table, its head first. Uncertainty is one standard error or a 95% interval."""
+    cells = [COLUMNS]
     for name, number in measured.items():
-        shown, scale, decimals = _shown(name)
         if number.error is not None:
-            uncertainty = f"+- {number.error * scale:.{decimals}f}"
+            uncertainty = f"+- {printed_value(name, number.error)}"
         elif number.interval is not None:
             uncertainty = "{:.2f} to {:.2f}".format(*number.interval)
         else:
             uncertainty = "-"
-        floors = [_value(name, comparison.values.get(name)) if comparison else "-"
-                  for comparison in (calibration[key] for key in ("copy", "split_half", "held_out"))]  # fmt: skip
-        rows.append((shown, _value(name, number.value), uncertainty, number.better,
-                     f"{number.num_real}/{number.num_fake}", *floors, "yes" if number.comparable_with_published else "no"))  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    aligned = [[cell.rjust(width) if column in RIGHT else cell.ljust(width)
-                for cell, width, column in zip(row, widths, COLUMNS)] for row in rows]  # fmt: skip
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+        beside = [printed_value(name, calibration[key].values.get(name)) if calibration.get(key) else "-" for key in BESIDE.values()]
+        cells.append((printed_name(name, number.num_fake), printed_value(name, number.value), uncertainty, number.better,
+                      f"{number.num_real}/{number.num_fake}", *beside, "yes" if number.comparable_with_published else "no"))  # fmt: skip
+    return cells
 
 
-def legend(calibration: dict[str, Calibration | None]) -> list[str]:
-    """Return in words what the table's columns of comparison are."""
-    named = {"copies": calibration["copy"], "halves": calibration["split_half"], "held-out": calibration["held_out"]}
-    lines = [f"{name}: {comparison.meaning} ({comparison.num_real}/{comparison.num_fake})"
-             for name, comparison in named.items() if comparison]  # fmt: skip
-    if named["held-out"] is None:
+def aligned(cells: list[tuple[str, ...]], right: tuple[str, ...]) -> str:
+    """Return rows of cells as lines of equal columns; those whose head is in `right` end together."""
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [[cell.rjust(width) if head in right else cell.ljust(width) for cell, width, head in zip(row, widths, cells[0])]
+             for row in cells]  # fmt: skip
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def legend(measured: Measured, calibration: Calibrations) -> list[str]:
+    """Return in words what the table's columns of comparison are, and what is to be known of single numbers."""
+    lines = [f"{column}: {calibration[key].meaning} ({calibration[key].num_real}/{calibration[key].num_fake})"
+             for column, key in BESIDE.items() if calibration.get(key)]  # fmt: skip
+    if not calibration.get("held_out"):
         lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see what fresh images score")
-    return [*lines, "comparable: with published numbers; Frechet distances fall as counts grow, so compare equal counts"]
+    lines.append("comparable: with published numbers; Frechet distances fall as counts grow, so compare equal counts")
+    for name, number in measured.items():
+        if number.repeats:
+            spread = torch.tensor(number.repeats, dtype=torch.float64)
+            deviation, least = (printed_value(name, float(each)) for each in (spread.std(), spread.min()))
+            lines.append(f"{name}: mean of {len(spread)} sets of samples, standard deviation {deviation}, least {least}")
+        if number.note:
+            lines.append(f"{name}: {number.note}")
+    return lines
 
 
-def warnings_of(measured: dict[str, Measurement], calibration: dict[str, Calibration | None]) -> list[str]:
+def warnings_of(measured: Measured) -> list[str]:
     """Return what a reader must know before quoting the numbers."""
     warnings = [f"{name} was not computed: {number.reason}" for name, number in measured.items() if number.value is None]
     warnings += filter(None, [disagreement(measured)])
-    for name, number in measured.items():
-        floor = calibration["copy"].values.get(name)
-        if name in KERNELS and number.error is not None and number.value < -CLEARLY * number.error:
-            warnings.append(
-                f"{name} is clearly below zero (a mere copier has {_value(name, floor)}): the samples are nearer to the "
-                "real images than fresh images of the same kind would be, which means copying")
-    if "fid_exact" in measured and not measured["fid_exact"].comparable_with_published:
+    if any(name in FRECHETS[:3] and number.num_fake < PUBLISHED_SAMPLES for name, number in measured.items()):
         warnings.append(f"fid falls with the number of samples; published few-shot values use {PUBLISHED_SAMPLES}")
     if any(name.endswith("_effnetlite0") for name in measured):
         warnings.append("these numbers use EfficientNet-Lite0: compare them with each other, with no published number")
@@ -77,24 +99,40 @@ def warnings_of(measured: dict[str, Measurement], calibration: dict[str, Calibra
 
 def networks_record(names: list[str]) -> dict[str, dict]:
     """Return what metrics.json says of the networks that the features came from."""
-    return {name: {"weights_sha256": WEIGHTS[name].sha256, "dimension": NETWORKS[name].dimension,
+    return {name: {"weights_sha256": WEIGHTS[NETWORKS[name].weights].sha256, "dimension": NETWORKS[name].dimension,
                    "input": NETWORKS[name].input} for name in names}
 
 
-def numbers_record(measured: dict[str, Measurement], calibration: dict[str, Calibration | None]) -> dict[str, dict]:
+def numbers_record(measured: Measured, calibration: Calibrations) -> dict[str, dict]:
     """Return the numbers as metrics.json holds them: null, never 0 or NaN, for what was not computed."""
-    return {"metrics": {name: asdict(number) for name, number in measured.items()},
+    return {"metrics": {name: {"printed_as": printed_name(name, number.num_fake), **asdict(number)} for name, number in measured.items()},
             "calibration": {name: comparison and asdict(comparison) for name, comparison in calibration.items()}}
 
 
-def command(args: argparse.Namespace, num_samples: int) -> str:
+def printed_name(name: str, num_fake: int) -> str:
+    """Return a metric's name as it is printed: Frechet distances with the number of samples that they depend on."""
+    if name in FRECHETS:
+        count = f"{num_fake // 1000}k" if num_fake and num_fake % 1000 == 0 else str(num_fake)
+        return f"{name}_{count}" if name[-1].isdigit() else f"{name}{count}"
+    return f"{name} (x1000)" if name in KERNELS else name
+
+
+def printed_value(name: str, value: float | None) -> str:
+    """Return a number of the metric as it is printed; `-` for None."""
+    if value is None:
+        return "-"
+    return f"{value * 1000:.2f}" if name in KERNELS else f"{value:.3f}" if name.startswith(SMALL) else f"{value:.2f}"
+
+
+def command(args: argparse.Namespace, metrics: list[str], num_samples: int) -> str:
     """Return the command that makes the same numbers again: without what changes only speed and place."""
     words = ["python", "evaluate.py", str(args.source)]
     for option in ("data", "heldout"):
         if getattr(args, option):
             words += [f"--{option}", str(getattr(args, option))]
-    words += ["--metrics", ",".join(args.metrics), "--features", args.features, "--num-samples", str(num_samples),
-              "--seed", str(args.seed)]  # fmt: skip
+    words += ["--protocol", args.protocol, "--features", args.features, "--metrics", ",".join(metrics)]
+    words += ["--num-samples", str(num_samples), "--seed", str(args.seed), "--repeats", str(args.repeats),
+              "--backtrack", str(args.backtrack), *["--ref-raw"] * args.ref_raw]  # fmt: skip
     return shlex.join(words)
 
 
@@ -104,15 +142,16 @@ def file_record(path: Path) -> dict[str, str]:
         return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def default_folder(source: Path, features: str) -> Path:
+def default_folder(source: Path, protocol: str, features: str) -> Path:
     """Return where the report goes unless the user says otherwise: into the run, or beside a file or folder of images."""
+    kind = features if protocol == "default" else protocol
     if (source / "checkpoints").is_dir():
-        return source / "evaluation" / features
+        return source / "evaluation" / kind
     if source.parent.name == "checkpoints":  # one checkpoint of a run
-        return source.parent.parent / "evaluation" / source.stem / features
+        return source.parent.parent / "evaluation" / source.stem / kind
     absolute = source.absolute()
     name = absolute.name if source.is_dir() else absolute.stem
-    return absolute.with_name(f"{name}-evaluation") / features
+    return absolute.with_name(f"{name}-evaluation") / kind
 
 
 def make_folder(path: Path) -> Path:
@@ -124,24 +163,39 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def write(folder: Path, **contents: object) -> Path:
-    """Write metrics.json whole or not at all, with the versions of everything the numbers depend on; return its path.
-
-    A NaN in the contents is an error: what was not computed is null.
-    """
+def document(**contents: object) -> dict:
+    """Return the contents of metrics.json with the versions of everything that the numbers depend on."""
     versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
-    document = {"schema": SCHEMA, "git": _git_commit(), **contents, "versions": versions}
-    path = folder / "metrics.json"
-    partial = folder / f"metrics.json.{os.getpid()}.part"
+    return {"schema": SCHEMA, "git": _git_commit(), **contents, "versions": versions}
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(partial, "w", encoding="utf-8") as file:
-            file.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_numbers(folder: Path, contents: dict) -> Path:
+    """Write metrics.json and return its path. A NaN in the contents is an error: what was not computed is null."""
+    path = folder / "metrics.json"
+    write(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
     return path
+
+
+def write_statistics(folder: Path, features: Tensor) -> None:
+    """Write features_real.npz: `mu` and `sigma` as pytorch-fid reads them in the place of a folder, and the features."""
+    if len(features) >= 2:
+        rows = features.numpy()
+        activations = rows.astype(np.float64)
+        write_npz(folder / "features_real.npz",
+                  {"mu": activations.mean(axis=0), "sigma": np.cov(activations, rowvar=False), "features": rows})
 
 
 def _git_commit() -> str | None:
@@ -153,11 +207,9 @@ def _git_commit() -> str | None:
         return None
 
 
-def _shown(name: str) -> tuple[str, float, int]:
-    """Return how a metric is printed: its name, the factor of its value, and the decimals."""
-    return (f"{name} (x1000)", 1000.0, 2) if name in KERNELS else (name, 1.0, 2)
-
-
-def _value(name: str, value: float | None) -> str:
-    _, scale, decimals = _shown(name)
-    return "-" if value is None else f"{value * scale:.{decimals}f}"
+def run_of(source: Path) -> Path | None:
+    """Return the run folder that a source is, or is a checkpoint of; None for anything else."""
+    for folder in (source, source.parent.parent):
+        if (folder / "checkpoints").is_dir() and (folder / "metrics.jsonl").is_file():
+            return folder
+    return None

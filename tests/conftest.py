@@ -1,5 +1,8 @@
 """What the tests share: one thread, so that they run side by side and bit for bit; a tiny run; real processes."""
 
+import contextlib
+import hashlib
+import io
 import multiprocessing
 import os
 import runpy
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ["--config", str(ROOT / "configs" / "smoke-32.yaml"), f"data.path={ROOT / 'data' / 'fluent_faces'}"]
@@ -87,3 +91,43 @@ def smoke_run(command, tmp_path_factory) -> Path:
     result = command("train.py", *SMOKE, "--run", folder, "--device", "cpu", "data.holdout=0.1")
     assert result.returncode == 0, result.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """Put random weights of Inception where our resolver finds them, and return their file."""
+    from pytorch_fid import inception as library
+
+    from models import weights
+
+    torch.manual_seed(0)
+    network = library._inception_v3(num_classes=1008, aux_logits=False, weights=None)  # without slow initialisation
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # the default shrinks the features to nothing
+    hub = tmp_path_factory.mktemp("hub")
+    path = hub / "checkpoints" / weights.WEIGHTS["inception"].file
+    path.parent.mkdir()
+    torch.save(network.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = weights.WEIGHTS["inception"]._replace(bytes=path.stat().st_size, sha256=digest, url="http://127.0.0.1:9/")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(weights.WEIGHTS, "inception", entry)
+        patch.setattr("torch.hub._hub_dir", str(hub))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def lpips_and_ours():
+    """Return LPIPS of the package and ours, on one random trunk."""
+    import lpips
+
+    from models.perceptual import Embedding, LpipsVgg, lpips_channel_weights, vgg16_trunk
+
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        package = lpips.LPIPS(net="vgg", version="0.1", pnet_rand=True).eval()
+    trunk = vgg16_trunk()
+    state = {name.split(".", 1)[1]: value for name, value in package.net.state_dict().items()}
+    trunk.load_state_dict(state, strict=False)
+    return package, Embedding(LpipsVgg(trunk, lpips_channel_weights()), pixel_weight=0.0).eval()

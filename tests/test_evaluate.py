@@ -9,8 +9,10 @@ import runpy
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +23,7 @@ from errors import UserError
 from imle import checkpoint
 from imle.config import Config, to_dict
 from imle.sampling import Sampler, build_generator
+from metrics import backtracking, paths
 
 ROOT = Path(__file__).parent.parent
 SIDE = 16
@@ -74,31 +77,136 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size(run, tmp_path):
-    words = [run, "--features", "effnet-lite0", "--num-samples", 37, "--seed", 5]
-    first = evaluate(*words)
-    assert first.returncode == 0, first.stderr
-    document = numbers(run / "evaluation" / "effnet-lite0")
-    assert document["schema"] == "rs-imle.evaluation.1"
-    assert document["sampling"] == {"weights": "ema", "first_seed": 5, "last_seed": 41}
-    assert document["input"]["step"] == 7 and document["input"]["path"].endswith("last.pt")
-    assert (document["data"]["num_real"], document["data"]["num_heldout"]) == (NUM_REAL, NUM_HELDOUT)
-    assert document["data"]["fingerprint"] and document["data"]["transform"]["resolution"] == [SIDE, SIDE]
-    assert list(document["metrics"]) == [f"{name}_effnetlite0" for name in
-                                         ("fd", "kd", "precision", "recall", "density", "coverage")]  # fmt: skip
-    for measurement in document["metrics"].values():
-        assert measurement["value"] is not None and measurement["comparable_with_published"] is False
-        assert (measurement["num_real"], measurement["num_fake"]) == (NUM_REAL, 37)
-    assert document["calibration"]["held_out"]["num_fake"] == NUM_HELDOUT
-    assert document["features"]["effnet-lite0"]["weights_sha256"].startswith("57934424")
-    assert "fd_effnetlite0" in first.stdout and "held-out" in first.stdout and "image/s" not in first.stdout
-    assert "features of generated images" in first.stderr
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Search and walk less far than for a real answer."""
+    monkeypatch.setattr(paths, "NUM_STEPS", 32)
+    monkeypatch.setattr(paths, "NUM_STRIPS", 8)
+    monkeypatch.setattr(backtracking, "NUM_LATENTS", 16)
+    monkeypatch.setattr(backtracking, "SCREENING", 3)
+    monkeypatch.setattr(backtracking, "STEPS", 8)
 
-    second = evaluate(*words, "--batch-size", 10, "--out", tmp_path / "again")
-    assert second.stdout == first.stdout
+
+def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size(run, tmp_path, capsys):
+    words = [run, "--features", "effnet-lite0", "--num-samples", 37, "--seed", 5, "--backtrack", 2]
+    main(*words)
+    first = capsys.readouterr()
+    folder = run / "evaluation" / "effnet-lite0"
+    document = numbers(folder)
+    conditions = document["conditions"]
+    assert document["schema"] == "rs-imle.evaluation.2"
+    assert document["sampling"] == {"weights": "ema", "num_samples": 37, "first_seeds": [5]}
+    assert document["input"]["step"] == 7 and document["input"]["path"].endswith("last.pt") and document["input"]["selected_by"] is None
+    assert (conditions["data"]["num_real"], conditions["data"]["num_heldout"]) == (NUM_REAL, NUM_HELDOUT)
+    assert conditions["data"]["fingerprint"] and conditions["data"]["transform"]["resolution"] == [SIDE, SIDE]
+    assert conditions["features"]["effnet-lite0"]["weights_sha256"].startswith("57934424")
+    assert list(document["metrics"]) == [f"{name}_effnetlite0" for name in (
+        "fd", "kd", "precision", "recall", "density", "coverage", "copy_rate", "authpct", "c_t", "intra_lpips", "ppl", "jump_ratio",
+        "backtrack_heldout", "beyond_copying", "backtrack_train", "backtrack_gap")]  # fmt: skip
+    for name, measurement in document["metrics"].items():
+        assert measurement["value"] is not None or "c_t" in name and "20 held-out images (4 here)" in measurement["reason"]
+        assert measurement["comparable_with_published"] is False and measurement["num_real"] == NUM_REAL
+    assert document["calibration"]["held_out"]["num_fake"] == NUM_HELDOUT
+    assert "fd_effnetlite0" in first.out and "held-out" in first.out and "pass/s" not in first.out
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "report.html", "features_real.npz", "features"}
+
+    main(*words, "--batch-size", 10, "--out", tmp_path / "again")
+    assert capsys.readouterr().out == first.out
     again = numbers(tmp_path / "again")
     assert document.pop("timing").keys() == again.pop("timing").keys()
     assert again == document
+
+
+def test_numbers_go_to_stdout_and_progress_to_stderr(run, tmp_path):
+    result = evaluate(run, "--features", "effnet-lite0", "--metrics", "fid,copying", "--num-samples", 10, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("metric") and "verdict: " in result.stdout and "pass" not in result.stdout
+    assert "features of generated images" in result.stderr and f"wrote {tmp_path}/metrics.json" in result.stderr
+    assert list(numbers(tmp_path)["metrics"]) == [f"{name}_effnetlite0" for name in ("fd", "copy_rate", "authpct", "c_t")]
+
+
+def test_a_second_evaluation_computes_nothing_that_the_first_has_kept(run, tmp_path, monkeypatch):
+    words = [run, "--features", "effnet-lite0", "--num-samples", 9, "--backtrack", 1, "--out", tmp_path]
+    main(*words)
+    before = numbers(tmp_path)
+    kept = set((tmp_path / "features").iterdir())
+    for slow in ("metrics.features.FeaturePass.add", "metrics.neighbours.NeighbourPass.add", "metrics.paths.step_lengths",
+                 "metrics.paths.strips", "metrics.backtracking.backtrack"):
+        monkeypatch.setattr(slow, None)
+    main(*words)
+    assert numbers(tmp_path)["metrics"] == before["metrics"] and set((tmp_path / "features").iterdir()) == kept
+    with pytest.raises(TypeError):
+        main(*words[:-2], "--seed", 1, "--out", tmp_path)
+
+
+def test_the_page_asks_nobody_for_anything(run, tmp_path):
+    main(run, "--features", "effnet-lite0", "--num-samples", 30, "--backtrack", 1, "--out", tmp_path)
+
+    class Page(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.addresses, self.headings, self.images = [], [], 0
+
+        def handle_starttag(self, tag, attributes):
+            named = dict(attributes)
+            assert tag not in ("script", "iframe", "object", "base") and not any(name.startswith("on") for name in named)
+            self.addresses += [named[name] for name in ("src", "href", "srcset", "data") if name in named]
+            if tag == "img":
+                assert named["alt"] and named["loading"] == "lazy" and int(named["width"]) > 0
+                self.images += 1
+
+        def handle_data(self, text):
+            if self.get_starttag_text() == "<h2>" and text.strip():
+                self.headings.append(text.strip())
+
+    page, text = Page(), (tmp_path / "report.html").read_text(encoding="utf-8")
+    page.feed(text)
+    assert all(address.startswith("data:") for address in page.addresses) and "url(" not in text and "@import" not in text
+    for heading in ("Samples", "Numbers", "Is it copying?", "Visual recall", "Interpolations", "Backtracking: training images"):
+        assert heading in text
+    assert page.images > 30 + 20 * 2
+    assert "fd_effnetlite0" in text and numbers(tmp_path)["conditions"]["data"]["fingerprint"] in text
+
+
+def test_what_a_run_is_called_cannot_become_part_of_the_page(run, tmp_path):
+    hostile = Path(shutil.copytree(run, tmp_path / "<img src=x onerror=alert(1)>"))
+    main(hostile, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4, "--out", tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+
+
+def test_two_evaluations_are_compared_under_the_same_conditions_only(run, tmp_path, capsys):
+    words = ["--features", "effnet-lite0", "--metrics", "fid,kid,pr"]
+    main(run, *words, "--num-samples", 30, "--out", tmp_path / "a")
+    main(run, *words, "--num-samples", 30, "--seed", 100, "--repeats", 2, "--out", tmp_path / "b")
+    main(run, *words, "--num-samples", 31, "--out", tmp_path / "c")
+    a, b = (numbers(tmp_path / name)["metrics"]["fd_effnetlite0"] for name in "ab")
+    assert len(b["repeats"]) == 2 and b["value"] == pytest.approx(sum(b["repeats"]) / 2) and a["repeats"] is None
+    capsys.readouterr()
+    main("--compare", tmp_path / "a", tmp_path / "b" / "metrics.json")
+    table = capsys.readouterr().out
+    assert "fd_effnetlite030" not in table and "fd_effnetlite0_30" in table and f"{b['value'] - a['value']:.2f}" in table
+    main("--compare", tmp_path / "a", tmp_path / "a")
+    assert "no clear difference" in capsys.readouterr().out
+    for other, told in (("c", "num_samples 30 and 31"), ("nowhere", "no metrics.json there")):
+        with pytest.raises(UserError, match=told):
+            main("--compare", tmp_path / "a", tmp_path / other)
+    (tmp_path / "c" / "metrics.json").write_text('{"schema": "rs-imle.evaluation.1"}')
+    with pytest.raises(UserError, match="not a report of this version"):
+        main("--compare", tmp_path / "c", tmp_path / "a")
+
+
+def test_real_images_in_their_own_size_are_seen_as_they_are(tmp_path):
+    real, fake = write(tmp_path / "real", 8, seed=0, size=(40, 56)), write(tmp_path / "fake", 8, seed=0)
+    words = [fake, "--data", real, "--heldout", real, "--features", "effnet-lite0", "--metrics", "fid"]
+    main(*words, "--ref-raw", "--out", tmp_path / "raw")
+    main(*words, "--out", tmp_path / "same")
+    raw, same = (numbers(tmp_path / name) for name in ("raw", "same"))
+    assert raw["conditions"]["data"]["transform"] is None and raw["conditions"]["protocol"]["raw"] is True
+    assert raw["metrics"]["fd_effnetlite0"]["value"] > same["metrics"]["fd_effnetlite0"]["value"]
+    assert raw["calibration"]["held_out"]["values"]["fd_effnetlite0"] < 1e-6  # the same images, seen the same way
+    with pytest.raises(UserError, match="transform"):
+        main("--compare", tmp_path / "raw", tmp_path / "same")
 
 
 def test_a_changed_training_set_is_refused_unless_named(run, tmp_path, capsys):
@@ -106,7 +214,7 @@ def test_a_changed_training_set_is_refused_unless_named(run, tmp_path, capsys):
     moved = Path(shutil.copytree(images, tmp_path / "moved"))
     words = [run, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4]
     main(*words, "--data", moved, "--out", tmp_path / "same")
-    assert numbers(tmp_path / "same")["data"]["num_heldout"] == NUM_HELDOUT
+    assert numbers(tmp_path / "same")["conditions"]["data"]["num_heldout"] == NUM_HELDOUT
 
     (images / "000.png").rename(images / "extra.png")
     try:
@@ -118,7 +226,7 @@ def test_a_changed_training_set_is_refused_unless_named(run, tmp_path, capsys):
     (moved / "000.png").unlink()
     main(*words, "--data", moved, "--out", tmp_path / "other")
     assert "not the ones that the run was trained on" in capsys.readouterr().out
-    assert numbers(tmp_path / "other")["data"]["num_real"] == NUM_REAL + NUM_HELDOUT - 1
+    assert numbers(tmp_path / "other")["conditions"]["data"]["num_real"] == NUM_REAL + NUM_HELDOUT - 1
 
 
 def test_a_folder_of_any_generator_is_scored_against_a_folder(tmp_path):
@@ -126,8 +234,10 @@ def test_a_folder_of_any_generator_is_scored_against_a_folder(tmp_path):
     heldout = write(tmp_path / "heldout", 4, seed=3)
     main(fake, "--data", real, "--heldout", heldout, "--features", "effnet-lite0")
     document = numbers(tmp_path / "fake-evaluation" / "effnet-lite0")
-    assert document["sampling"] is None and document["data"]["transform"]["resolution"] == [16, 24]
-    assert (document["metrics"]["fd_effnetlite0"]["num_real"], document["data"]["num_heldout"]) == (9, 4)
+    data = document["conditions"]["data"]
+    assert document["sampling"] is None and data["transform"]["resolution"] == [16, 24]
+    assert (document["metrics"]["fd_effnetlite0"]["num_real"], data["num_heldout"]) == (9, 4)
+    assert "needs the generator itself" in document["metrics"]["ppl_effnetlite0"]["reason"]
 
     archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", real)
     main(archive, "--data", real, "--features", "effnet-lite0", "--metrics", "fid,pr")
@@ -135,6 +245,11 @@ def test_a_folder_of_any_generator_is_scored_against_a_folder(tmp_path):
     assert document["metrics"]["fd_effnetlite0"]["value"] < 1e-6
     assert document["metrics"]["precision_effnetlite0"]["value"] == 1
     assert "kd_effnetlite0" not in document["metrics"]
+
+    array = tmp_path / "array.npz"
+    np.savez(array, load_images(real, resolution=(40, 60)).images.permute(0, 2, 3, 1).numpy())
+    main(array, "--data", real, "--features", "effnet-lite0", "--metrics", "fid")
+    assert numbers(tmp_path / "array-evaluation" / "effnet-lite0")["metrics"]["fd_effnetlite0"]["value"] < 1e-6
 
 
 def test_one_checkpoint_has_a_report_of_its_own(run):
@@ -147,7 +262,7 @@ def test_one_image_gives_nulls_with_reasons(tmp_path, capsys):
     main(fake, "--data", real, "--features", "effnet-lite0", "--out", tmp_path)
     printed = capsys.readouterr().out
     for name, measurement in numbers(tmp_path)["metrics"].items():
-        assert measurement["value"] is None and "at least" in measurement["reason"]
+        assert measurement["value"] is None and measurement["reason"]
         assert f"{name} was not computed" in printed
 
 
@@ -171,13 +286,19 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
     Image.new("RGB", (9, 9)).save(two / "small.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    np.savez(tmp_path / "bad.npz", np.zeros((2, 3, 4)))
     for words, told in [
         ([one], "name the real images to compare with by --data"),
         ([two, "--data", one], "000.png is 16x16, small.png is 9x9"),
         ([tmp_path / "empty", "--data", one], "no images"),
         ([one, "--data", tmp_path / "empty"], "no images"),
         ([tmp_path / "broken.pt"], "not a checkpoint"),
-        ([run, "--metrics", "fid,kld"], "unknown 'kld'; choose from fid,kid,pr"),
+        ([run, "--metrics", "fid,kld"], "unknown here: 'kld'; choose from fid,kid,pr,copying"),
+        ([run, "--metrics", "fid_clean"], "unknown here: 'fid_clean'"),
+        ([run, "--protocol", "paper"], "computed in Inception's features"),
+        ([one, "--data", one, "--repeats", "2"], "holds images and not their generator"),
+        ([tmp_path / "bad.npz", "--data", one], "images are one uint8 array (N, H, W, 3)"),
+        ([], "give what to score, or --compare with two evaluations"),
         ([run, "--num-samples", "0"], "not a whole number from 1 up"),
         ([run, "--device", "cuda:99"], "--device cuda:99: not to be had here"),
         ([run, "--out", one / "000.png"], "cannot be made"),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from imle.features import SearchFeatures
-from imle.sheets import to_float
+from models.pixels import to_float
 from models.perceptual import load_embedding, squared_distance
 
 

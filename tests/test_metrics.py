@@ -1,6 +1,5 @@
 """metrics/: against pytorch-fid itself, against brute force, and on toy sets whose truth is known. No downloads."""
 
-import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -13,13 +12,17 @@ from torch import nn
 
 from errors import UserError
 from metrics import features, frechet, generated, kid, measure, prdc, pytorch_fid_bridge, report
+from metrics.cache import Cache
 from metrics.calibration import calibrate
-from metrics.features import Extractor, resize_to_224
-from metrics.measure import PROTOCOLS, Measurement
+from metrics.features import FeaturePass, resize_to_224
+from metrics.images import Images, Request, sweep
+from metrics.measure import PROTOCOLS, Measurement, Sets
+from metrics.progress import Progress
+from metrics.verdict import verdict
 from models import weights
 
-EFFNET = PROTOCOLS["effnet-lite0"]
-INCEPTION = PROTOCOLS["inception"]
+EFFNET = PROTOCOLS["default", "effnet-lite0"]
+INCEPTION = PROTOCOLS["default", "inception"]
 ALL = ["fid", "kid", "pr"]
 
 
@@ -35,6 +38,13 @@ def pictures(n, seed=0, size=(32, 40)):
     return (nn.functional.interpolate(coarse, size=size, mode="bilinear") * 255).round().to(torch.uint8)
 
 
+def features_of(name, images, tmp_path):
+    """Return the features (N, D) of images in one network, as an evaluation takes them."""
+    requests = {name: Request({"network": name}, lambda: FeaturePass(name, "cpu"))}
+    results = sweep(Images.of_tensor("images", images), requests, "cpu", Cache(tmp_path / "cache"), Progress(len(images)))
+    return results[name]["features"]
+
+
 def write(folder, images):
     folder.mkdir(parents=True)
     for i, image in enumerate(images):
@@ -45,29 +55,7 @@ def write(folder, images):
 # pytorch-fid's own program as the oracle
 
 
-@pytest.fixture(scope="module")
-def random_inception(tmp_path_factory):
-    """Put one random Inception where our resolver and pytorch-fid's own downloader both find it."""
-    from pytorch_fid import inception as library
-
-    torch.manual_seed(0)
-    network = library._inception_v3(num_classes=1008, aux_logits=False, weights=None)  # without slow initialisation
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)  # the default shrinks the features to nothing
-    hub = tmp_path_factory.mktemp("hub")
-    path = hub / "checkpoints" / weights.WEIGHTS["inception"].file
-    path.parent.mkdir()
-    torch.save(network.state_dict(), path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    entry = weights.WEIGHTS["inception"]._replace(bytes=path.stat().st_size, sha256=digest, url="http://127.0.0.1:9/")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(weights.WEIGHTS, "inception", entry)
-        patch.setattr("torch.hub._hub_dir", str(hub))
-        yield Extractor(["inception"], "cpu")
-
-
-def test_features_and_distance_equal_pytorch_fids_folder_path_bit_for_bit(random_inception, tmp_path, monkeypatch):
+def test_features_and_distance_equal_pytorch_fids_folder_path_bit_for_bit(inception_weights, tmp_path, monkeypatch):
     """The 2048 x 2048 root takes half a minute: both sides get a cheap function of its input in its place.
 
     Any bit of difference before the root then still shows. The root itself is the library's own code on both sides.
@@ -80,14 +68,14 @@ def test_features_and_distance_equal_pytorch_fids_folder_path_bit_for_bit(random
     images = {"real": pictures(4), "fake": pictures(3, seed=1)}
     folders = [str(write(tmp_path / name, each)) for name, each in images.items()]
     fid = fid_score.calculate_fid_given_paths(folders, batch_size=4, device="cpu", dims=2048, num_workers=0)
-    ours = [random_inception([each], len(each), name)["inception"] for name, each in images.items()]
+    ours = [features_of("inception", each, tmp_path) for each in images.values()]
     for mine, library in zip(ours, theirs):
         assert np.array_equal(mine.numpy().astype(np.float64), library)
         assert mine.std(dim=0).mean() > 1e-3  # the random network does tell the pictures apart
     assert pytorch_fid_bridge.library_distance(*ours) == fid
 
 
-def test_the_librarys_downloader_is_put_back(random_inception):
+def test_the_librarys_downloader_is_put_back(inception_weights):
     from pytorch_fid import inception
 
     assert inception.load_state_dict_from_url.__module__ == "torch.hub"
@@ -126,7 +114,7 @@ def test_a_root_that_is_not_finite_gives_no_number(monkeypatch, capsys):
     root = fid_score.linalg.sqrtm
     monkeypatch.setattr(fid_score.linalg, "sqrtm", lambda product, disp=True:
                         (np.full_like(product, np.nan), 0) if disp is False else root(product))  # fmt: skip
-    measured = measure.measure({"inception": normal(9, 8)}, {"inception": normal(9, 8, 1)}, INCEPTION, ["fid"])
+    measured = measure.measure(Sets({"inception": normal(9, 8)}, {"inception": normal(9, 8, 1)}), INCEPTION, ["fid"])
     assert measured["fid"].value is None and "not finite" in measured["fid"].reason
     assert measured["fid_exact"].value > 0
     assert capsys.readouterr().out == ""
@@ -208,7 +196,7 @@ def toy():
 
 
 def values_of(real, fake):
-    return measure.measure({"effnet-lite0": real}, {"effnet-lite0": fake}, EFFNET, ALL)
+    return measure.measure(Sets({"effnet-lite0": real}, {"effnet-lite0": fake}), EFFNET, ALL)
 
 
 def test_frechet_ranks_copier_below_fresh_below_collapsed(toy):
@@ -237,21 +225,26 @@ def test_neighbours_tell_fidelity_from_variety(toy):
 
 
 def test_calibration_brackets_the_toys(toy):
-    real, heldout = {"effnet-lite0": normal(100)}, {"effnet-lite0": normal(20, seed=5)}
-    calibration = calibrate(real, 400, EFFNET, ALL, heldout)
+    real, fake, heldout = ({"effnet-lite0": normal(n, seed=seed)} for n, seed in ((100, 0), (400, 1), (20, 5)))
+    calibration = calibrate(Sets(real, fake, heldout), EFFNET, ALL)
     copy = calibration["copy"].values
     assert copy["fd_effnetlite0"] == pytest.approx(toy["copier"]["fd_effnetlite0"].value, rel=0.3)
     assert copy["kd_effnetlite0"] < 0 and copy["precision_effnetlite0"] == 1
     assert calibration["split_half"].values["fd_effnetlite0"] > toy["fresh"]["fd_effnetlite0"].value
     assert (calibration["split_half"].num_real, calibration["held_out"].num_fake) == (50, 20)
-    assert calibration == calibrate(real, 400, EFFNET, ALL, heldout)
-    assert calibrate(real, 400, EFFNET, ALL)["held_out"] is None
+    assert calibration["as_many"].num_fake == 20
+    assert calibration["as_many"].values["fd_effnetlite0"] > toy["fresh"]["fd_effnetlite0"].value  # fewer samples, the same kind
+    assert calibration == calibrate(Sets(real, fake, heldout), EFFNET, ALL)
+    assert calibrate(Sets(real, fake), EFFNET, ALL)["held_out"] is None
 
 
 def test_frechet_error_is_the_jackknife_over_reals():
     real, fake = normal(40, 4), normal(50, 4, seed=1)
-    assert frechet.jackknife_error(real, fake, 0) == frechet.jackknife_error(real, fake, 0) > 0
-    assert frechet.jackknife_error(real[:19], fake, 0) is None
+    values = frechet.jackknife(real, fake, 0)
+    assert values == frechet.jackknife(real, fake, 0) and len(values) == frechet.BLOCKS
+    assert min(values) < frechet.frechet_distance(real, fake) < max(values)
+    assert frechet.jackknife_error(values) == pytest.approx((9 / 10 * np.square(np.array(values) - np.mean(values)).sum()) ** 0.5)
+    assert frechet.jackknife(real[:19], fake, 0) is None
 
 
 # numbers that cannot be had, and the report
@@ -264,62 +257,103 @@ def number(value, **rest):
 @pytest.mark.parametrize("n, m", [(1, 1), (1, 50), (50, 1), (2, 3), (3, 50), (50, 3)])
 def test_too_few_images_give_none_with_a_reason(n, m, tmp_path):
     real, fake = ({"inception": normal(size, 8, seed), "vgg16": normal(size, 8, seed)} for size, seed in ((n, 0), (m, 1)))
-    measured = measure.measure(real, fake, INCEPTION, ALL)
-    calibration = calibrate(real, m, INCEPTION, ALL)
+    measured = measure.measure(Sets(real, fake), INCEPTION, [*ALL, "copying"])
+    calibration = calibrate(Sets(real, fake), INCEPTION, [*ALL, "copying"])
     for name, measurement in measured.items():
         assert (measurement.value is None) == (measurement.reason is not None), name
         assert measurement.value is None or math.isfinite(measurement.value), name
     assert (measured["fid_exact"].value is None) == (min(n, m) < 2)
     assert (measured["precision"].value is None) == (n < 4)
     assert (measured["recall"].value is None) == (m < 4)
-    report.write(tmp_path, **report.numbers_record(measured, calibration))  # refuses NaN
-    assert "nan" not in "".join([report.table(measured, calibration), *report.legend(calibration)]).lower()
+    report.write_numbers(tmp_path, report.numbers_record(measured, calibration))  # refuses NaN
+    assert "nan" not in report.text(measured, calibration, verdict(measured, calibration), []).lower()
 
 
 def test_names_say_which_network_and_what_is_comparable():
     real, fake = normal(30, 8), normal(40, 8, seed=1)
-    ours = measure.measure({"effnet-lite0": real}, {"effnet-lite0": fake}, EFFNET, ALL)
+    ours = values_of(real, fake)
     assert list(ours) == [f"{name}_effnetlite0" for name in ("fd", "kd", "precision", "recall", "density", "coverage")]
     assert not any(measurement.comparable_with_published for measurement in ours.values())
     reals, fakes = ({"inception": s, "vgg16": s} for s in (real, normal(5000, 8, seed=1)))
-    published = measure.measure(reals, fakes, INCEPTION, ALL)
+    published = measure.measure(Sets(reals, fakes), INCEPTION, ALL)
     assert list(published) == ["fid", "fid_exact", "kid", "precision", "recall", "density", "coverage"]
     assert published["fid"].comparable_with_published and published["kid"].comparable_with_published
-    assert not measure.measure(reals, {"inception": fake}, INCEPTION, ["fid"])["fid"].comparable_with_published
+    assert not measure.measure(Sets(reals, {"inception": fake}), INCEPTION, ["fid"])["fid"].comparable_with_published
     assert INCEPTION.networks(["fid", "kid"]) == ["inception"] and EFFNET.networks(ALL) == ["effnet-lite0"]
 
 
 def test_table_is_aligned_and_warnings_are_said():
     measured = {"fid": number(12.3456), "fid_exact": number(12.4, error=0.5), "kid": number(-0.002, error=0.0001),
                 "precision": number(0.5, interval=(0.4, 0.6)), "recall": number(None, reason="needs 4")}  # fmt: skip
-    calibration = calibrate({"inception": normal(30, 8), "vgg16": normal(30, 8)}, 50, INCEPTION, ALL)
+    reals = {"inception": normal(30, 8), "vgg16": normal(30, 8)}
+    calibration = calibrate(Sets(reals, reals), INCEPTION, ALL)
     lines = report.table(measured, calibration).splitlines()
-    assert [line.split()[0] for line in lines] == ["metric", "fid", "fid_exact", "kid", "precision", "recall"]
+    assert [line.split()[0] for line in lines] == ["metric", "fid1k", "fid_exact1k", "kid", "precision", "recall"]
     assert len({line.index("lower") for line in lines[1:]}) == 1
     assert "12.35" in lines[1] and "-2.00" in lines[3] and "0.40 to 0.60" in lines[4] and " - " in lines[5]
-    assert "only repeats the 30 real images" in report.legend(calibration)[0]
-    warnings = " ".join(report.warnings_of(measured, calibration))
-    for part in ("recall was not computed: needs 4", "trust fid_exact", "means copying", "5000"):
+    legend = report.legend(measured, calibration)
+    assert "only repeats the 30 real images" in legend[0]
+    warnings = " ".join(report.warnings_of(measured))
+    for part in ("recall was not computed: needs 4", "trust fid_exact", "5000"):
         assert part in warnings
 
 
+def test_frechet_distances_carry_their_number_of_samples_in_their_names():
+    names = {("fid", 5000): "fid5k", ("fid_clean", 1234): "fid_clean1234", ("fd_effnetlite0", 1000): "fd_effnetlite0_1k",
+             ("precision", 5000): "precision", ("kid", 10): "kid (x1000)"}  # fmt: skip
+    for (name, count), printed in names.items():
+        assert report.printed_name(name, count) == printed
+
+
+def test_repeats_are_told_by_mean_spread_and_least():
+    first, *others = (number(value) for value in (3.0, 1.0, 2.0))
+    together = measure.repeated(first, others)
+    assert (together.value, together.repeats) == (2.0, (3.0, 1.0, 2.0))
+    assert "mean of 3 sets of samples, standard deviation 1.00, least 1.00" in " ".join(report.legend({"fid": together}, {}))
+    assert measure.repeated(first, [number(None)]) is first
+
+
 def test_a_report_is_written_whole_or_not_at_all(tmp_path):
-    path = report.write(tmp_path, metrics={"fid": 1.0})
+    path = report.write_numbers(tmp_path, {"fid": 1.0})
     before = path.read_bytes()
     with pytest.raises(ValueError):
-        report.write(tmp_path, metrics={"fid": math.nan})
+        report.write_numbers(tmp_path, {"fid": math.nan})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_pytorch_fid_reads_our_statistics_of_the_real_images(tmp_path):
+    from pytorch_fid.fid_score import calculate_frechet_distance, compute_statistics_of_path
+
+    real, fake = normal(30, 8), normal(50, 8, seed=1)
+    report.write_statistics(tmp_path, real)
+    statistics = compute_statistics_of_path(str(tmp_path / "features_real.npz"), None, 1, 8, "cpu")
+    rows = fake.numpy().astype(np.float64)
+    theirs = calculate_frechet_distance(*statistics, rows.mean(axis=0), np.cov(rows, rowvar=False))
+    assert theirs == pytorch_fid_bridge.library_distance(real, fake)
 
 
 # networks
 
 
-def test_effnet_features_do_not_depend_on_how_images_arrive():
+def test_features_that_are_not_finite_are_refused(monkeypatch):
+    broken = features.NETWORKS["effnet-lite0"]._replace(build=lambda: nn.Sequential(nn.Flatten(), _Broken()))
+    monkeypatch.setitem(features.NETWORKS, "effnet-lite0", broken)
+    with pytest.raises(UserError, match="effnet-lite0 gives features that are not finite"):
+        FeaturePass("effnet-lite0", "cpu").add(pictures(2))
+
+
+class _Broken(nn.Module):
+    def forward(self, images):
+        return images.float() * math.nan
+
+
+def test_effnet_features_do_not_depend_on_how_images_arrive(tmp_path):
     images = pictures(19)
-    first = Extractor(["effnet-lite0"], "cpu")([images], 19, "images")["effnet-lite0"]
-    again = Extractor(["effnet-lite0"], "cpu")(images.split(3), 19, "images")["effnet-lite0"]
+    first = features_of("effnet-lite0", images, tmp_path / "a")
+    arriving = Images("images", 19, {}, lambda: images.split(3), None)
+    again = sweep(arriving, {"f": Request({}, lambda: FeaturePass("effnet-lite0", "cpu"))}, "cpu", Cache(tmp_path), Progress(19))
     assert first.shape == (19, 1280) and first.dtype == torch.float32
-    assert torch.equal(first, again)
+    assert torch.equal(first, again["f"]["features"])
 
 
 def test_vgg_features_are_the_second_fully_connected_layer(monkeypatch):
@@ -330,13 +364,14 @@ def test_vgg_features_are_the_second_fully_connected_layer(monkeypatch):
     monkeypatch.setattr(weights, "require", lambda key: {key: key})
     monkeypatch.setattr(features.torch, "load", lambda *_, **__: network.state_dict())
     images, seen = pictures(2), []
+    network.classifier[4].inplace = False
     network.classifier[4].register_forward_hook(lambda module, inputs, output: seen.append(output))
     mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     with torch.no_grad():
         network((resize_to_224(images) / 255 - mean) / deviation)
-        ours = features.VGG16().eval()(images)
-    assert ours.shape == (2, 4096) and ours.min() == 0 < ours.max()
-    assert torch.equal(ours, seen[0])
+        ours, linear = (features.VGG16(linear).eval()(images) for linear in (False, True))
+    assert ours.shape == (2, 4096) and ours.min() == 0 < ours.max() and linear.min() < 0
+    assert torch.equal(ours, seen[0]) and torch.equal(linear.relu(), ours)
 
 
 def test_resize_is_antialiased_and_stays_in_range():

@@ -1,0 +1,58 @@
+"""The real images that samples are compared with: those of a training run, or others, and those held out of training."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from data.folder import ImageSet, load_images, load_originals
+from errors import UserError
+
+
+class References(NamedTuple):
+    """Real images at the generator's resolution and, where asked for, in the sizes that they have in their folder."""
+
+    real: Tensor                     # uint8 (n, 3, H, W)
+    heldout: Tensor                  # uint8 (h, 3, H, W), h = 0 where there are none
+    real_originals: list[Tensor] | None
+    heldout_originals: list[Tensor] | None
+    fingerprint: str
+    report: list[str]
+    warnings: list[str]
+
+
+def load_references(path: str | os.PathLike, transform: dict, *, trained: dict | None = None, may_differ: bool = False,
+                    heldout: Path | None = None, originals: bool = False) -> References:
+    """Read the real images in a folder or .zip, `transform` being the keywords of `load_images`.
+
+    `trained` holds the fingerprint, names and held-out names of a run: images that are still those are divided as they
+    were for it. `heldout` is another folder to take the held-out images from. Raises UserError when the images are not
+    those of the run, unless they `may_differ`, which is a warning.
+    """
+    whole = load_images(path, **transform)
+    names, held_names, warnings = whole.names, [], []
+    if trained and whole.fingerprint == trained["fingerprint"]:
+        names, held_names = trained["names"], trained["heldout"]
+    elif trained and may_differ:
+        warnings.append("the real images are those of --data, not the ones that the run was trained on")
+    elif trained:
+        before, now = {*trained["names"], *trained["heldout"]}, set(whole.names)
+        raise UserError(
+            f"data.path: {path} is not what the run was trained on: {len(before - now)} images are gone and "
+            f"{len(now - before)} new {sorted(before ^ now)[:3]}, or pixels have changed; bring it back, or use --data")
+    held_path, held = path, whole
+    if heldout:
+        held_path, held = heldout, load_images(heldout, **transform)
+        held_names = held.names
+    background = transform["background"]
+    return References(
+        _chosen(whole, names), _chosen(held, held_names),
+        load_originals(path, names, background=background) if originals else None,
+        load_originals(held_path, held_names, background=background) if originals else None,
+        whole.fingerprint, whole.report, warnings)
+
+
+def _chosen(whole: ImageSet, names: list[str]) -> Tensor:
+    at = {name: index for index, name in enumerate(whole.names)}
+    return whole.images[[at[name] for name in names]]

@@ -1,0 +1,108 @@
+"""LPIPS backtracking: the latent whose sample comes nearest to a given image, found by descent.
+
+A generator that has learned a kind of image and not just its training images also reaches images it never saw
+(Aghabozorgi et al. 2023, section 5; Liu et al. 2020).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metrics.paths import Decoder
+from models.perceptual import Embedding, squared_distance
+from models.pixels import to_float, to_uint8
+from models.precision import true_fp32
+
+NUM_LATENTS = 256    # random ones that are looked at first
+STARTS = 4           # the nearest of them, which all descend at first
+SCREENING = 50       # steps after which only the best of the starts goes on
+STEPS = 500
+LEARNING_RATE = 0.1  # of Adam, falling to 0 along a cosine
+PIXEL_WEIGHT = 0.1   # of the mean squared error beside the perceptual distance, in the search alone
+BATCH = 8            # images that are searched for together
+LOOK_BATCH = 16
+
+
+class Backtracked(NamedTuple):
+    """What was found for each of n images."""
+
+    reconstructions: Tensor  # uint8 (n, 3, H, W)
+    distances: Tensor        # (n,), perceptual alone, of the reconstruction as it would be written to a file
+    latents: Tensor          # (n, latent_dim)
+
+
+def passes(num_images: int) -> int:
+    """Return the work that `num_images` take, in passes of one image through one network; a step has three."""
+    descent = num_images * (STARTS * SCREENING + STEPS - SCREENING)
+    return -(-num_images // BATCH) * NUM_LATENTS + 3 * descent
+
+
+def backtrack(decoder: Decoder, embed: Embedding, images: Tensor, seed: int, advance: Callable[[int], None]) -> Backtracked:
+    """Search for the latents of images uint8 (n, 3, H, W). `embed` has its pixel weight, PIXEL_WEIGHT."""
+    random = torch.randn(NUM_LATENTS, decoder.latent_dim, generator=torch.Generator().manual_seed(seed))
+    found = [_search(decoder, embed, batch.to(decoder.device), random.to(decoder.device), advance)
+             for batch in images.split(BATCH)]
+    return Backtracked(*(torch.cat(parts).cpu() for parts in zip(*found)))
+
+
+@torch.no_grad()
+def to_nearest(embed: Embedding, images: Tensor, training: Tensor, device: torch.device) -> Tensor:
+    """Return the perceptual distance (k,) of images uint8 (k, 3, H, W) to their nearest other training image.
+
+    It is what a generator reaches that only repeats its training images.
+    """
+    nearest = torch.full((len(images),), torch.inf)
+    with true_fp32(device):
+        ours = embed(to_float(images.to(device)))[:-1]
+        for batch in training.split(LOOK_BATCH):
+            distances = _distances(ours, embed(to_float(batch.to(device)))[:-1]).cpu()  # (k, B)
+            itself = (images[:, None] == batch).flatten(2).all(dim=2)
+            nearest = torch.minimum(nearest, distances.masked_fill(itself, torch.inf).amin(dim=1))
+    return nearest
+
+
+def _search(decoder: Decoder, embed: Embedding, images: Tensor, random: Tensor,
+            advance: Callable[[int], None]) -> tuple[Tensor, Tensor, Tensor]:
+    """Search for a batch of images: first among random latents, then by descent from the nearest of them."""
+    with torch.no_grad(), true_fp32(decoder.device):
+        targets = [maps.detach() for maps in embed(to_float(images))]
+        looks = torch.cat([_distances(embed(decoder.generator(latents)), targets) for latents in random.split(LOOK_BATCH)])
+    advance(len(random))
+    starts = looks.topk(STARTS, dim=0, largest=False).indices.T  # (n, STARTS)
+    owners = torch.arange(len(images), device=images.device)  # (n,)
+    latents, losses = _descend(decoder, embed, [maps.repeat_interleave(STARTS, dim=0) for maps in targets],
+                               random[starts.flatten()], range(SCREENING), advance)
+    best = owners * STARTS + losses.view(-1, STARTS).argmin(dim=1)
+    latents, _ = _descend(decoder, embed, targets, latents[best], range(SCREENING, STEPS), advance)
+    with torch.no_grad(), true_fp32(decoder.device):
+        reconstructions = to_uint8(decoder.generator(latents))
+        maps = embed(to_float(reconstructions))
+    return reconstructions, squared_distance(maps[:-1], targets[:-1]), latents  # the last map is the pixels
+
+
+def _descend(decoder: Decoder, embed: Embedding, targets: list[Tensor], latents: Tensor, steps: range,
+             advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+    """Follow each latent (B, latent_dim) towards its target by Adam; return the best it has been, and its loss (B,)."""
+    latents = latents.clone().requires_grad_()
+    optimizer = torch.optim.Adam([latents])
+    best, best_loss = latents.detach().clone(), torch.full((len(latents),), torch.inf, device=latents.device)
+    for step in steps:
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
+        with true_fp32(decoder.device):
+            loss = squared_distance(embed(decoder.generator(latents)), targets)
+            optimizer.zero_grad()
+            loss.sum().backward()
+        better = loss.detach() < best_loss
+        best = torch.where(better[:, None], latents.detach(), best)
+        best_loss = torch.where(better, loss.detach(), best_loss)
+        optimizer.step()
+        advance(3 * len(latents))
+    return best, best_loss
+
+
+def _distances(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Return squared distances (B, n) between all of two lists of maps."""
+    return sum(torch.cdist(a.flatten(1), b.flatten(1)).square() for a, b in zip(maps, targets))

@@ -1,0 +1,57 @@
+"""What was computed from images, kept on disk under the hash of everything that it depends on."""
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """A folder of .npz files, one per key; it holds what the last evaluation used, and nothing older."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._used: set[Path] = set()
+
+    def load(self, key: dict) -> dict[str, Tensor] | None:
+        """Return the tensors that were stored under `key`; None when there are none, or the file is damaged."""
+        path = self._path(key)
+        try:
+            with np.load(path) as arrays:
+                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        self._used.add(path)
+        return tensors
+
+    def store(self, key: dict, tensors: dict[str, Tensor]) -> None:
+        """Keep tensors under `key`, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(key)
+        write_npz(path, {name: tensor.numpy() for name, tensor in tensors.items()})
+        self._used.add(path)
+
+    def prune(self) -> None:
+        """Delete what was neither loaded nor stored since this cache was opened."""
+        for path in set(self.folder.glob("*.npz")) - self._used:
+            path.unlink(missing_ok=True)
+
+    def _path(self, key: dict) -> Path:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.npz"
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays whole or not at all."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""Two evaluations side by side: their differences, and whether these are more than chance."""
+
+import json
+import math
+from pathlib import Path
+
+from errors import UserError
+from metrics.frechet import jackknife_error
+from metrics.report import SCHEMA, aligned, printed_name, printed_value
+
+CLEARLY = 2  # standard errors of the difference
+
+
+def compare(a: Path, b: Path) -> str:
+    """Return a table of two evaluations, each a metrics.json or a folder that has one.
+
+    Raises UserError when they were not made under the same conditions, and says what differs.
+    """
+    first, second = _read(a), _read(b)
+    if different := _differences(first["conditions"], second["conditions"]):
+        raise UserError(f"--compare: {a} and {b} cannot be compared: " + "; ".join(different))
+    rows = [("metric", "A", "B", "B - A", "uncertainty", "which is better")]
+    for name in first["metrics"]:
+        if name in second["metrics"]:
+            rows.append(_row(name, first["metrics"][name], second["metrics"][name]))
+    legend = [f"A: {a}", f"B: {b}", f"uncertainty: one standard error of the difference; better: beyond {CLEARLY} of them",
+              "one training run a side: another seed of the same recipe differs too, and these errors do not hold that"]
+    return "\n".join([aligned(rows, right=("A", "B", "B - A")), *legend])
+
+
+def _read(path: Path) -> dict:
+    file = path / "metrics.json" if path.is_dir() else path
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        conditions = document["conditions"]
+        assert isinstance(conditions, dict) and document["schema"] == SCHEMA
+    except FileNotFoundError:
+        raise UserError(f"--compare {path}: no metrics.json there; give the folder that evaluate.py wrote") from None
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(f"--compare {path}: not a report of this version ({SCHEMA}); evaluate again") from None
+    return document
+
+
+def _differences(a: dict, b: dict, place: str = "") -> list[str]:
+    """Return every place where two nested records differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [line for key in dict.fromkeys([*a, *b]) for line in _differences(a.get(key), b.get(key), f"{place}.{key}".strip("."))]
+    return [] if a == b else [f"{place} {_short(a)} and {_short(b)}"]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _row(name: str, a: dict, b: dict) -> tuple[str, ...]:
+    shown, values = printed_name(name, a["num_fake"]), [each["value"] for each in (a, b)]
+    cells = [printed_value(name, value) for value in values]
+    if None in values:
+        return (shown, *cells, "-", "-", "-")
+    difference, error = values[1] - values[0], _error(a, b)
+    if error is None:
+        better = "-"
+    elif abs(difference) <= CLEARLY * error:
+        better = "no clear difference"
+    else:
+        better = "B" if (difference < 0) == (a["better"] == "lower") else "A"
+    return (shown, *cells, printed_value(name, difference), "-" if error is None else f"+- {printed_value(name, error)}", better)
+
+
+def _error(a: dict, b: dict) -> float | None:
+    """Return the standard error of the difference of two numbers.
+
+    Of two jackknives over the same tenths of the same real images the differences are taken first: what both numbers
+    owe to these images falls out. Of shares, from the halves of their intervals (Newcombe 1998). Of repeats, from
+    their spread. Larger of the kinds that there are.
+    """
+    errors = []
+    if a["repeats"] and b["repeats"]:
+        errors.append(math.hypot(*(_deviation(each["repeats"]) / math.sqrt(len(each["repeats"])) for each in (a, b))))
+    if a["jackknife"] and b["jackknife"]:
+        errors.append(jackknife_error(tuple(y - x for x, y in zip(a["jackknife"], b["jackknife"]))))
+    elif a["error"] is not None and b["error"] is not None:
+        errors.append(math.hypot(a["error"], b["error"]))
+    if a["interval"] and b["interval"]:
+        up = b["value"] >= a["value"]
+        errors.append(math.hypot(b["value"] - b["interval"][0] if up else b["interval"][1] - b["value"],
+                                 a["interval"][1] - a["value"] if up else a["value"] - a["interval"][0]) / 1.96)
+    return max(errors, default=None)
+
+
+def _deviation(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

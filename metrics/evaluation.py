@@ -1,0 +1,231 @@
+"""One evaluation from end to end: images and perhaps their generator in, numbers and what to show of them out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metrics import backtracking, paths
+from metrics.cache import Cache
+from metrics.calibration import Calibration, calibrate
+from metrics.features import NETWORKS, FeaturePass
+from metrics.images import Images, Request, digest, sweep
+from metrics.measure import (
+    GENERATOR_METRICS, PERCEPTUAL_METRICS, Features, Measurement, Protocol, Sets, intra_distance, measure, perceptual_mean,
+    repeated)
+from metrics.neighbours import NeighbourPass
+from metrics.paths import Decoder
+from metrics.prdc import wilson_interval
+from metrics.progress import Progress
+from models.perceptual import WEIGHTS_OF, Embedding, load_embedding
+from models.weights import WEIGHTS
+
+SEED = 0  # of the latents that paths and searches start from, which are none of the samples
+MOST_CLUSTERS = 500  # training images, beyond which intra-LPIPS (a few-shot measure) would take too much memory
+HELDOUT_QUERIES = 24  # held-out images whose nearest samples are shown
+NO_GENERATOR = "needs the generator itself: give a run, a checkpoint or an export"
+
+
+class Reals(NamedTuple):
+    """The real images: at the generator's resolution, and as the feature networks are to see them."""
+
+    images: Tensor            # uint8 (n, 3, H, W)
+    heldout: Tensor           # uint8 (h, 3, H, W), h = 0 where there are none
+    real: Images
+    held: Images | None
+    mirror: Images | None     # the flipped training images, when training flipped them
+
+    @property
+    def queries(self) -> list[int]:
+        """Return which of the held-out images are shown beside the samples nearest to them."""
+        return spread(len(self.heldout), HELDOUT_QUERIES)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return up to `most` places, evenly spread over `count`."""
+    chosen = min(most, count)
+    return [place * count // chosen for place in range(chosen)]
+
+
+@dataclass
+class Evaluation:
+    """The numbers, and the material of the report's pictures; what was not computed is None."""
+
+    measured: dict[str, Measurement] = field(default_factory=dict)
+    calibration: dict[str, Calibration | None] = field(default_factory=dict)
+    sets: Sets | None = None
+    recall: Tensor | None = None                # perceptual distances of samples to real images (M, n + h)
+    strips: Tensor | None = None                # uint8 (K, F, 3, H, W)
+    jump_ratios: Tensor | None = None           # (K,)
+    backtracks: list["Backtrack"] = field(default_factory=list)
+
+
+class Backtrack(NamedTuple):
+    """What came of the search for the latents of some real images."""
+
+    name: str                 # heldout or train
+    index: list[int]          # of the images, among their own
+    found: backtracking.Backtracked
+    to_nearest: Tensor        # perceptual distance to the nearest (other) training image (k,): a copier does no better
+
+
+def weights_of(protocol: Protocol, metrics: list[str], images_only: bool) -> list[str]:
+    """Return the keys of all weights that an evaluation needs, so that none is found missing later."""
+    keys = [NETWORKS[network].weights for network in protocol.networks(metrics)]
+    looked_at = set(metrics) & set(PERCEPTUAL_METRICS) - set(GENERATOR_METRICS if images_only else ())
+    return list(dict.fromkeys([*keys, *(WEIGHTS_OF[protocol.perceptual] if looked_at else ())]))
+
+
+class Evaluator:
+    """Compute what was asked for, keeping every slow result on disk."""
+
+    def __init__(self, protocol: Protocol, metrics: list[str], *, device: str, cache: Cache, num_backtracked: int, announce: bool):
+        self.protocol, self.metrics, self.device, self.cache = protocol, metrics, device, cache
+        self.networks = protocol.networks(metrics)
+        self.num_backtracked, self.announce = num_backtracked, announce
+
+    def __call__(self, samples: list[Images], reals: Reals, decoder: Decoder | None) -> Evaluation:
+        """Evaluate sets of samples, the first of which is shown and the others are repeats of it."""
+        self.progress = Progress(self._work(samples, reals, decoder), self.announce)
+        answer = Evaluation()
+        try:
+            self._features(answer, samples, reals)
+            self._neighbours(answer, samples[0], reals)
+            self._paths(answer, decoder, reals)
+            self._backtracking(answer, decoder, reals)
+        finally:
+            self.progress.close()
+        self.cache.prune()
+        return answer
+
+    def _work(self, samples: list[Images], reals: Reals, decoder: Decoder | None) -> int:
+        """Return the image passes that everything takes."""
+        sets = [reals.real, *filter(None, [reals.held, reals.mirror]), *samples]
+        work = len(self.networks) * sum(images.count for images in sets)
+        work += samples[0].count if self._clusters(reals) else 0
+        if decoder:
+            work += 2 * paths.NUM_STEPS * ("ppl" in self.metrics) + paths.NUM_STRIPS * paths.FRAMES * ("jumps" in self.metrics)
+            work += sum(backtracking.passes(len(index)) for _, index in self._chosen(reals)) * ("backtracking" in self.metrics)
+        return work
+
+    def _features(self, answer: Evaluation, samples: list[Images], reals: Reals) -> None:
+        if not self.networks:
+            return
+        real, mirror = self._taken(reals.real), self._taken(reals.mirror)
+        heldout = self._taken(reals.held)
+        sets = [Sets(real, self._taken(images), heldout, mirror) for images in samples]
+        self.progress.stage("comparing features")
+        measured = [measure(each, self.protocol, self.metrics) for each in sets]
+        answer.sets = sets[0]
+        answer.measured = {name: repeated(first, [other[name] for other in measured[1:]]) for name, first in measured[0].items()}
+        answer.calibration = calibrate(sets[0], self.protocol, self.metrics)
+
+    def _taken(self, images: Images | None) -> Features | None:
+        if images is None:
+            return None
+        requests = {name: Request({"pass": "features", "network": name, "input": NETWORKS[name].input,
+                                   "weights": WEIGHTS[NETWORKS[name].weights].sha256},
+                                  lambda name=name: FeaturePass(name, self.device)) for name in self.networks}  # fmt: skip
+        results = sweep(images, requests, self.device, self.cache, self.progress)
+        return {name: result["features"] for name, result in results.items()}
+
+    def _clusters(self, reals: Reals) -> bool:
+        return "intra_lpips" in self.metrics and len(reals.images) <= MOST_CLUSTERS
+
+    def _neighbours(self, answer: Evaluation, samples: Images, reals: Reals) -> None:
+        if "intra_lpips" not in self.metrics:
+            return
+        name, n = "intra_lpips" + self.protocol.suffix, len(reals.images)
+        if n > MOST_CLUSTERS:
+            answer.measured[name] = Measurement(None, "higher", n, samples.count, reason=
+                                                f"a few-shot measure, taken of at most {MOST_CLUSTERS} training images")  # fmt: skip
+            return
+        queries = torch.cat([reals.images, reals.heldout[reals.queries]])
+        request = Request(self._key("neighbours", queries=digest(queries), clusters=n),
+                          lambda: NeighbourPass(self._embedding(), self.device, queries, n))
+        found = sweep(samples, {"neighbours": request}, self.device, self.cache, self.progress)["neighbours"]
+        answer.recall = found["distances"]
+        answer.measured[name] = intra_distance(found["spread"], found["members"], samples.count)
+
+    def _paths(self, answer: Evaluation, decoder: Decoder | None, reals: Reals) -> None:
+        suffix, n = self.protocol.suffix, len(reals.images)
+        if "ppl" in self.metrics and decoder:
+            self.progress.stage("path lengths", 2 * paths.NUM_STEPS)
+            lengths = self._kept("ppl", decoder, {"steps": paths.NUM_STEPS, "epsilon": paths.EPSILON}, 2 * paths.NUM_STEPS,
+                                 lambda: {"lengths": paths.step_lengths(decoder, self._embedding(), SEED, self.progress.advance)})["lengths"]
+            value, error = paths.path_length(lengths)
+            answer.measured["ppl" + suffix] = Measurement(
+                value, "lower", n, paths.NUM_STEPS, error=error,
+                note=f"arcs in z, epsilon {paths.EPSILON:g}, longest and shortest {paths.TRIMMED:.0%} left out")
+        if "jumps" in self.metrics and decoder:
+            self.progress.stage("interpolations", paths.NUM_STRIPS * paths.FRAMES)
+
+            def make() -> dict[str, Tensor]:
+                strips, distances = paths.strips(decoder, self._embedding(), SEED, self.progress.advance)
+                return {"strips": strips, "distances": distances}
+
+            kept = self._kept("strips", decoder, {"strips": paths.NUM_STRIPS, "frames": paths.FRAMES},
+                              paths.NUM_STRIPS * paths.FRAMES, make)
+            answer.strips, answer.jump_ratios = kept["strips"], paths.jump_ratios(kept["distances"])
+            answer.measured["jump_ratio" + suffix] = perceptual_mean(answer.jump_ratios, "lower", n, paths.NUM_STRIPS)
+        for metric, name in (("ppl", "ppl"), ("jumps", "jump_ratio"), ("backtracking", "backtrack_train")):
+            if metric in self.metrics and not decoder:
+                answer.measured[name + suffix] = Measurement(None, "lower", n, 0, reason=NO_GENERATOR)
+
+    def _backtracking(self, answer: Evaluation, decoder: Decoder | None, reals: Reals) -> None:
+        if "backtracking" not in self.metrics or not decoder:
+            return
+        suffix, n = self.protocol.suffix, len(reals.images)
+        embed = load_embedding(self.protocol.perceptual, backtracking.PIXEL_WEIGHT)
+        embed = embed.to(self.device, memory_format=torch.channels_last)
+        for name, index in self._chosen(reals):
+            images = (reals.heldout if name == "heldout" else reals.images)[index]
+            self.progress.stage(f"backtracking, {name}", backtracking.passes(len(index)))
+            parts = {"images": digest(images), "steps": backtracking.STEPS, "starts": backtracking.STARTS}
+            kept = self._kept("backtracking", decoder, parts, backtracking.passes(len(index)), lambda: (
+                backtracking.backtrack(decoder, embed, images, SEED, self.progress.advance)._asdict()))
+            found = backtracking.Backtracked(**kept)
+            nearest = backtracking.to_nearest(embed, images, reals.images, decoder.device)
+            answer.backtracks.append(Backtrack(name, index, found, nearest))
+            measured = perceptual_mean(found.distances, "lower", n, len(index))
+            norm = float(found.latents.square().sum(dim=1).mean() / decoder.latent_dim)
+            answer.measured[f"backtrack_{name}{suffix}"] = Measurement(
+                measured.value, "lower", n, len(index), error=measured.error,
+                note=f"median {float(found.distances.median()):.3f}, nearest other training image {float(nearest.mean()):.3f}; "
+                     f"|z|^2/d {norm:.2f}, where a random latent has 1")
+            if name == "heldout":
+                share = float((found.distances < nearest).double().mean())
+                answer.measured["beyond_copying" + suffix] = Measurement(
+                    share, "higher", n, len(index), interval=wilson_interval(share, len(index)),
+                    note="held-out images that it reaches more closely than any training image does; a copier has 0")
+        if len(answer.backtracks) == 2:
+            heldout, train = (each.found.distances for each in answer.backtracks)
+            error = float((heldout.var() / len(heldout) + train.var() / len(train)).sqrt()) if min(len(heldout), len(train)) > 1 else None
+            answer.measured["backtrack_gap" + suffix] = Measurement(
+                float(heldout.mean() - train.mean()), "lower", n, len(heldout), error=error,
+                note="held-out less training images: 0 for a generator that knows no image better than its like")
+
+    def _chosen(self, reals: Reals) -> list[tuple[str, list[int]]]:
+        """Return which held-out and which training images are searched for: evenly spread over their names."""
+        both = [("heldout", spread(len(reals.heldout), self.num_backtracked)), ("train", spread(len(reals.images), self.num_backtracked))]
+        return [(name, index) for name, index in both if index]
+
+    def _embedding(self) -> Embedding:
+        return load_embedding(self.protocol.perceptual).to(self.device, memory_format=torch.channels_last)
+
+    def _key(self, kind: str, **parts: object) -> dict:
+        weights = [WEIGHTS[key].sha256 for key in WEIGHTS_OF[self.protocol.perceptual]]
+        return {"pass": kind, "perceptual": self.protocol.perceptual, "weights": weights, **parts}
+
+    def _kept(self, kind: str, decoder: Decoder, parts: dict, work: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return what `make` gives, from the cache when it was made before."""
+        key = self._key(kind, decoder=decoder.identity, seed=SEED, device=decoder.device.type, torch=torch.__version__, **parts)
+        kept = self.cache.load(key)
+        if kept is None:
+            kept = make()
+            self.cache.store(key, kept)
+        else:
+            self.progress.skip(work)
+        return kept

@@ -1,0 +1,63 @@
+"""Perceptual distances of samples to images, and how varied the samples around each training image are.
+
+Both come from one pass over the samples. Perceptual distances are squared distances of embeddings (LPIPS is one), so
+sums are enough and no sample is kept.
+"""
+
+import torch
+from torch import Tensor
+
+from models.perceptual import Embedding
+from models.pixels import to_float
+from models.precision import true_fp32
+
+QUERY_BATCH = 16
+
+
+class NeighbourPass:
+    """Measure every sample against some images, and the samples of each training image against each other."""
+
+    def __init__(self, embed: Embedding, device: str, queries: Tensor, num_clusters: int):
+        """`queries` are uint8 (Q, 3, H, W); the first `num_clusters` are the training images, which attract clusters."""
+        self.embed, self.device, self.num_clusters = embed.to(device), torch.device(device), num_clusters
+        batches = [self._maps(batch) for batch in queries.split(QUERY_BATCH)]
+        self.queries = [torch.cat(maps) for maps in zip(*batches)]  # [(Q, D), ...]
+        self.lengths = sum(maps.square().sum(dim=1) for maps in self.queries)  # (Q,)
+        self.sums = [torch.zeros_like(maps[:num_clusters]) for maps in self.queries]
+        self.squares = torch.zeros(num_clusters, device=device)
+        self.members = torch.zeros(num_clusters, dtype=torch.int64, device=device)
+        self.distances: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, images: Tensor) -> None:
+        """Measure uint8 samples (B, 3, H, W), and put each into the cluster of its nearest training image."""
+        maps = self._maps(images)
+        with true_fp32(self.device):
+            products = sum(a @ b.T for a, b in zip(maps, self.queries))  # (B, Q)
+        lengths = sum(a.square().sum(dim=1, keepdim=True) for a in maps)
+        distances = (lengths + self.lengths - 2 * products).clamp(min=0)
+        self.distances.append(distances.cpu())
+        nearest = distances[:, :self.num_clusters].argmin(dim=1)
+        # Around the image itself, which changes no distance between samples and costs no digits.
+        offsets = [a - b[nearest] for a, b in zip(maps, self.queries)]
+        for sums, offset in zip(self.sums, offsets):
+            sums.index_add_(0, nearest, offset)
+        self.squares.index_add_(0, nearest, sum(offset.square().sum(dim=1) for offset in offsets))
+        self.members.index_add_(0, nearest, torch.ones_like(nearest))
+
+    def result(self) -> dict[str, Tensor]:
+        """Return `distances` (M, Q), and per training image its cluster's `members` and `spread` (n,).
+
+        The spread is the mean distance of two samples of the cluster; NaN where there are fewer than two.
+        """
+        count = self.members.float()
+        gap = sum(sums.square().sum(dim=1) for sums in self.sums)
+        # The pairs of n points are n sum |a|^2 - |sum a|^2 apart in all, and there are n (n - 1) / 2 of them.
+        spread = 2 * (self.squares - gap / count) / (count - 1)
+        spread = torch.where(count >= 2, spread.clamp(min=0), torch.nan)
+        return {"distances": torch.cat(self.distances), "members": self.members.cpu(), "spread": spread.cpu()}
+
+    @torch.no_grad()
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        with true_fp32(self.device):
+            return [maps.flatten(1) for maps in self.embed(to_float(images.to(self.device)))]

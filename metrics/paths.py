@@ -1,0 +1,92 @@
+"""What happens between two latents: perceptual path length, and whether an interpolation jumps.
+
+Paths are great arcs in the space of the latents (PPL in z, Karras et al. 2019, section 4.1).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.interpolation import slerp
+from models.perceptual import Embedding, squared_distance
+from models.pixels import to_float, to_uint8
+from models.precision import true_fp32
+
+EPSILON = 1e-4     # of the arc: the step whose perceptual length is taken
+NUM_STEPS = 1000   # of them
+TRIMMED = 0.01     # at either end, as the published program does
+BATCH = 16
+NUM_STRIPS = 32
+FRAMES = 17        # of a strip, both ends included
+
+
+class Decoder(NamedTuple):
+    """A generator as these measures see it: float latents (B, latent_dim) to images near [-1, 1], with gradients."""
+
+    generator: nn.Module
+    latent_dim: int
+    device: torch.device
+    identity: dict  # what decides its pixels, for the cache
+
+
+def step_lengths(decoder: Decoder, embed: Embedding, seed: int, advance: Callable[[int], None]) -> Tensor:
+    """Return d(G(z_t), G(z_(t + eps))) / eps^2 for random places t on random arcs, (NUM_STEPS,), in float64.
+
+    Images are left in floats: at this epsilon bytes would not change at all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.randn(2, NUM_STEPS, decoder.latent_dim, generator=generator)
+    places = torch.rand(NUM_STEPS, 1, generator=generator)
+    lengths = []
+    for index in torch.arange(NUM_STEPS).split(BATCH):
+        a, b, t = ends[0, index].double(), ends[1, index].double(), places[index].double()
+        pair = torch.cat([slerp(a, b, t), slerp(a, b, t + EPSILON)]).float()
+        first, second = zip(*(maps.double().chunk(2) for maps in _maps(decoder, embed, pair)))
+        lengths.append(squared_distance(first, second).cpu() / EPSILON**2)
+        advance(2 * len(index))
+    return torch.cat(lengths)
+
+
+def path_length(lengths: Tensor) -> tuple[float, float]:
+    """Return the mean of the step lengths without the shortest and longest hundredth, and its standard error."""
+    low = torch.quantile(lengths, TRIMMED, interpolation="lower")
+    high = torch.quantile(lengths, 1 - TRIMMED, interpolation="higher")
+    kept = lengths[(lengths >= low) & (lengths <= high)]
+    return float(kept.mean()), float(kept.std() / len(kept) ** 0.5)
+
+
+@torch.no_grad()
+def strips(decoder: Decoder, embed: Embedding, seed: int, advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+    """Return interpolations between random latents, uint8 (NUM_STRIPS, FRAMES, 3, H, W), and how far each frame goes.
+
+    That is the perceptual distance of every frame to the next, (NUM_STRIPS, FRAMES - 1).
+    """
+    ends = torch.randn(NUM_STRIPS, 2, decoder.latent_dim, generator=torch.Generator().manual_seed(seed))
+    places = torch.linspace(0, 1, FRAMES)[:, None]
+    films, distances = [], []
+    for start, end in ends.double():
+        latents = slerp(start.expand(FRAMES, -1), end.expand(FRAMES, -1), places.double()).float()
+        with true_fp32(decoder.device):
+            frames = to_uint8(decoder.generator(latents.to(decoder.device)))
+            maps = embed(to_float(frames))
+        distances.append(squared_distance([m[:-1] for m in maps], [m[1:] for m in maps]).cpu())
+        films.append(frames.cpu())
+        advance(FRAMES)
+    return torch.stack(films), torch.stack(distances)
+
+
+def jump_ratios(distances: Tensor) -> Tensor:
+    """Return the longest over the mean step of each strip (K,) from step distances (K, F): 1 is steady, F one jump.
+
+    A strip that does not move at all has 1.
+    """
+    mean = distances.mean(dim=1)
+    return torch.where(mean > 0, distances.amax(dim=1) / mean, 1.0)
+
+
+@torch.no_grad()
+def _maps(decoder: Decoder, embed: Embedding, latents: Tensor) -> list[Tensor]:
+    with true_fp32(decoder.device):
+        return embed(decoder.generator(latents.to(decoder.device)))
