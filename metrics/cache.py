@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 
+NAMES = "__names__"  # the array that says which others there are, so that a damaged directory is noticed
+
+
 class Cache:
     """A folder of .npz files, one per key; it holds what the last evaluation used, and nothing older."""
 
@@ -23,9 +26,9 @@ class Cache:
         path = self._path(key)
         try:
             with np.load(path) as arrays:
-                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            return None
+                tensors = {str(name): torch.from_numpy(arrays[str(name)]) for name in arrays[NAMES]}
+        except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
+            return None  # that is how differently numpy and zipfile stumble over damage
         self._used.add(path)
         return tensors
 
@@ -33,12 +36,12 @@ class Cache:
         """Keep tensors under `key`, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(key)
-        write_npz(path, {name: tensor.numpy() for name, tensor in tensors.items()})
+        write_npz(path, {NAMES: np.array(list(tensors))} | {name: tensor.numpy() for name, tensor in tensors.items()})
         self._used.add(path)
 
     def prune(self) -> None:
         """Delete what was neither loaded nor stored since this cache was opened."""
-        for path in set(self.folder.glob("*.npz")) - self._used:
+        for path in set(self.folder.glob("*.npz*")) - self._used:  # with the .part files of processes that were killed
             path.unlink(missing_ok=True)
 
     def _path(self, key: dict) -> Path:

@@ -15,20 +15,21 @@ SPLITS = 5
 
 @dataclass(frozen=True)
 class Calibration:
-    """The numbers of one comparison of real images with real images; a value is None where there are too few."""
+    """The numbers of one comparison; a value is None where there are too few images."""
 
     meaning: str
     num_real: int
     num_fake: int
     values: dict[str, float | None]
+    deviations: dict[str, float | None] | None = None  # over the draws, where there are several
 
 
 def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, Calibration | None]:
-    """Return the copy floor, the split-half value and, given held-out images, two more (otherwise None).
+    """Return what the same numbers are in comparisons that say how to read them, None where there is nothing to compare.
 
-    copy: the training images against as many draws of themselves as there are samples. split_half: one half against
-    the other, the mean of 5 splits. held_out: the held-out images as fakes. as_many: as many samples as there are
-    held-out images, the mean of 5 draws, which is what to hold beside held_out. By the names of the metrics.
+    copy: the training images against as many draws of themselves as there are samples. split_half: one half of them
+    against the other, and as_halves: as many samples in the place of the other, both the mean of 5 splits. held_out:
+    the held-out images as fakes, and as_many: as many samples, the mean of 5 draws. Numbers by the metrics' names.
     """
     n, m = (len(next(iter(features.values()))) for features in (sets.real, sets.fake))
     generator = torch.Generator().manual_seed(SEED)
@@ -39,14 +40,20 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, C
         measured = measure(compared, protocol, metrics, errors=False)
         return {name: measurement.value for name, measurement in measured.items()}
 
+    def some(count: int) -> Features:
+        return _part(sets.fake, torch.randperm(m, generator=generator)[:count])
+
     halves = [values(Sets(_part(sets.real, first), _part(sets.real, second))) for first, second in splits]
+    as_halves = [values(Sets(_part(sets.real, first), some(len(second)))) for first, second in splits]
+    half, other = (len(part) for part in splits[0])
     answer = {
         "copy": Calibration(
             f"what a generator would score that only repeats the {n} real images, {m} times in all", n, m,
             values(sets._replace(fake=_part(sets.real, draws)))),
         "split_half": Calibration(
-            f"one half of the real images against the other, mean of {SPLITS} splits", len(splits[0][0]),
-            len(splits[0][1]), _means(halves)),
+            f"one half of the real images against the other, mean of {SPLITS} splits", half, other, *_over(halves)),
+        "as_halves": Calibration(
+            f"as many of the samples in the place of the other half, mean of {SPLITS} splits", half, min(other, m), *_over(as_halves)),
         "held_out": None,
         "as_many": None,
     }
@@ -55,10 +62,9 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, C
         answer["held_out"] = Calibration(
             f"{h} real images that no training has seen, in the place of the samples", n, h,
             values(Sets(sets.real, sets.heldout, mirror=sets.mirror)))
-        some = [torch.randperm(m, generator=generator)[:h] for _ in range(SPLITS)]
         answer["as_many"] = Calibration(
-            f"only {min(h, m)} of the samples, as many as are held out, mean of {SPLITS} draws", n, min(h, m),
-            _means([values(sets._replace(fake=_part(sets.fake, index))) for index in some]))
+            f"as many of the samples as are held out, mean of {SPLITS} draws", n, min(h, m),
+            *_over([values(sets._replace(fake=some(h))) for _ in range(SPLITS)]))
     return answer
 
 
@@ -66,7 +72,9 @@ def _part(features: Features, index: torch.Tensor) -> Features:
     return {network: rows[index] for network, rows in features.items()}
 
 
-def _means(draws: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """Return the mean of each number over the draws; None where any draw has none."""
+def _over(draws: list[dict[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Return the mean and the standard deviation of each number over the draws; None where any draw has none."""
     columns = {name: [draw[name] for draw in draws] for name in draws[0]}
-    return {name: None if None in column else sum(column) / len(column) for name, column in columns.items()}
+    complete = {name: None if None in column else torch.tensor(column, dtype=torch.float64) for name, column in columns.items()}
+    return ({name: None if column is None else float(column.mean()) for name, column in complete.items()},
+            {name: None if column is None else float(column.std()) for name, column in complete.items()})

@@ -30,7 +30,7 @@ def copy_rate(real: Tensor, fake: Tensor, mirror: Tensor | None = None) -> float
 def authentic_share(real: Tensor, fake: Tensor) -> float | None:
     """Return AuthPct as a share: fakes farther from their nearest training image than that image is from its own.
 
-    Alaa et al. 2022. Fresh images give about 0.75, not 1: see the calibration. None below two training images.
+    Alaa et al. 2022. Fresh images give 0.5 to 0.75 by their dimension, not 1: see the calibration. None below two training images.
     """
     if len(real) < 2:
         return None

@@ -193,7 +193,7 @@ class Evaluator:
             norm = float(found.latents.square().sum(dim=1).mean() / decoder.latent_dim)
             answer.measured[f"backtrack_{name}{suffix}"] = Measurement(
                 measured.value, "lower", n, len(index), error=measured.error,
-                note=f"median {float(found.distances.median()):.3f}, nearest other training image {float(nearest.mean()):.3f}; "
+                note=f"median {float(found.distances.median()):.3f}, nearest other training image {float(nearest[nearest.isfinite()].mean()):.3f}; "
                      f"|z|^2/d {norm:.2f}, where a random latent has 1")
             if name == "heldout":
                 share = float((found.distances < nearest).double().mean())

@@ -90,12 +90,12 @@ def _micro_batches(blocks: Iterable[Tensor], size: int) -> Iterator[Tensor]:
     """Yield the images of all blocks in batches of `size`, shorter before a change of shape and at the end."""
     rest = None
     for block in blocks:
-        if rest is not None and len(rest) and rest.shape[1:] != block.shape[1:]:
+        if rest is not None and rest.shape[1:] != block.shape[1:]:
             yield rest
             rest = None
         rest = block if rest is None else torch.cat([rest, block])
         full = len(rest) // size * size
         yield from rest[:full].split(size) if full else ()
-        rest = rest[full:]
-    if rest is not None and len(rest):
+        rest = rest[full:] if full < len(rest) else None
+    if rest is not None:
         yield rest

@@ -158,6 +158,8 @@ def _manifold(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measure
         side = "the side of the fakes" if name == "recall" else "the side of the reals"
         measured[name + protocol.suffix] = _share(
             value, trials[name], "higher", len(real), len(fake), _too_few(prdc.MINIMUM, side))
+    measured["reached" + protocol.suffix] = _share(prdc.reached(real, fake), len(real), "higher", len(real), len(fake),
+                                                  _too_few(prdc.MINIMUM, "the side of the reals"))
     return measured
 
 

@@ -50,7 +50,7 @@ def step_lengths(decoder: Decoder, embed: Embedding, seed: int, advance: Callabl
 
 
 def path_length(lengths: Tensor) -> tuple[float, float]:
-    """Return the mean of the step lengths without the shortest and longest hundredth, and its standard error."""
+    """Return the mean of the step lengths between their 1st and 99th percentile, and its standard error."""
     low = torch.quantile(lengths, TRIMMED, interpolation="lower")
     high = torch.quantile(lengths, 1 - TRIMMED, interpolation="higher")
     kept = lengths[(lengths >= low) & (lengths <= high)]

@@ -1,4 +1,4 @@
-"""Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), k = 3 neighbours."""
+"""Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), k = 3 neighbours; and the nearest."""
 
 import math
 
@@ -31,6 +31,17 @@ def prdc(real: Tensor, fake: Tensor, *, strict: bool = False) -> dict[str, float
         balls, _ = _inside(real, fake, strict)
         answer["recall"] = float((balls > 0).double().mean())
     return answer
+
+
+def reached(real: Tensor, fake: Tensor) -> float | None:
+    """Return the share of real images (N, D) that are the nearest one to some fake (M, D).
+
+    It asks for variety alone: samples that lie off the real images, but in all directions, reach as many as real ones
+    would, where coverage and recall fall. It grows with M, so compare equal counts. None below 4 real images.
+    """
+    if len(real) < MINIMUM:
+        return None
+    return len(nearest_distances(fake, real)[1].unique()) / len(real)
 
 
 def nearest_distances(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,8 @@ from models.weights import WEIGHTS
 
 SCHEMA = "rs-imle.evaluation.2"
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pytorch-fid")
-COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", "copies", "halves", "held-out", "as many", "comparable")
-BESIDE = {"copies": "copy", "halves": "split_half", "held-out": "held_out", "as many": "as_many"}  # columns of calibration
+BESIDE = {"copies": "copy", "halves": "split_half", "as halves": "as_halves", "held-out": "held_out", "as held-out": "as_many"}
+COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", *BESIDE, "comparable")
 SMALL = ("backtrack", "intra_lpips")  # perceptual distances, printed with a decimal more
 RIGHT = ("value", *BESIDE)  # aligned at the decimal point
 

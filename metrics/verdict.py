@@ -10,7 +10,10 @@ from metrics.calibration import Calibration
 from metrics.measure import FRECHETS, KERNELS, Measurement
 
 CLEARLY = 2        # standard errors
-FAR_BELOW = 0.8    # of what real images score, with the whole interval
+FAR_OUT = 3        # standard deviations of draws
+FAR_BELOW = 0.75   # of what real images score
+OFF = 0.2          # of it, where next to nothing looks real
+FAR_ABOVE = 2      # times the distance of new real images
 COPYING_TEST = 3   # standard deviations of C_T
 NEVER = 0.05       # of held-out images reached, what a generator may do by luck
 FRESH_RATE = 0.05  # the copy rate of fresh images, by its definition
@@ -62,7 +65,7 @@ def _by_rate(measured: Measured, calibration: Calibrations) -> Sentence | None:
     rate = _found(measured, "copy_rate")
     if rate is None:
         return None
-    fresh = _beside(calibration, "held_out", measured, "copy_rate")
+    fresh = _beside(calibration, "held_out", "copy_rate")
     expected = FRESH_RATE if fresh is None else max(fresh, FRESH_RATE)
     words = (f"{rate.value:.0%} of the samples lie closer to a training image than the closest 5% of the training images lie "
              f"to each other; of new real images {'about 5%' if fresh is None else f'{fresh:.0%}'} would")
@@ -76,17 +79,16 @@ def _by_test(measured: Measured, calibration: Calibrations) -> Sentence | None:
     if test is None:
         return None
     if test.value < -COPYING_TEST:
-        return Sentence("bad", "Suspect copying: the samples are closer to the training images than held-out real images are "
+        return Sentence("bad", "Closer to the training images than new real images are: suspect copying "
                                f"(C_T {test.value:.1f}, where chance stays within {COPYING_TEST}).")
-    return Sentence("good", f"The samples are no closer to the training images than held-out real images are (C_T {test.value:.1f}).")
+    return Sentence("good", f"No closer to the training images than new real images are (C_T {test.value:.1f}).")
 
 
 def _by_distance(measured: Measured, calibration: Calibrations) -> Sentence | None:
     for name in FRECHETS:
-        number, fresh, ours = measured.get(name), *(
-            (calibration.get(key) and calibration[key].values.get(name)) for key in ("held_out", "as_many"))
-        if number and number.error is not None and fresh is not None and ours is not None:
-            if ours < fresh - CLEARLY * number.error:
+        ours, fresh = (calibration[key].values.get(name) if calibration.get(key) else None for key in ("as_many", "held_out"))
+        if ours is not None and fresh is not None:
+            if ours < fresh - FAR_OUT * calibration["as_many"].deviations[name]:  # which one set of held-out images has, too
                 return Sentence("bad", f"Closer to the training images than new real images are: suspect copying ({name} {ours:.2f} "
                                        f"of as many samples as there are new images, which have {fresh:.2f}).")
     return None
@@ -102,34 +104,40 @@ def _by_kernel(measured: Measured, calibration: Calibrations) -> Sentence | None
 
 
 def _variety(measured: Measured, calibration: Calibrations) -> list[Sentence]:
-    coverage = _found(measured, "coverage")
-    real = _beside(calibration, "split_half", measured, "coverage")
-    if coverage is None or real is None:
+    """Judge how many real images are nearest to some sample, which fidelity has little part in; equal counts."""
+    ours, real = (_beside(calibration, kind, "reached") for kind in ("as_halves", "split_half"))
+    if ours is None or real is None or _off(calibration):
         return []
-    words = (f"samples come near {coverage.value:.0%} of the training images, and of two halves of the real images one comes near "
-             f"{real:.0%} of the other")
-    if coverage.interval[1] < FAR_BELOW * real:
+    spread = _deviation(calibration, "as_halves", "reached")
+    words = f"samples are nearest to {ours:.0%} of a half of the real images, as many real images to {real:.0%}"
+    if ours + CLEARLY * spread < FAR_BELOW * real:
         return [Sentence("bad", f"Kinds of image are missing: {words}.")]
-    if coverage.interval[0] < FAR_BELOW * real:
+    if ours + CLEARLY * spread < real:
         return [Sentence("mixed", f"Perhaps some kinds of image are missing: {words}.")]
     return [Sentence("good", f"No kind of image is missing: {words}.")]
 
 
+def _off(calibration: Calibrations) -> bool:
+    """Say whether next to no sample lies among the real images: nearest images then say nothing of variety."""
+    ours, real = (_beside(calibration, kind, "precision") for kind in ("as_halves", "split_half"))
+    return ours is not None and real is not None and ours < OFF * real
+
+
 def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     sentences = []
-    precision = _found(measured, "precision")
-    real = _beside(calibration, "split_half", measured, "precision")
-    if precision is not None and real is not None:
-        words = f"{precision.value:.0%} of the samples lie among the real images, of real images {real:.0%} would"
-        if precision.interval[1] < FAR_BELOW * real:
+    ours, real = (_beside(calibration, kind, "precision") for kind in ("as_halves", "split_half"))
+    if ours is not None and real is not None:
+        words = f"{ours:.0%} of the samples lie among a half of the real images, of the other half {real:.0%} do"
+        if ours + CLEARLY * _deviation(calibration, "as_halves", "precision") < FAR_BELOW * real:
             sentences.append(Sentence("bad", f"Many samples do not look real to this network: {words}."))
         else:
             sentences.append(Sentence("good", f"The samples look real to this network: {words}."))
     for name in FRECHETS:
-        ours, fresh = ((calibration.get(key) and calibration[key].values.get(name)) for key in ("as_many", "held_out"))
+        ours, fresh = (calibration[key].values.get(name) if calibration.get(key) else None for key in ("as_many", "held_out"))
         if ours is not None and fresh and ours > fresh:
-            sentences.append(Sentence("mixed", f"As a set, the samples are {ours / fresh:.1f} times as far from the training images "
-                                                 f"as new real images are ({name} {ours:.2f} against {fresh:.2f}, equal counts)."))
+            sentences.append(Sentence(
+                "bad" if ours > FAR_ABOVE * fresh else "mixed", f"As a set, the samples are {ours / fresh:.1f} times as far from the "
+                f"training images as new real images are ({name} {ours:.2f} against {fresh:.2f}, equal counts)."))
             break
     return sentences
 
@@ -139,9 +147,15 @@ def _found(measured: Measured, name: str) -> Measurement | None:
     return next((number for key, number in measured.items() if _is(key, name) and number.value is not None), None)
 
 
-def _beside(calibration: Calibrations, kind: str, measured: Measured, name: str) -> float | None:
+def _beside(calibration: Calibrations, kind: str, name: str) -> float | None:
+    """Return a metric's value in one of the comparisons."""
     values = calibration[kind].values if calibration.get(kind) else {}
     return next((value for key, value in values.items() if _is(key, name)), None)
+
+
+def _deviation(calibration: Calibrations, kind: str, name: str) -> float:
+    """Return the standard deviation over the draws of a comparison that has this metric."""
+    return next(value for key, value in calibration[kind].deviations.items() if _is(key, name))
 
 
 def _is(key: str, name: str) -> bool:

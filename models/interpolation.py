@@ -9,7 +9,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
     A straight line between two normal latents passes through lengths that training never saw (Shoemake 1985).
     """
-    lengths = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    lengths = [each.norm(dim=1, keepdim=True).clamp(min=1e-12) for each in (a, b)]
     cosine = (a * b).sum(dim=1, keepdim=True) / (lengths[0] * lengths[1])
     angle = torch.arccos(cosine.clamp(-1, 1))  # (B, 1)
     arc = (torch.sin((1 - t) * angle) * a / lengths[0] + torch.sin(t * angle) * b / lengths[1]) / torch.sin(angle)

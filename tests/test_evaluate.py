@@ -101,7 +101,7 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     assert conditions["data"]["fingerprint"] and conditions["data"]["transform"]["resolution"] == [SIDE, SIDE]
     assert conditions["features"]["effnet-lite0"]["weights_sha256"].startswith("57934424")
     assert list(document["metrics"]) == [f"{name}_effnetlite0" for name in (
-        "fd", "kd", "precision", "recall", "density", "coverage", "copy_rate", "authpct", "c_t", "intra_lpips", "ppl", "jump_ratio",
+        "fd", "kd", "precision", "recall", "density", "coverage", "reached", "copy_rate", "authpct", "c_t", "intra_lpips", "ppl", "jump_ratio",
         "backtrack_heldout", "beyond_copying", "backtrack_train", "backtrack_gap")]  # fmt: skip
     for name, measurement in document["metrics"].items():
         assert measurement["value"] is not None or "c_t" in name and "20 held-out images (4 here)" in measurement["reason"]

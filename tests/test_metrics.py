@@ -272,11 +272,11 @@ def test_too_few_images_give_none_with_a_reason(n, m, tmp_path):
 def test_names_say_which_network_and_what_is_comparable():
     real, fake = normal(30, 8), normal(40, 8, seed=1)
     ours = values_of(real, fake)
-    assert list(ours) == [f"{name}_effnetlite0" for name in ("fd", "kd", "precision", "recall", "density", "coverage")]
+    assert list(ours) == [f"{name}_effnetlite0" for name in ("fd", "kd", "precision", "recall", "density", "coverage", "reached")]
     assert not any(measurement.comparable_with_published for measurement in ours.values())
     reals, fakes = ({"inception": s, "vgg16": s} for s in (real, normal(5000, 8, seed=1)))
     published = measure.measure(Sets(reals, fakes), INCEPTION, ALL)
-    assert list(published) == ["fid", "fid_exact", "kid", "precision", "recall", "density", "coverage"]
+    assert list(published) == ["fid", "fid_exact", "kid", "precision", "recall", "density", "coverage", "reached"]
     assert published["fid"].comparable_with_published and published["kid"].comparable_with_published
     assert not measure.measure(Sets(reals, {"inception": fake}), INCEPTION, ["fid"])["fid"].comparable_with_published
     assert INCEPTION.networks(["fid", "kid"]) == ["inception"] and EFFNET.networks(ALL) == ["effnet-lite0"]

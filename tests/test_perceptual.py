@@ -1,5 +1,7 @@
 """The perceptual embeddings against the packages that define them."""
 
+import contextlib
+import io
 
 import pytest
 import torch

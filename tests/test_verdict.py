@@ -1,0 +1,156 @@
+"""The table of toy truths: for generators whose nature is known, every number and every sentence says the right thing."""
+
+import pytest
+import torch
+
+from metrics.calibration import Calibration, calibrate
+from metrics.measure import PROTOCOLS, Measurement, Sets, measure
+from metrics.verdict import verdict
+
+EFFNET = PROTOCOLS["default", "effnet-lite0"]
+METRICS = ["fid", "kid", "pr", "copying"]
+N, HELDOUT, M, D = 100, 60, 1000, 12
+
+
+def real_world(count, seed, num_kinds=100):
+    """Draw images of the first so many of a hundred kinds, no kind like another, as features (count, D)."""
+    kinds = torch.randn(100, D, generator=torch.Generator().manual_seed(7)) * 4.0
+    generator = torch.Generator().manual_seed(seed)
+    return kinds[torch.randint(num_kinds, (count,), generator=generator)] + torch.randn(count, D, generator=generator)
+
+
+REAL, HELD = real_world(N, 0), real_world(HELDOUT, 1)
+
+
+def noise(count, seed, scale):
+    return scale * torch.randn(count, D, generator=torch.Generator().manual_seed(seed))
+
+
+def draws(images, seed):
+    return images[torch.randint(len(images), (M,), generator=torch.Generator().manual_seed(seed))]
+
+
+FAKES = {
+    "copier": draws(REAL, 2),
+    "copier with noise": draws(REAL, 2) + noise(M, 3, 0.1),
+    "collapse to 10 of 100 images": draws(REAL[:10], 2) + noise(M, 3, 0.1),
+    "collapse to 10 of 100 kinds": real_world(M, 3, num_kinds=10),
+    "fresh": real_world(M, 4),
+    "elsewhere": real_world(M, 4) + 8,
+}
+
+
+@pytest.fixture(scope="module", params=["with held-out images", "without"])
+def table(request):
+    """Return name -> (numbers, calibration, tones and texts)."""
+    answers = {}
+    for name, fake in FAKES.items():
+        heldout = {"effnet-lite0": HELD} if request.param != "without" else None
+        sets = Sets({"effnet-lite0": REAL}, {"effnet-lite0": fake}, heldout)
+        measured, calibration = measure(sets, EFFNET, METRICS), calibrate(sets, EFFNET, METRICS)
+        answers[name] = measured, calibration, verdict(measured, calibration)
+    return answers
+
+
+def value(table, name, metric):
+    return table[name][0][f"{metric}_effnetlite0"].value
+
+
+def says(table, name, words):
+    """Return the tones of the sentences that hold these words."""
+    return {tone for tone, text in table[name][2] if words in text}
+
+
+COPIERS = ["copier", "copier with noise", "collapse to 10 of 100 images"]
+
+
+@pytest.mark.parametrize("name", COPIERS)
+def test_copiers_are_suspected_by_every_witness(table, name):
+    assert value(table, name, "copy_rate") > 0.99 and value(table, name, "authpct") < 0.01
+    assert says(table, name, "opying") == {"bad"}  # and no sentence clears them
+    assert not says(table, name, "No more near copies") and not says(table, name, "No closer")
+    if (test := value(table, name, "c_t")) is not None:
+        assert test < -10 and says(table, name, "Closer to the training images than new real images are: suspect copying") == {"bad"}
+    if name != "collapse to 10 of 100 images":
+        assert value(table, name, "kd") < 0 and says(table, name, "below zero") == {"bad"}
+
+
+@pytest.mark.parametrize("name", ["fresh", "elsewhere", "collapse to 10 of 100 kinds"])
+def test_nobody_else_is(table, name):
+    assert value(table, name, "copy_rate") < 0.1
+    assert not says(table, name, "uspect copying") and says(table, name, "No more near copies") == {"good"}
+    if value(table, name, "c_t") is not None:
+        assert says(table, name, "No closer to the training images") == {"good"}
+
+
+def test_fresh_samples_of_the_truth_are_told_nothing_bad(table):
+    assert {sentence.tone for sentence in table["fresh"][2]} <= {"good", "mixed"}
+    assert says(table, "fresh", "No kind of image is missing") == says(table, "fresh", "look real") == {"good"}
+    assert 0.4 < value(table, "fresh", "authpct") < 0.8
+    assert abs(table["fresh"][0]["kd_effnetlite0"].value) < 3 * table["fresh"][0]["kd_effnetlite0"].error
+
+
+@pytest.mark.parametrize("name", ["collapse to 10 of 100 images", "collapse to 10 of 100 kinds"])
+def test_a_collapse_is_missed_variety_and_not_missed_realism(table, name):
+    assert says(table, name, "Kinds of image are missing") == {"bad"}
+    assert value(table, name, "reached") < 0.8 * value(table, "fresh", "reached")
+    assert value(table, name, "fd") > 1.5 * value(table, "fresh", "fd")
+    assert says(table, name, "look real") == {"good"}
+
+
+@pytest.mark.parametrize("name", ["copier", "copier with noise", "fresh"])
+def test_nothing_is_missing_where_all_images_are_reached(table, name):
+    assert says(table, name, "No kind of image is missing") == {"good"} and not says(table, name, "re missing")
+
+
+def test_what_lies_elsewhere_does_not_look_real(table):
+    assert value(table, "elsewhere", "precision") < 0.05 and says(table, "elsewhere", "do not look real") == {"bad"}
+    assert not says(table, "elsewhere", "issing")
+    if table["elsewhere"][1]["held_out"]:
+        assert says(table, "elsewhere", "times as far from the training images") == {"bad"}
+
+
+def test_frechet_alone_would_have_praised_the_copier(table):
+    """This is why it is never printed alone: a copier scores below fresh images, and the verdict says so."""
+    assert value(table, "copier", "fd") < 0.5 * value(table, "fresh", "fd")
+
+
+@pytest.mark.parametrize("ours, told", [(10.0, {"bad"}), (18.0, set()), (50.0, {"bad"})], ids=["far nearer", "nearer by chance", "far"])
+def test_frechet_is_held_beside_new_images_in_equal_numbers(ours, told):
+    def of(value, deviation=None):
+        return Calibration("", 100, 20, {"fid": value}, {"fid": deviation})
+
+    sentences = verdict({"fid": number(5.0, 0.1)}, {"as_many": of(ours, 2.0), "held_out": of(20.0)})
+    assert {tone for tone, _ in sentences} == told
+    assert not told or ("uspect copying" in sentences[0].text) == (ours < 20)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_fresh_samples_are_cleared_whatever_the_draw(seed):
+    real, fake, held = (real_world(count, 100 * seed + k) for k, count in ((10, N), (20, M), (30, HELDOUT)))
+    sets = Sets({"effnet-lite0": real}, {"effnet-lite0": fake}, {"effnet-lite0": held})
+    measured = measure(sets, EFFNET, METRICS)
+    assert "bad" not in {sentence.tone for sentence in verdict(measured, calibrate(sets, EFFNET, METRICS))}
+
+
+def number(value, error=None, interval=None, num_fake=10):
+    return Measurement(value, "lower", 100, num_fake, error=error, interval=interval)
+
+
+def test_reconstruction_is_told_in_words():
+    measured = {"backtrack_heldout": number(0.5, 0.1), "backtrack_train": number(0.1, 0.02), "backtrack_gap": number(0.4, 0.1),
+                "beyond_copying": number(0.8, interval=(0.49, 0.94))}  # fmt: skip
+    texts = {tone: text for tone, text in verdict(measured, {})}
+    assert "reaches them to 0.10, new ones to 0.50" in texts["mixed"]
+    assert "80% of 10 held-out images" in texts["good"]
+    measured |= {"beyond_copying": number(0.0, interval=(0.0, 0.28)), "backtrack_gap": number(0.1, 0.1)}
+    (sentence,) = verdict(measured, {})
+    assert sentence.tone == "mixed" and "hardly makes images that it never saw" in sentence.text
+
+
+def test_nothing_is_said_without_numbers():
+    assert verdict({}, {}) == []
+    none = {name: Measurement(None, "lower", 1, 1, reason="too few") for name in
+            ("fid", "kid", "precision", "coverage", "copy_rate", "c_t", "backtrack_gap", "beyond_copying")}  # fmt: skip
+    empty = Calibration("", 1, 1, dict.fromkeys([*none, "reached"]), dict.fromkeys([*none, "reached"]))
+    assert verdict(none, {"copy": empty, "split_half": empty, "as_halves": empty, "held_out": None, "as_many": None}) == []
