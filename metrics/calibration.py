@@ -31,10 +31,11 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, C
     against the other, and as_halves: as many samples in the place of the other, both the mean of 5 splits. held_out:
     the held-out images as fakes, and as_many: as many samples, the mean of 5 draws. Numbers by the metrics' names.
     """
-    n, m = (len(next(iter(features.values()))) for features in (sets.real, sets.fake))
+    n, m = _count(sets.real), _count(sets.fake)
     generator = torch.Generator().manual_seed(SEED)
     draws = torch.randint(n, (m,), generator=generator)
     splits = [torch.randperm(n, generator=generator).tensor_split(2) for _ in range(SPLITS)]
+    splits = [(first, second[:m]) for first, second in splits]  # equal counts, however few samples there are
 
     def values(compared: Sets) -> dict[str, float | None]:
         measured = measure(compared, protocol, metrics, errors=False)
@@ -53,19 +54,24 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, C
         "split_half": Calibration(
             f"one half of the real images against the other, mean of {SPLITS} splits", half, other, *_over(halves)),
         "as_halves": Calibration(
-            f"as many of the samples in the place of the other half, mean of {SPLITS} splits", half, min(other, m), *_over(as_halves)),
+            f"as many of the samples in the place of the other half, mean of {SPLITS} splits", half, other, *_over(as_halves)),
         "held_out": None,
         "as_many": None,
     }
     if sets.heldout is not None:
-        h = len(next(iter(sets.heldout.values())))
+        h = min(_count(sets.heldout), m)
+        held = _part(sets.heldout, torch.randperm(_count(sets.heldout), generator=generator)[:h])
         answer["held_out"] = Calibration(
             f"{h} real images that no training has seen, in the place of the samples", n, h,
-            values(Sets(sets.real, sets.heldout, mirror=sets.mirror)))
+            values(Sets(sets.real, held, mirror=sets.mirror)))
         answer["as_many"] = Calibration(
-            f"as many of the samples as are held out, mean of {SPLITS} draws", n, min(h, m),
+            f"as many of the samples as are held out, mean of {SPLITS} draws", n, h,
             *_over([values(sets._replace(fake=some(h))) for _ in range(SPLITS)]))
     return answer
+
+
+def _count(features: Features) -> int:
+    return len(next(iter(features.values())))
 
 
 def _part(features: Features, index: torch.Tensor) -> Features:

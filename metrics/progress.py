@@ -10,7 +10,7 @@ class Progress:
     """Show on stderr how far the work is, and at the start of every long stage say in a line what it will take."""
 
     LONG = 20    # seconds
-    BATCHES = 5  # that the estimate is made from
+    BATCHES = 8  # that the estimate is made from
 
     def __init__(self, total: int, announce: bool = False):
         """`total` is in image passes. With `announce` the estimates are printed, for whoever must decide to wait."""

@@ -24,6 +24,7 @@ from imle import checkpoint
 from imle.config import Config, to_dict
 from imle.sampling import Sampler, build_generator
 from metrics import backtracking, paths
+from metrics.features import NETWORKS
 
 ROOT = Path(__file__).parent.parent
 SIDE = 16
@@ -250,6 +251,37 @@ def test_a_folder_of_any_generator_is_scored_against_a_folder(tmp_path):
     np.savez(array, load_images(real, resolution=(40, 60)).images.permute(0, 2, 3, 1).numpy())
     main(array, "--data", real, "--features", "effnet-lite0", "--metrics", "fid")
     assert numbers(tmp_path / "array-evaluation" / "effnet-lite0")["metrics"]["fd_effnetlite0"]["value"] < 1e-6
+
+
+class Averages(nn.Module):
+    """A network of so many features that needs no weights."""
+
+    def __init__(self, dimension):
+        super().__init__()
+        self.mixing = torch.randn(3 * 16, dimension, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, images):
+        return nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1) @ self.mixing
+
+
+def test_the_papers_protocol_is_the_published_one(run, tmp_path, monkeypatch):
+    """Clean-fid's input, real images as they are, fc2 before its ReLU, open balls, at most 1,000 samples in them."""
+    monkeypatch.setattr("models.weights.require", lambda *keys: monkeypatch.setattr("test_evaluate.required", keys))
+    seen = {}
+    for name in ("inception-clean", "vgg16-linear"):
+        network = NETWORKS[name]._replace(build=lambda name=name: seen.setdefault(name, Averages(8)))
+        monkeypatch.setitem(NETWORKS, name, network)
+    main(run, "--protocol", "paper", "--metrics", "fid_clean,pr", "--num-samples", 1040, "--out", tmp_path)
+    document = numbers(tmp_path)
+    assert set(seen) == {"inception-clean", "vgg16-linear"} and required == ("inception", "vgg16")
+    protocol = document["conditions"]["protocol"]
+    assert (protocol["raw"], protocol["strict"], protocol["manifold_samples"]) == (True, True, 1000)
+    assert {name: measurement["num_fake"] for name, measurement in document["metrics"].items()} == {
+        "fid_clean": 1040, "precision": 1000, "recall": 1000, "density": 1000, "coverage": 1000, "reached": 1000}  # fmt: skip
+    assert document["conditions"]["data"]["transform"] is None and "fid_clean1040" in (tmp_path / "report.html").read_text()
+
+
+required = ()
 
 
 def test_one_checkpoint_has_a_report_of_its_own(run):

@@ -2,6 +2,8 @@
 
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +238,9 @@ def test_calibration_brackets_the_toys(toy):
     assert calibration["as_many"].values["fd_effnetlite0"] > toy["fresh"]["fd_effnetlite0"].value  # fewer samples, the same kind
     assert calibration == calibrate(Sets(real, fake, heldout), EFFNET, ALL)
     assert calibrate(Sets(real, fake), EFFNET, ALL)["held_out"] is None
+    few = calibrate(Sets(real, {"effnet-lite0": normal(12, seed=1)}, heldout), EFFNET, ALL)
+    assert few["held_out"].num_fake == few["as_many"].num_fake == 12  # equal counts, always
+    assert few["split_half"].num_fake == few["as_halves"].num_fake == 12
 
 
 def test_frechet_error_is_the_jackknife_over_reals():
@@ -330,6 +335,24 @@ def test_pytorch_fid_reads_our_statistics_of_the_real_images(tmp_path):
     rows = fake.numpy().astype(np.float64)
     theirs = calculate_frechet_distance(*statistics, rows.mean(axis=0), np.cov(rows, rowvar=False))
     assert theirs == pytorch_fid_bridge.library_distance(real, fake)
+
+
+PEAK = """
+import resource, sys, torch
+from metrics import prdc
+real, fake = torch.randn(2, 5000, 512)
+prdc.prdc(real[:50], fake[:50])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+prdc.prdc(real, fake)
+print(peak() - before)
+"""
+
+
+def test_neighbours_of_5000_images_take_little_memory():
+    """Under 500 MB above the features; a whole matrix of distances in float64 would be 200 MB, and there are three."""
+    done = subprocess.run([sys.executable, "-c", PEAK], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0 and float(done.stdout) < 500, done
 
 
 # networks
