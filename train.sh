@@ -55,11 +55,19 @@ scripts="python "
 "$python" "$here/sample.py" "$run" --out "$run/drawn" --num 64 --grid --device "$device"
 
 score=("$run" --device "$device")
-case "$device" in cuda*) ;; *) score+=(--features effnet-lite0 --num-samples 1000) ;; esac
-if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then score+=(--heldout "$here/tests/fluent_faces_heldout"); fi
-status=0
+case "$device" in
+  cuda*) scored=inception ;;
+  *) scored=effnet-lite0; score+=(--features effnet-lite0 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps) ;;
+esac
+heldout=""
+if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then
+  score+=(--heldout "$here/tests/fluent_faces_heldout")
+  heldout=" --heldout $(printf %q "$here/tests/fluent_faces_heldout")"
+fi
+status=0 report="$run/evaluation/$scored/report.html"
 "$python" "$here/evaluate.py" "${score[@]}" || status=$?
 if [ "$status" = 3 ]; then
+  report="none yet"
   echo "Not scored, for want of weights; this needs none: ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite0"
 elif [ "$status" != 0 ]; then
   exit "$status"
@@ -68,10 +76,11 @@ fi
 cat <<END
 
 Sheet     $run/drawn/grid.png
-Scores    $run/evaluation
+Report    $report
 Training  $run/samples, $run/matches, $run/metrics.jsonl
 Next, after: source $(printf %q "$here")/.venv/bin/activate
   ${scripts}sample.py $(printf %q "$run") --out more --num 256 --nearest $(printf %q "${images:-$here/data/fluent_faces}")
   ${scripts}sample.py $(printf %q "$run") --out film --interpolate 3,8,12 --frames 60
+  ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite0$heldout   # backtracking and path lengths too
   tensorboard --logdir $(printf %q "$run")
 END

@@ -59,9 +59,10 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
          f"data.path={checkout}/data/fluent_faces"],
         ["sample.py", "runs/fluent-faces-64", "--out", "runs/fluent-faces-64/drawn", "--num", "64", "--grid", "--device", "cpu"],
         ["evaluate.py", "runs/fluent-faces-64", "--device", "cpu", "--features", "effnet-lite0", "--num-samples", "1000",
-         "--heldout", f"{checkout}/tests/fluent_faces_heldout"],
+         "--metrics", "fid,kid,pr,copying,intra_lpips,jumps", "--heldout", f"{checkout}/tests/fluent_faces_heldout"],
     ]  # fmt: skip
     assert "  python sample.py runs/fluent-faces-64 --out film" in result.stdout
+    assert "Report    runs/fluent-faces-64/evaluation/effnet-lite0/report.html" in result.stdout
 
 
 def test_images_with_spaces_from_another_folder(run, checkout, tmp_path):
