@@ -103,14 +103,13 @@ def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[
     found = load_references(path, subject.transform, trained=subject.trained, may_differ=args.data is not None,
                             heldout=args.heldout, originals=raw)  # fmt: skip
     print(f"{path}: {found.report[0]}", file=sys.stderr)
-    names = ("features of real images", "features of held-out images")
-    if raw:
-        real, held = map(Images.of_list, names, (found.real_originals, found.heldout_originals))
-    else:
-        real, held = map(Images.of_tensor, names, (found.real, found.heldout))
+    wrap = Images.of_list if raw else Images.of_tensor
+    seen, held_seen = (found.real_originals, found.heldout_originals) if raw else (found.real, found.heldout)
+    real, held = wrap("features of real images", seen), wrap("features of held-out images", held_seen)
     record = {"fingerprint": found.fingerprint, "transform": None if raw else subject.transform, "num_real": len(found.real),
               "num_heldout": len(found.heldout), "heldout": held.identity, "flips": subject.flips}  # fmt: skip
-    mirror = Images.of_tensor("features of mirrored images", found.real.flip(3)) if subject.flips else None
+    flipped = [image.flip(2) for image in seen] if raw else seen.flip(3)
+    mirror = wrap("features of mirrored images", flipped) if subject.flips else None
     return Reals(found.real, found.heldout, real, held if held.count else None, mirror), record, found.warnings
 
 

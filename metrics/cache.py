@@ -1,5 +1,6 @@
 """What was computed from images, kept on disk under the hash of everything that it depends on."""
 
+import functools
 import hashlib
 import json
 import os
@@ -45,8 +46,16 @@ class Cache:
             path.unlink(missing_ok=True)
 
     def _path(self, key: dict) -> Path:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([_code(), key], sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:32]}.npz"
+
+
+@functools.cache
+def _code() -> str:
+    """Return the sha256 of the source that results are made by: what another version has kept is not ours."""
+    root = Path(__file__).parent.parent
+    sources = sorted([*root.glob("metrics/*.py"), *root.glob("models/*.py")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

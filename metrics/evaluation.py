@@ -13,11 +13,10 @@ from metrics.calibration import Calibration, calibrate
 from metrics.features import NETWORKS, FeaturePass
 from metrics.images import Images, Request, digest, sweep
 from metrics.measure import (
-    GENERATOR_METRICS, PERCEPTUAL_METRICS, Features, Measurement, Protocol, Sets, intra_distance, measure, perceptual_mean,
-    repeated)
+    GENERATOR_METRICS, PERCEPTUAL_METRICS, Features, Measurement, Protocol, Sets, backtrack_distances, backtrack_gap,
+    intra_distance, measure, perceptual_mean, repeated)
 from metrics.neighbours import NeighbourPass
 from metrics.paths import Decoder
-from metrics.prdc import wilson_interval
 from metrics.progress import Progress
 from models.perceptual import WEIGHTS_OF, Embedding, load_embedding
 from models.weights import WEIGHTS
@@ -85,6 +84,8 @@ class Evaluator:
         self.protocol, self.metrics, self.device, self.cache = protocol, metrics, device, cache
         self.networks = protocol.networks(metrics)
         self.num_backtracked, self.announce = num_backtracked, announce
+        self._of_generator = {"ppl": ("ppl", self._path_length), "jumps": ("jump_ratio", self._jumps),
+                              "backtracking": ("backtrack_train", self._backtracking)}  # fmt: skip
 
     def __call__(self, samples: list[Images], reals: Reals, decoder: Decoder | None) -> Evaluation:
         """Evaluate sets of samples, the first of which is shown and the others are repeats of it."""
@@ -93,8 +94,11 @@ class Evaluator:
         try:
             self._features(answer, samples, reals)
             self._neighbours(answer, samples[0], reals)
-            self._paths(answer, decoder, reals)
-            self._backtracking(answer, decoder, reals)
+            for metric, (name, method) in self._of_generator.items():
+                if metric in self.metrics and decoder:
+                    method(answer, decoder, reals)
+                elif metric in self.metrics:
+                    answer.measured |= self._named({name: Measurement(None, "lower", len(reals.images), 0, reason=NO_GENERATOR)})
         finally:
             self.progress.close()
         self.cache.prune()
@@ -103,12 +107,13 @@ class Evaluator:
     def _work(self, samples: list[Images], reals: Reals, decoder: Decoder | None) -> int:
         """Return the image passes that everything takes."""
         sets = [reals.real, *filter(None, [reals.held, reals.mirror]), *samples]
-        work = len(self.networks) * sum(images.count for images in sets)
-        work += samples[0].count if self._clusters(reals) else 0
+        work = {"features": len(self.networks) * sum(images.count for images in sets)}
+        if len(reals.images) <= MOST_CLUSTERS:
+            work["intra_lpips"] = samples[0].count
         if decoder:
-            work += 2 * paths.NUM_STEPS * ("ppl" in self.metrics) + paths.NUM_STRIPS * paths.FRAMES * ("jumps" in self.metrics)
-            work += sum(backtracking.passes(len(index)) for _, index in self._chosen(reals)) * ("backtracking" in self.metrics)
-        return work
+            work |= {"ppl": 2 * paths.NUM_STEPS, "jumps": paths.NUM_STRIPS * paths.FRAMES,
+                     "backtracking": sum(backtracking.passes(len(index)) for _, index in self._chosen(reals))}  # fmt: skip
+        return sum(passes for what, passes in work.items() if what == "features" or what in self.metrics)
 
     def _features(self, answer: Evaluation, samples: list[Images], reals: Reals) -> None:
         if not self.networks:
@@ -131,9 +136,6 @@ class Evaluator:
         results = sweep(images, requests, self.device, self.cache, self.progress)
         return {name: result["features"] for name, result in results.items()}
 
-    def _clusters(self, reals: Reals) -> bool:
-        return "intra_lpips" in self.metrics and len(reals.images) <= MOST_CLUSTERS
-
     def _neighbours(self, answer: Evaluation, samples: Images, reals: Reals) -> None:
         if "intra_lpips" not in self.metrics:
             return
@@ -149,71 +151,52 @@ class Evaluator:
         answer.recall = found["distances"]
         answer.measured[name] = intra_distance(found["spread"], found["members"], samples.count)
 
-    def _paths(self, answer: Evaluation, decoder: Decoder | None, reals: Reals) -> None:
-        suffix, n = self.protocol.suffix, len(reals.images)
-        if "ppl" in self.metrics and decoder:
-            self.progress.stage("path lengths", 2 * paths.NUM_STEPS)
-            lengths = self._kept("ppl", decoder, {"steps": paths.NUM_STEPS, "epsilon": paths.EPSILON}, 2 * paths.NUM_STEPS,
-                                 lambda: {"lengths": paths.step_lengths(decoder, self._embedding(), SEED, self.progress.advance)})["lengths"]
-            value, error = paths.path_length(lengths)
-            answer.measured["ppl" + suffix] = Measurement(
-                value, "lower", n, paths.NUM_STEPS, error=error,
-                note=f"arcs in z, epsilon {paths.EPSILON:g}, longest and shortest {paths.TRIMMED:.0%} left out")
-        if "jumps" in self.metrics and decoder:
-            self.progress.stage("interpolations", paths.NUM_STRIPS * paths.FRAMES)
+    def _path_length(self, answer: Evaluation, decoder: Decoder, reals: Reals) -> None:
+        work = 2 * paths.NUM_STEPS
+        kept = self._kept("path lengths", decoder, {"steps": paths.NUM_STEPS, "epsilon": paths.EPSILON}, work, lambda: {
+            "lengths": paths.step_lengths(decoder, self._embedding(), SEED, self.progress.advance)})
+        value, error = paths.path_length(kept["lengths"])
+        answer.measured["ppl" + self.protocol.suffix] = Measurement(
+            value, "lower", len(reals.images), paths.NUM_STEPS, error=error,
+            note=f"arcs in z, epsilon {paths.EPSILON:g}, longest and shortest {paths.TRIMMED:.0%} left out")
 
-            def make() -> dict[str, Tensor]:
-                strips, distances = paths.strips(decoder, self._embedding(), SEED, self.progress.advance)
-                return {"strips": strips, "distances": distances}
+    def _jumps(self, answer: Evaluation, decoder: Decoder, reals: Reals) -> None:
+        def make() -> dict[str, Tensor]:
+            strips, distances = paths.strips(decoder, self._embedding(), SEED, self.progress.advance)
+            return {"strips": strips, "distances": distances}
 
-            kept = self._kept("strips", decoder, {"strips": paths.NUM_STRIPS, "frames": paths.FRAMES},
-                              paths.NUM_STRIPS * paths.FRAMES, make)
-            answer.strips, answer.jump_ratios = kept["strips"], paths.jump_ratios(kept["distances"])
-            answer.measured["jump_ratio" + suffix] = perceptual_mean(answer.jump_ratios, "lower", n, paths.NUM_STRIPS)
-        for metric, name in (("ppl", "ppl"), ("jumps", "jump_ratio"), ("backtracking", "backtrack_train")):
-            if metric in self.metrics and not decoder:
-                answer.measured[name + suffix] = Measurement(None, "lower", n, 0, reason=NO_GENERATOR)
+        parts = {"strips": paths.NUM_STRIPS, "frames": paths.FRAMES}
+        kept = self._kept("interpolations", decoder, parts, paths.NUM_STRIPS * paths.FRAMES, make)
+        answer.strips, answer.jump_ratios = kept["strips"], paths.jump_ratios(kept["distances"])
+        answer.measured["jump_ratio" + self.protocol.suffix] = perceptual_mean(
+            answer.jump_ratios, "lower", len(reals.images), paths.NUM_STRIPS)
 
-    def _backtracking(self, answer: Evaluation, decoder: Decoder | None, reals: Reals) -> None:
-        if "backtracking" not in self.metrics or not decoder:
-            return
-        suffix, n = self.protocol.suffix, len(reals.images)
-        embed = load_embedding(self.protocol.perceptual, backtracking.PIXEL_WEIGHT)
-        embed = embed.to(self.device, memory_format=torch.channels_last)
+    def _backtracking(self, answer: Evaluation, decoder: Decoder, reals: Reals) -> None:
+        embed = self._embedding(backtracking.PIXEL_WEIGHT)
         for name, index in self._chosen(reals):
             images = (reals.heldout if name == "heldout" else reals.images)[index]
-            self.progress.stage(f"backtracking, {name}", backtracking.passes(len(index)))
             parts = {"images": digest(images), "steps": backtracking.STEPS, "starts": backtracking.STARTS}
-            kept = self._kept("backtracking", decoder, parts, backtracking.passes(len(index)), lambda: (
+            kept = self._kept(f"backtracking, {name}", decoder, parts, backtracking.passes(len(index)), lambda: (
                 backtracking.backtrack(decoder, embed, images, SEED, self.progress.advance)._asdict()))
-            found = backtracking.Backtracked(**kept)
             nearest = backtracking.to_nearest(embed, images, reals.images, decoder.device)
-            answer.backtracks.append(Backtrack(name, index, found, nearest))
-            measured = perceptual_mean(found.distances, "lower", n, len(index))
-            norm = float(found.latents.square().sum(dim=1).mean() / decoder.latent_dim)
-            answer.measured[f"backtrack_{name}{suffix}"] = Measurement(
-                measured.value, "lower", n, len(index), error=measured.error,
-                note=f"median {float(found.distances.median()):.3f}, nearest other training image {float(nearest[nearest.isfinite()].mean()):.3f}; "
-                     f"|z|^2/d {norm:.2f}, where a random latent has 1")
-            if name == "heldout":
-                share = float((found.distances < nearest).double().mean())
-                answer.measured["beyond_copying" + suffix] = Measurement(
-                    share, "higher", n, len(index), interval=wilson_interval(share, len(index)),
-                    note="held-out images that it reaches more closely than any training image does; a copier has 0")
+            answer.backtracks.append(Backtrack(name, index, backtracking.Backtracked(**kept), nearest))
+        for each in answer.backtracks:
+            answer.measured |= self._named(backtrack_distances(
+                each.name, each.found.distances, each.found.latents, each.to_nearest, len(reals.images)))
         if len(answer.backtracks) == 2:
             heldout, train = (each.found.distances for each in answer.backtracks)
-            error = float((heldout.var() / len(heldout) + train.var() / len(train)).sqrt()) if min(len(heldout), len(train)) > 1 else None
-            answer.measured["backtrack_gap" + suffix] = Measurement(
-                float(heldout.mean() - train.mean()), "lower", n, len(heldout), error=error,
-                note="held-out less training images: 0 for a generator that knows no image better than its like")
+            answer.measured |= self._named({"backtrack_gap": backtrack_gap(heldout, train, len(reals.images))})
+
+    def _named(self, measured: dict[str, Measurement]) -> dict[str, Measurement]:
+        return {name + self.protocol.suffix: number for name, number in measured.items()}
 
     def _chosen(self, reals: Reals) -> list[tuple[str, list[int]]]:
         """Return which held-out and which training images are searched for: evenly spread over their names."""
         both = [("heldout", spread(len(reals.heldout), self.num_backtracked)), ("train", spread(len(reals.images), self.num_backtracked))]
         return [(name, index) for name, index in both if index]
 
-    def _embedding(self) -> Embedding:
-        return load_embedding(self.protocol.perceptual).to(self.device, memory_format=torch.channels_last)
+    def _embedding(self, pixel_weight: float = 0.0) -> Embedding:
+        return load_embedding(self.protocol.perceptual, pixel_weight).to(self.device, memory_format=torch.channels_last)
 
     def _key(self, kind: str, **parts: object) -> dict:
         weights = [WEIGHTS[key].sha256 for key in WEIGHTS_OF[self.protocol.perceptual]]
@@ -221,6 +204,7 @@ class Evaluator:
 
     def _kept(self, kind: str, decoder: Decoder, parts: dict, work: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return what `make` gives, from the cache when it was made before."""
+        self.progress.stage(kind, work)
         key = self._key(kind, decoder=decoder.identity, seed=SEED, device=decoder.device.type, torch=torch.__version__, **parts)
         kept = self.cache.load(key)
         if kept is None:

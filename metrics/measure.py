@@ -210,6 +210,34 @@ def intra_distance(spread: Tensor, members: Tensor, num_fake: int) -> Measuremen
     return replace(measured, note=f"{left_out} of {len(spread)} training images have fewer than two samples nearest to them")
 
 
+def backtrack_distances(name: str, distances: Tensor, latents: Tensor, to_nearest: Tensor, num_real: int) -> dict[str, Measurement]:
+    """Return how closely images were reached, and of held-out images how many more closely than a copier could.
+
+    `name` is heldout or train, `distances` (k,) are those of `metrics.backtracking`, `latents` (k, d) what was found,
+    `to_nearest` (k,) the distances to the nearest other training image.
+    """
+    k = len(distances)
+    copier = to_nearest[to_nearest.isfinite()]
+    answer = {f"backtrack_{name}": replace(
+        perceptual_mean(distances, "lower", num_real, k),
+        note=f"median {float(distances.median()):.3f}; |z|^2/d {float(latents.square().mean()):.2f}, where a random latent has 1"
+             + (f"; nearest other training image {float(copier.mean()):.3f}" if len(copier) else ""))}  # fmt: skip
+    if name == "heldout":
+        share = float((distances < to_nearest).double().mean())
+        answer["beyond_copying"] = replace(
+            _share(share, k, "higher", num_real, k, ""),
+            note="held-out images that it reaches more closely than any training image lies; a copier has 0")
+    return answer
+
+
+def backtrack_gap(heldout: Tensor, train: Tensor, num_real: int) -> Measurement:
+    """Return how much worse held-out images (h,) are reached than training images (k,)."""
+    several = min(len(heldout), len(train)) > 1
+    error = float((heldout.var() / len(heldout) + train.var() / len(train)).sqrt()) if several else None
+    return Measurement(float(heldout.mean() - train.mean()), "lower", num_real, len(heldout), error=error,
+                       note="held-out less training images: 0 for a generator that knows no image better than its like")
+
+
 def repeated(first: Measurement, others: list[Measurement]) -> Measurement:
     """Return a measurement with those of other sets of samples beside it; its value becomes the mean of all."""
     values = tuple(each.value for each in [first, *others])
