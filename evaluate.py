@@ -121,7 +121,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
     add("--features", choices=("inception", "effnet-lite0"), default="inception", help="(default: %(default)s)")
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
-    add("--metrics", help="some of fid,fid_clean,kid,pr,copying,intra_lpips,ppl,jumps,backtracking (default: all)")
+    add("--metrics", help="some of fid,fid_clean,kid,pr,copying,intra_lpips,ppl,jumps,backtracking,dinov2 (default: all)")
     add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA and for the paper's protocol, 1000 on a CPU; of a folder: all)")
     add("--repeats", type=at_least_one, default=1, help="sets of samples, for a mean and its spread (default: 1)")
     add("--backtrack", type=at_least_one, default=10, help="images of either kind to search the latents of (default: 10)")

@@ -65,8 +65,11 @@ class Sampler:
         return resolution_of(self.config)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return uint8 images (B, 3, H, W) on the CPU for latents (B, latent_dim)."""
-        return to_uint8(generate(self.generator, latents.to(self.device))).cpu()
+        """Return uint8 images (B, 3, H, W) on the CPU for latents (B, latent_dim). Raises UserError for broken weights."""
+        images = generate(self.generator, latents.to(self.device))
+        if not images.isfinite().all():
+            raise UserError(f"{self.checkpoint_path}: gives images that are not finite; its weights are broken, take another checkpoint")
+        return to_uint8(images).cpu()
 
     def batches(self, seeds: Sequence[int], batch_size: int = 64) -> Iterator[Tensor]:
         """Yield uint8 images, `batch_size` at a time, one per seed; its size changes no image."""

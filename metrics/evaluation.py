@@ -19,7 +19,7 @@ from metrics.neighbours import NeighbourPass
 from metrics.paths import Decoder
 from metrics.progress import Progress
 from models.perceptual import WEIGHTS_OF, Embedding, load_embedding
-from models.weights import WEIGHTS
+from models.weights import sha256_of
 
 SEED = 0  # of the latents that paths and searches start from, which are none of the samples
 MOST_CLUSTERS = 500  # training images, beyond which intra-LPIPS (a few-shot measure) would take too much memory
@@ -131,7 +131,7 @@ class Evaluator:
         if images is None:
             return None
         requests = {name: Request({"pass": "features", "network": name, "input": NETWORKS[name].input,
-                                   "weights": WEIGHTS[NETWORKS[name].weights].sha256},
+                                   "weights": sha256_of(NETWORKS[name].weights)},
                                   lambda name=name: FeaturePass(name, self.device)) for name in self.networks}  # fmt: skip
         results = sweep(images, requests, self.device, self.cache, self.progress)
         return {name: result["features"] for name, result in results.items()}
@@ -199,7 +199,7 @@ class Evaluator:
         return load_embedding(self.protocol.perceptual, pixel_weight).to(self.device, memory_format=torch.channels_last)
 
     def _key(self, kind: str, **parts: object) -> dict:
-        weights = [WEIGHTS[key].sha256 for key in WEIGHTS_OF[self.protocol.perceptual]]
+        weights = [sha256_of(key) for key in WEIGHTS_OF[self.protocol.perceptual]]
         return {"pass": kind, "perceptual": self.protocol.perceptual, "weights": weights, **parts}
 
     def _kept(self, kind: str, decoder: Decoder, parts: dict, work: int, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from errors import UserError
 from metrics import copying, frechet, kid, prdc
 from metrics.pytorch_fid_bridge import LibraryFailed, library_distance
+from models.weights import is_given
 
 PUBLISHED_SAMPLES = 5000  # samples that published few-shot FIDs are computed from; the value falls with their number
 ERROR_LIMIT = 1000  # real images beyond which ten exact distances take minutes and the error is small anyway
@@ -65,7 +66,8 @@ class Protocol(NamedTuple):
 
     def networks(self, metrics: list[str]) -> list[str]:
         """Return the networks whose features these metrics need, each once."""
-        needed = {"fid": self.distance, "fid_clean": self.clean, "kid": self.distance, "pr": self.manifold, "copying": self.distance}
+        needed = {"fid": self.distance, "fid_clean": self.clean, "kid": self.distance, "pr": self.manifold, "copying": self.distance,
+                  "dinov2": "dinov2"}
         return list(dict.fromkeys(needed[metric] for metric in metrics if metric in needed))
 
 
@@ -74,23 +76,26 @@ GENERATOR_METRICS = ("ppl", "jumps", "backtracking")  # that images alone do not
 PERCEPTUAL_METRICS = ("intra_lpips", *GENERATOR_METRICS)
 PROTOCOLS = {
     ("default", "inception"): Protocol(
-        "default", ("fid", "fid_clean", "kid", *_EVERYWHERE), "inception", "inception-clean", "vgg16", "lpips-vgg", ""),
+        "default", ("fid", "fid_clean", "kid", *_EVERYWHERE, "dinov2"), "inception", "inception-clean", "vgg16", "lpips-vgg", ""),
     ("default", "effnet-lite0"): Protocol(
-        "default", ("fid", "kid", *_EVERYWHERE), "effnet-lite0", None, "effnet-lite0", "effnet-lite0", "_effnetlite0"),
+        "default", ("fid", "kid", *_EVERYWHERE, "dinov2"), "effnet-lite0", None, "effnet-lite0", "effnet-lite0", "_effnetlite0"),
     ("paper", "inception"): Protocol(
         "paper", ("fid_clean", *_EVERYWHERE), "inception-clean", "inception-clean", "vgg16-linear", "lpips-vgg", "",
         strict=True, manifold_samples=1000, raw=True),
 }
 KERNELS = ("kid", "kd_effnetlite0")
-FRECHETS = ("fid", "fid_exact", "fid_clean", "fd_effnetlite0")
+FRECHETS = ("fid", "fid_exact", "fid_clean", "fd_effnetlite0", "fd_dinov2")
 
 
 def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
-    """Return the protocol and the metrics to compute, all that it has for None. Raises UserError for what it has not."""
+    """Return the protocol and the metrics to compute; for None all that it has, DINOv2's only if its weights are here.
+
+    Raises UserError for what it has not.
+    """
     if (name, features) not in PROTOCOLS:
         raise UserError(f"--protocol {name} is computed in Inception's features, not in those of {features}; leave one out")
     protocol = PROTOCOLS[name, features]
-    words = metrics.split(",") if metrics else list(protocol.metrics)
+    words = metrics.split(",") if metrics else [word for word in protocol.metrics if word != "dinov2" or is_given("dinov2")]
     if unknown := sorted(set(words) - set(protocol.metrics)):
         raise UserError(f"--metrics: unknown here: {', '.join(map(repr, unknown))}; choose from {','.join(protocol.metrics)}")
     return protocol._replace(raw=protocol.raw or raw), [metric for metric in protocol.metrics if metric in words]
@@ -141,6 +146,10 @@ def _exact(real: Tensor, fake: Tensor, comparable: bool, errors: bool) -> Measur
         error=frechet.jackknife_error(values) if values else None, jackknife=values)
 
 
+def _frechet_dinov2(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
+    return {"fd_dinov2": _exact(sets.real["dinov2"], sets.fake["dinov2"], False, errors)}
+
+
 def _kernel(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurement]:
     real, fake = sets.real[protocol.distance], sets.fake[protocol.distance]
     name = "kid" if protocol.published else "kd" + protocol.suffix
@@ -187,7 +196,8 @@ def _share(value: float | None, trials: int | None, better: str, num_real: int, 
 
 
 _FUNCTIONS: dict[str, Callable] = {
-    "fid": _frechet, "fid_clean": _frechet_clean, "kid": _kernel, "pr": _manifold, "copying": _copying}  # fmt: skip
+    "fid": _frechet, "fid_clean": _frechet_clean, "kid": _kernel, "pr": _manifold, "copying": _copying,
+    "dinov2": _frechet_dinov2}  # fmt: skip
 
 
 def perceptual_mean(values: Tensor, better: str, num_real: int, num_fake: int) -> Measurement:

@@ -21,7 +21,7 @@ from metrics.calibration import Calibration
 from metrics.features import NETWORKS
 from metrics.measure import FRECHETS, KERNELS, PUBLISHED_SAMPLES, Measurement, disagreement
 from metrics.verdict import Sentence
-from models.weights import WEIGHTS
+from models.weights import sha256_of
 
 SCHEMA = "rs-imle.evaluation.2"
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pytorch-fid")
@@ -99,7 +99,7 @@ def warnings_of(measured: Measured) -> list[str]:
 
 def networks_record(names: list[str]) -> dict[str, dict]:
     """Return what metrics.json says of the networks that the features came from."""
-    return {name: {"weights_sha256": WEIGHTS[NETWORKS[name].weights].sha256, "dimension": NETWORKS[name].dimension,
+    return {name: {"weights_sha256": sha256_of(NETWORKS[name].weights), "dimension": NETWORKS[name].dimension,
                    "input": NETWORKS[name].input} for name in names}
 
 

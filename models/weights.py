@@ -28,7 +28,7 @@ class Weights(NamedTuple):
     file: str  # inside `package` when there is one
     url: str
     bytes: int
-    sha256: str
+    sha256: str | None  # None: nobody publishes one, so that it is never downloaded, only used when the user has put it there
     package: str | None = None  # the wheel's top-level module, which is never imported
 
 
@@ -47,7 +47,23 @@ WEIGHTS = {
     "lpips-vgg": Weights(  # the linear layer only; its tensors name a CUDA device, so load with map_location="cpu"
         "weights/v0.1/vgg.pth", "https://pypi.org/project/lpips/0.1.4/",
         7_289, "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", package="lpips"),
+    "dinov2": Weights(
+        "dinov2_vitl14_pretrain.pth", "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        1_217_586_395, None),
 }
+
+
+def is_given(key: str) -> bool:
+    """Say whether a file of `WEIGHTS` is on this machine already."""
+    return _locate(WEIGHTS[key]) is not None
+
+
+def sha256_of(key: str) -> str:
+    """Return the sha256 of a file that `require` has given: the published one, or its own where none is published."""
+    if published := WEIGHTS[key].sha256:
+        return published
+    with open(require(key)[key], "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require(*keys: str) -> dict[str, Path]:
@@ -104,7 +120,7 @@ def _fault(path: Path, weights: Weights) -> str | None:
     else:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest == weights.sha256:
+        if digest == weights.sha256 or weights.sha256 is None:
             return None
         found = f"has sha256 {digest}"
     return f"at {path} is damaged or half-downloaded (it {found}); move or delete that file, then run again"
@@ -118,6 +134,8 @@ def _fetch(weights: Weights) -> Path:
     """Download into torch hub's cache; the file appears there only whole and verified."""
     if weights.package:
         raise _FetchFailed("is not installed")
+    if weights.sha256 is None:
+        raise _FetchFailed("is not on this machine, and not downloaded: there is no published sha256 to check it by")
     target = _cache() / weights.file
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -158,7 +176,7 @@ def _message(problems: dict[str, str]) -> str:
     for key, problem in problems.items():
         weights = WEIGHTS[key]
         lines.append(f"  {key}: {Path(weights.file).name} {problem}")
-        lines.append(f"    from {weights.url} ({weights.bytes:,} bytes, sha256 {weights.sha256})")
+        lines.append(f"    from {weights.url} ({weights.bytes:,} bytes, sha256 {weights.sha256 or 'not published'})")
         if weights.package:
             lines.append("    get it with: pip install -r requirements.txt")
         else:

@@ -3,6 +3,7 @@
 A command spends seconds on its imports, so only what depends on being one is run as one.
 """
 
+import hashlib
 import json
 import os
 import runpy
@@ -19,12 +20,13 @@ from PIL import Image
 from torch import nn
 
 from data import load_images, split_holdout
-from errors import UserError
+from errors import MissingWeights, UserError
 from imle import checkpoint
 from imle.config import Config, to_dict
 from imle.sampling import Sampler, build_generator
 from metrics import backtracking, paths
 from metrics.features import NETWORKS
+from models import weights
 
 ROOT = Path(__file__).parent.parent
 SIDE = 16
@@ -281,6 +283,26 @@ def test_the_papers_protocol_is_the_published_one(run, tmp_path, monkeypatch):
     assert document["conditions"]["data"]["transform"] is None and "fid_clean1040" in (tmp_path / "report.html").read_text()
 
 
+def test_dinov2_is_computed_when_its_weights_are_there_and_never_fetched(tmp_path, monkeypatch):
+    fake, real = write(tmp_path / "fake", 6, seed=1), write(tmp_path / "real", 6, seed=2)
+    words = [fake, "--data", real, "--features", "effnet-lite0", "--out", tmp_path / "out"]
+    monkeypatch.setenv("RS_IMLE_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
+    with pytest.raises(MissingWeights, match=r"dinov2_vitl14_pretrain.pth is not on this machine, and not downloaded(.|\n)*RS_IMLE_WEIGHTS"):
+        main(*words, "--metrics", "dinov2")
+    main(*words)
+    assert "fd_dinov2" not in numbers(tmp_path / "out")["metrics"]
+
+    (tmp_path / "dinov2_vitl14_pretrain.pth").write_bytes(b"weights")
+    entry = weights.WEIGHTS["dinov2"]._replace(bytes=7)
+    monkeypatch.setitem(weights.WEIGHTS, "dinov2", entry)
+    monkeypatch.setitem(NETWORKS, "dinov2", NETWORKS["dinov2"]._replace(build=lambda: Averages(8)))
+    main(*words)
+    document = numbers(tmp_path / "out")
+    assert document["metrics"]["fd_dinov2"]["value"] > 0 and document["metrics"]["fd_dinov2"]["printed_as"] == "fd_dinov2_6"
+    assert document["conditions"]["features"]["dinov2"]["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+
+
 required = ()
 
 
@@ -296,6 +318,28 @@ def test_one_image_gives_nulls_with_reasons(tmp_path, capsys):
     for name, measurement in numbers(tmp_path)["metrics"].items():
         assert measurement["value"] is None and measurement["reason"]
         assert f"{name} was not computed" in printed
+
+
+@pytest.mark.parametrize("num_real, num_fake, num_heldout", [(2, 2, 1), (2, 30, 0), (3, 1, 2), (21, 5, 1)])
+def test_next_to_no_images_give_numbers_or_nulls_and_a_page(num_real, num_fake, num_heldout, tmp_path):
+    fake, real = write(tmp_path / "fake", num_fake, seed=1), write(tmp_path / "real", num_real, seed=2)
+    heldout = ["--heldout", write(tmp_path / "heldout", num_heldout, seed=3)] if num_heldout else []
+    main(fake, "--data", real, *heldout, "--features", "effnet-lite0", "--out", tmp_path / "out")
+    document = numbers(tmp_path / "out")
+    for measurement in document["metrics"].values():
+        assert (measurement["value"] is None) == (measurement["reason"] is not None)
+    assert (tmp_path / "out" / "report.html").stat().st_size > 5000
+
+
+def test_broken_weights_give_a_line_and_no_numbers(run, tmp_path):
+    broken = tmp_path / "broken"
+    (broken / "checkpoints").mkdir(parents=True)
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    state["ema"] = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in state["ema"].items()}
+    checkpoint.save(state, broken / "checkpoints" / "last.pt")
+    with pytest.raises(UserError, match="gives images that are not finite"):
+        main(broken, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4)
+    assert not list(broken.rglob("metrics.json"))
 
 
 def test_missing_weights_are_told_before_anything_else(tmp_path):

@@ -340,7 +340,7 @@ def test_pytorch_fid_reads_our_statistics_of_the_real_images(tmp_path):
 PEAK = """
 import resource, sys, torch
 from metrics import prdc
-real, fake = torch.randn(2, 5000, 512)
+real, fake = torch.randn(2, 5000, 128)
 prdc.prdc(real[:50], fake[:50])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
