@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
                           announce=args.device == "cpu")
     found = evaluator(subject.samples, reals, subject.decoder)
     sentences = verdict(found.measured, found.calibration)
-    warnings += report.warnings_of(found.measured)
+    warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by"))
     print(report.text(found.measured, found.calibration, sentences, warnings), flush=True)
     count = subject.samples[0].count
     document = report.document(

@@ -9,6 +9,7 @@ from torch import Tensor
 from errors import UserError
 from imle import checkpoint, rng
 from models.generator import Generator
+from models.memory import memory_for
 from models.pixels import to_uint8
 
 # The generator always runs on this many latents, the last group filled up: batches of other shapes take other
@@ -74,7 +75,9 @@ class Sampler:
     def batches(self, seeds: Sequence[int], batch_size: int = 64) -> Iterator[Tensor]:
         """Yield uint8 images, `batch_size` at a time, one per seed; its size changes no image."""
         for start in range(0, len(seeds), batch_size):
-            yield self.decode(rng.sample_latents(list(seeds[start : start + batch_size]), self.latent_dim))
+            with memory_for("drawing samples", f"lower --batch-size (now {batch_size}), or take --device cpu"):
+                images = self.decode(rng.sample_latents(list(seeds[start : start + batch_size]), self.latent_dim))
+            yield images
 
     def images(self, seeds: Sequence[int], batch_size: int = 64) -> Tensor:
         """Return uint8 images (len(seeds), 3, H, W) on the CPU, one per seed."""

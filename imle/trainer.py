@@ -23,6 +23,7 @@ from imle.sampling import build_generator, generate
 from imle.scores import energy_distance, nearest_other
 from imle.search import distances
 from imle.targets import Targets, embed
+from models.memory import memory_for
 from models.perceptual import Embedding, load_embedding, squared_distance
 from models.pixels import to_uint8
 
@@ -70,7 +71,9 @@ class Trainer:
                 if self.step == 0:
                     self.show()
                 self.rematch()
-                self.train_step()
+                with memory_for("a training step", f"lower train.batch_size (now {self.config.train.batch_size}), "
+                                                   "or try train.precision=bf16"):
+                    self.train_step()
                 progress.update()
                 if self.step % self.steps_per_epoch == 0:
                     self.end_epoch(time.monotonic() - started, progress)
@@ -83,7 +86,8 @@ class Trainer:
             return
         offers, started = None, time.monotonic()
         if self.objective.needs_pool(asking):
-            matches = self.refresher.refresh(self.embed_latents, self.refreshes, self.step)
+            with memory_for("the pool", f"lower imle.pool_batch (now {self.config.imle.pool_batch})"):
+                matches = self.refresher.refresh(self.embed_latents, self.refreshes, self.step)
             offers, self.refreshes = matches.latents, self.refreshes + 1
             self.log.row("refresh", self.step, matches.diagnostics, time.monotonic() - started)
         self.latents[asking.to(self.device)] = self.objective.take(asking, offers).to(self.device)
@@ -124,6 +128,14 @@ class Trainer:
     @torch.no_grad()
     def show(self) -> None:
         """Save sheets at fixed latents, score the average, and keep it if it is the best so far."""
+        with memory_for("the sheets and the score", f"lower log.num_scored (now {self.config.log.num_scored})"):
+            score = self.draw_and_score()
+        if self.step and score < self.best:
+            self.best = score
+            self.save("best")
+
+    def draw_and_score(self) -> float:
+        """Save sheets at fixed latents, and return the energy distance of samples of the average to the images."""
         samples = generate(self.ema.module, self.sample_latents(max(SHEET, self.config.log.num_scored)))
         self.log.sheet("samples", self.step, to_uint8(samples[:SHEET]).cpu(), 8)
         if self.step:
@@ -136,9 +148,7 @@ class Trainer:
             "sample_to_nearest": distances(features, self.targets.features).amin(dim=1).median().item(),
             "image_to_nearest": nearest_other(self.targets.features).median().item(),
         }, 0.0)  # fmt: skip
-        if self.step and score < self.best:
-            self.best = score
-            self.save("best")
+        return score
 
     def save(self, name: str) -> None:
         """Write everything that the rest of the run depends on. Raises UserError for weights that are not finite."""

@@ -18,6 +18,7 @@ from metrics.measure import (
 from metrics.neighbours import NeighbourPass
 from metrics.paths import Decoder
 from metrics.progress import Progress
+from models.memory import memory_for
 from models.perceptual import WEIGHTS_OF, Embedding, load_embedding
 from models.weights import sha256_of
 
@@ -208,7 +209,8 @@ class Evaluator:
         key = self._key(kind, decoder=decoder.identity, seed=SEED, device=decoder.device.type, torch=torch.__version__, **parts)
         kept = self.cache.load(key)
         if kept is None:
-            kept = make()
+            with memory_for(kind, "take --device cpu, or fewer --metrics"):
+                kept = make()
             self.cache.store(key, kept)
         else:
             self.progress.skip(work)

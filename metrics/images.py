@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metrics.cache import Cache
 from metrics.progress import Progress
+from models.memory import memory_for
 
 # A network's last bits depend on the shape of the batch it is given, so the shape is the same in every run, whatever
 # the user's batch size is.
@@ -72,8 +73,9 @@ def sweep(images: Images, requests: dict[str, Request], device: str, cache: Cach
         progress.stage(images.what, images.count * len(passes))
         for batch in _micro_batches(images.blocks(), MICRO_BATCH[torch.device(device).type]):
             assert batch.dtype == torch.uint8, "features are taken of images as they would be written to a file"
-            for each in passes.values():
-                each.add(batch)
+            for name, each in passes.items():
+                with memory_for(f"{images.what} in {name}", "take --device cpu, or fewer --metrics"):
+                    each.add(batch)
             progress.advance(len(batch) * len(passes))
     for name, each in passes.items():
         results[name] = each.result()

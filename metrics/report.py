@@ -86,11 +86,13 @@ def legend(measured: Measured, calibration: Calibrations) -> list[str]:
     return lines
 
 
-def warnings_of(measured: Measured) -> list[str]:
-    """Return what a reader must know before quoting the numbers."""
+def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]:
+    """Return what a reader must know before quoting the numbers; `selected_by` is the score that chose the checkpoint."""
     warnings = [f"{name} was not computed: {number.reason}" for name, number in measured.items() if number.value is None]
     warnings += filter(None, [disagreement(measured)])
-    if any(name in FRECHETS[:3] and number.num_fake < PUBLISHED_SAMPLES for name, number in measured.items()):
+    if selected_by:
+        warnings.append(f"this checkpoint was chosen among others by its {selected_by} to the training images, which flatters it")
+    if any(name.startswith("fid") and number.num_fake < PUBLISHED_SAMPLES for name, number in measured.items()):
         warnings.append(f"fid falls with the number of samples; published few-shot values use {PUBLISHED_SAMPLES}")
     if any(name.endswith("_effnetlite0") for name in measured):
         warnings.append("these numbers use EfficientNet-Lite0: compare them with each other, with no published number")

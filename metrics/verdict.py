@@ -128,8 +128,11 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     ours, real = (_beside(calibration, kind, "precision") for kind in ("as_halves", "split_half"))
     if ours is not None and real is not None:
         words = f"{ours:.0%} of the samples lie among a half of the real images, of the other half {real:.0%} do"
-        if ours + CLEARLY * _deviation(calibration, "as_halves", "precision") < FAR_BELOW * real:
+        most = ours + CLEARLY * _deviation(calibration, "as_halves", "precision")
+        if most < FAR_BELOW * real:
             sentences.append(Sentence("bad", f"Many samples do not look real to this network: {words}."))
+        elif most < real:
+            sentences.append(Sentence("mixed", f"Some samples do not look real to this network: {words}."))
         else:
             sentences.append(Sentence("good", f"The samples look real to this network: {words}."))
     for name in FRECHETS:

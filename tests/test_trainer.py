@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from data import mirrored
+from errors import UserError
 from imle import rng
 from imle.config import from_dict
 from imle.ema import Ema
 from imle.trainer import Trainer
+from models.memory import memory_for
 
 
 def images(n=8, side=16):
@@ -188,3 +190,30 @@ def test_every_kind_of_refresh_trains(settings, search):
 def test_two_images_are_enough():
     for objective in ("imle", "rs", "adaptive"):
         train(trainer(pixels=images(2), imle={"objective": objective}), 6)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=type)
+@pytest.mark.parametrize("job, told", [("embed_latents", "the pool: lower imle.pool_batch (now 64)"),
+                                       ("train_step", "a training step: lower train.batch_size (now 4)"),
+                                       ("draw_and_score", "the sheets and the score: lower log.num_scored (now 100)")])  # fmt: skip
+def test_out_of_memory_names_the_setting_to_lower(job, told, error, monkeypatch):
+    def full(*_):
+        raise error
+
+    made = trainer()
+    if job != "draw_and_score":
+        monkeypatch.setattr(made, "draw_and_score", lambda: math.inf)
+    monkeypatch.setattr(made, job, full)
+    with pytest.raises(UserError) as caught:
+        made.run(made.log)
+    assert str(caught.value).startswith(f"out of memory for {told}") and "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    made = trainer()
+    monkeypatch.setattr(made, "draw_and_score", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made.run(made.log)
+    with pytest.raises(RuntimeError, match="shapes"), memory_for("a job", "nothing"):
+        raise RuntimeError("shapes differ")
