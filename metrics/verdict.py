@@ -108,13 +108,22 @@ def _variety(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     ours, real = (_beside(calibration, kind, "reached") for kind in ("as_halves", "split_half"))
     if ours is None or real is None or _off(calibration):
         return []
-    spread = _deviation(calibration, "as_halves", "reached")
     words = f"samples are nearest to {ours:.0%} of a half of the real images, as many real images to {real:.0%}"
-    if ours + CLEARLY * spread < FAR_BELOW * real:
-        return [Sentence("bad", f"Kinds of image are missing: {words}.")]
-    if ours + CLEARLY * spread < real:
-        return [Sentence("mixed", f"Perhaps some kinds of image are missing: {words}.")]
-    return [Sentence("good", f"No kind of image is missing: {words}.")]
+    tone = _tone(calibration, "reached")
+    told = {"bad": "Kinds of image are missing", "mixed": "Perhaps some kinds of image are missing", "good": "No kind of image is missing"}
+    sentences = [Sentence(tone, f"{told[tone]}: {words}.")]
+    among, real = (_beside(calibration, kind, "recall") for kind in ("as_halves", "split_half"))
+    if among is not None and real is not None and (tone := _tone(calibration, "recall")) != "good":
+        sentences.append(Sentence(tone, f"The samples vary less than real images do: {among:.0%} of a half of the real images lie among "
+                                        f"them, among as many real images {real:.0%}."))
+    return sentences
+
+
+def _tone(calibration: Calibrations, name: str) -> str:
+    """Say how samples compare with real images in the place of one half, where more is better."""
+    ours, real = (_beside(calibration, kind, name) for kind in ("as_halves", "split_half"))
+    most = ours + CLEARLY * _deviation(calibration, "as_halves", name)
+    return "bad" if most < FAR_BELOW * real else "mixed" if most < real else "good"
 
 
 def _off(calibration: Calibrations) -> bool:
@@ -128,13 +137,9 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     ours, real = (_beside(calibration, kind, "precision") for kind in ("as_halves", "split_half"))
     if ours is not None and real is not None:
         words = f"{ours:.0%} of the samples lie among a half of the real images, of the other half {real:.0%} do"
-        most = ours + CLEARLY * _deviation(calibration, "as_halves", "precision")
-        if most < FAR_BELOW * real:
-            sentences.append(Sentence("bad", f"Many samples do not look real to this network: {words}."))
-        elif most < real:
-            sentences.append(Sentence("mixed", f"Some samples do not look real to this network: {words}."))
-        else:
-            sentences.append(Sentence("good", f"The samples look real to this network: {words}."))
+        tone = _tone(calibration, "precision")
+        told = {"bad": "Many samples do not look real", "mixed": "Some samples do not look real", "good": "The samples look real"}
+        sentences.append(Sentence(tone, f"{told[tone]} to this network: {words}."))
     for name in FRECHETS:
         ours, fresh = (calibration[key].values.get(name) if calibration.get(key) else None for key in ("as_many", "held_out"))
         if ours is not None and fresh and ours > fresh:
