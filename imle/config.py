@@ -209,12 +209,6 @@ def resolution(config: Config) -> tuple[int, int]:
     return (side, side) if isinstance(side, int) else tuple(side)
 
 
-def start_size(config: Config) -> tuple[int, int]:
-    """Return (height, width) of the generator's learned constant."""
-    scale = 2 ** (len(config.model.channels) - 1)
-    return tuple(side // scale for side in resolution(config))
-
-
 class _Loader(yaml.BaseLoader):
     """Read every value as its text; a key that is given twice is an error, where YAML forgets the first."""
 

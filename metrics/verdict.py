@@ -87,10 +87,10 @@ def _by_test(measured: Measured, calibration: Calibrations) -> Sentence | None:
 def _by_distance(measured: Measured, calibration: Calibrations) -> Sentence | None:
     for name in FRECHETS:
         ours, fresh = (calibration[key].values.get(name) if calibration.get(key) else None for key in ("as_many", "held_out"))
-        if ours is not None and fresh is not None:
-            if ours < fresh - FAR_OUT * calibration["as_many"].deviations[name]:  # which one set of held-out images has, too
-                return Sentence("bad", f"Closer to the training images than new real images are: suspect copying ({name} {ours:.2f} "
-                                       f"of as many samples as there are new images, which have {fresh:.2f}).")
+        # One set of held-out images has the luck of its draw, too.
+        if ours is not None and fresh is not None and ours < fresh - FAR_OUT * calibration["as_many"].deviations[name]:
+            return Sentence("bad", f"Closer to the training images than new real images are: suspect copying ({name} {ours:.2f} "
+                                   f"of as many samples as there are new images, which have {fresh:.2f}).")
     return None
 
 
