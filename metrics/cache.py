@@ -54,7 +54,7 @@ class Cache:
 def _code() -> str:
     """Return the sha256 of the source that results are made by: what another version has kept is not ours."""
     root = Path(__file__).parent.parent
-    sources = sorted([*root.glob("metrics/*.py"), *root.glob("models/*.py")])
+    sources = sorted(path for folder in ("imle", "metrics", "models") for path in root.glob(f"{folder}/*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 

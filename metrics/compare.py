@@ -32,12 +32,13 @@ def _read(path: Path) -> dict:
     file = path / "metrics.json" if path.is_dir() else path
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-        conditions = document["conditions"]
-        assert isinstance(conditions, dict) and document["schema"] == SCHEMA
+        known = document["schema"] == SCHEMA and isinstance(document["conditions"], dict) and isinstance(document["metrics"], dict)
     except FileNotFoundError:
         raise UserError(f"--compare {path}: no metrics.json there; give the folder that evaluate.py wrote") from None
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise UserError(f"--compare {path}: not a report of this version ({SCHEMA}); evaluate again") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"--compare {path}: not a report of this version ({SCHEMA}); evaluate again")
     return document
 
 

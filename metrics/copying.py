@@ -19,7 +19,8 @@ def copy_rate(real: Tensor, fake: Tensor, mirror: Tensor | None = None) -> float
     """Return the share of fakes (M, D) nearer to a training image (N, D) than its like are to each other.
 
     The threshold is the 5th percentile of the training images' distances to their nearest others, so that fresh images
-    give about 0.05. `mirror` are the features of the flipped training images, which count too. None below 20 images.
+    give about 0.05. `mirror` are the features of the flipped training images, which count too. None below 20
+    images, and where so many repeat each other that the threshold is 0.
     """
     if len(real) < MINIMUM:
         return None

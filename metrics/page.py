@@ -88,15 +88,19 @@ class _Distances(NamedTuple):
 
 
 def _distances(found: Evaluation, network: str) -> _Distances | None:
+    """Return them as the copy rate sees them, mirrored training images included; None where it has no threshold."""
     real, fake = found.sets.real[network], found.sets.fake[network]
     if len(real) < 2:
         return None
     images = nearest_other_distances(real)
-    threshold = float(torch.quantile(images, PERCENTILE)) or 1.0
-    samples, first = nearest_distances(fake, real)
-    order = torch.cat([torch.cdist(part, real).topk(min(NEAREST, len(real)), largest=False).indices for part in fake.split(1024)])
+    threshold = float(torch.quantile(images, PERCENTILE))
+    if threshold == 0:
+        return None
+    others = torch.cat([real, found.sets.mirror[network]]) if found.sets.mirror else real
+    samples, first = nearest_distances(fake, others)
+    order = torch.cat([torch.cdist(part, others).topk(min(NEAREST, len(real)), largest=False).indices for part in fake.split(1024)])
     order[:, 0] = first
-    return _Distances(samples / threshold, order, images / threshold)
+    return _Distances(samples / threshold, order % len(real), images / threshold)
 
 
 def _nearest(distances: _Distances, samples: Images, reals: Reals) -> list[Row]:

@@ -303,3 +303,9 @@ def test_only_bytes_are_swept(swept, tmp_path):
     with pytest.raises(AssertionError, match="written to a file"):
         sweep(Images.of_tensor("toy", noise(2).float()), Toys()("a"), "cpu", Cache(tmp_path), Progress(2))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_version_of_the_code_has_kept_is_not_ours(tmp_path, monkeypatch):
+    path = stored(tmp_path)
+    monkeypatch.setattr("metrics.cache._code", lambda: "another version")
+    assert Cache(tmp_path).load(KEY) is None and path.exists()

@@ -24,8 +24,10 @@ from errors import MissingWeights, UserError
 from imle import checkpoint
 from imle.config import Config, to_dict
 from imle.sampling import Sampler, build_generator
-from metrics import backtracking, paths
+from metrics import backtracking, page, paths
+from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
+from metrics.measure import Sets
 from models import weights
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +171,17 @@ def test_the_page_asks_nobody_for_anything(run, tmp_path):
         assert heading in text
     assert page.images > 30 + 20 * 2
     assert "fd_effnetlite0" in text and numbers(tmp_path)["conditions"]["data"]["fingerprint"] in text
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_mirrored_copy_is_shown_as_one_where_training_flipped(mirrored):
+    real = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    mirror = {"f": real + 50} if mirrored else None
+    found = Evaluation(sets=Sets({"f": real}, {"f": real[[7]] + 50}, mirror=mirror))
+    distances = page._distances(found, "f")
+    assert (float(distances.samples[0]) < 1) == mirrored and (int(distances.nearest[0, 0]) == 7 or not mirrored)
+    assert distances.nearest.max() < 30
+    assert page._distances(Evaluation(sets=Sets({"f": real[:1].repeat(5, 1)}, {"f": real})), "f") is None
 
 
 def test_what_a_run_is_called_cannot_become_part_of_the_page(run, tmp_path):
