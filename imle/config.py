@@ -93,7 +93,8 @@ class Train:
 
     epochs: int = setting(350, "passes over the images")
     batch_size: int = setting(10, "images in a step")
-    learning_rate: float = setting(2e-3, "of AdamW")
+    optimizer: str = setting("adamw", "adamw, or muon (for convolutions and the mapping network, with adamw for the rest)")
+    learning_rate: float = setting(2e-3, "of the optimiser")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")
     weight_decay: float = setting(0.01, "of AdamW")
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0")
@@ -133,6 +134,7 @@ CHOICES = {
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
     "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
     "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile"),
+    "train.optimizer": ("adamw", "muon"),
     "train.schedule": ("constant", "cosine", "step"),
     "train.precision": ("fp32", "bf16"),
 }

@@ -9,6 +9,7 @@ FIXED = {
     "model": None,
     "loss": ("perceptual", "pixel_weight"),
     "imle": ("objective", "pool_factor", "features", "sketch_dim", "normalise"),
+    "train": ("optimizer",),
 }
 # Settings that change nothing but speed, memory or where things are.
 SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb"}

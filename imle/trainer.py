@@ -17,6 +17,7 @@ from imle.config import Config, to_dict
 from imle.ema import Ema
 from imle.features import SearchFeatures
 from imle.objectives import OBJECTIVES
+from imle.optimizer import make_optimizer
 from imle.refresh import Refresher
 from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
@@ -46,9 +47,7 @@ class Trainer:
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
         self.generator = build_generator(to_dict(config)).to(device)
         self.ema = Ema(self.generator, config.train.ema_decay)
-        self.optimizer = torch.optim.AdamW(self.generator.parameters(), lr=config.train.learning_rate,
-                                           betas=tuple(config.train.betas), weight_decay=config.train.weight_decay,
-                                           fused=True)  # fmt: skip
+        self.optimizer = make_optimizer(self.generator, config.train)
         self.embedding, self.search_features = load_embeddings(config, device, pretrained)
         self.targets = Targets(images.to(device), self.embedding, self.search_features, config.loss.cache_gb * 1e9)
         self.reference = embed(self.search_features, heldout.to(device)) if len(heldout) > 1 else self.targets.features

@@ -1,0 +1,102 @@
+"""The optimisers: Muon against torch's, which matrices it takes, and what a checkpoint of it holds."""
+
+import copy
+
+import pytest
+import torch
+
+from imle.config import Train
+from imle.optimizer import MuonAdamW, adamw, make_optimizer, matrices, orthogonal
+from models.generator import AdaIN, Generator
+
+
+def generator(seed: int = 0) -> Generator:
+    torch.manual_seed(seed)
+    return Generator(latent_dim=8, style_dim=16, mapping_layers=3, channels=[64, 48], blocks=[2, 1])
+
+
+def with_gradients(network: Generator, seed: int) -> Generator:
+    drawn = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=drawn)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 50), (2, 50, 20), (1, 16, 16)])
+def test_orthogonal_has_equal_singular_values_in_the_directions_of_the_matrix(shape):
+    stack = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonal(stack))
+    given = torch.linalg.svdvals(stack)
+    assert values.max() < 1.3
+    assert values.min() / values.max() > 3 * (given.min() / given.max()).clamp(max=0.2)  # three iterations do not do all
+    u, _, v = torch.linalg.svd(stack, full_matrices=False)
+    inside = u.mT @ orthogonal(stack) @ v.mT
+    assert (inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max() < 1e-4
+
+
+def test_muon_steps_as_torchs_does():
+    ours, theirs = generator(), generator()
+    settings = Train(optimizer="muon", learning_rate=0.02, weight_decay=0.1)
+    optimizer = make_optimizer(ours, settings)
+    flat = [torch.nn.Parameter(matrix.detach().flatten(1).clone()) for matrix in matrices(theirs)]
+    library = torch.optim.Muon(flat, lr=0.02, weight_decay=0.1, momentum=0.95, ns_steps=3, adjust_lr_fn="match_rms_adamw")
+    for seed in range(4):
+        with_gradients(ours, seed), with_gradients(theirs, seed)
+        for view, matrix in zip(flat, matrices(theirs)):
+            view.grad = matrix.grad.flatten(1)
+        optimizer.step(), library.step()
+    for view, matrix in zip(flat, matrices(ours)):
+        moved = (view - matrix.flatten(1)).norm() / (0.02 * 0.2 * max(view.shape) ** 0.5 * min(view.shape) ** 0.5)
+        assert moved < 0.05  # of one step; torch iterates in bfloat16
+
+
+def test_muon_takes_the_mapping_network_and_the_convolutions_and_adamw_the_rest():
+    network, reference = generator(), generator()
+    before = copy.deepcopy(network)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    taken = {names[id(matrix)] for matrix in matrices(network)}
+    assert {name for name, _ in network.named_parameters() if "convs" in name and name.endswith("weight")} <= taken
+    assert not any("norm" in name or name.endswith("bias") or name in ("constant", "to_rgb.weight") for name in taken)
+    settings = Train(optimizer="muon")
+    make_optimizer(with_gradients(network, 3), settings).step()
+    adamw(list(with_gradients(reference, 3).parameters()), settings).step()
+    for (name, ours), theirs, old in zip(network.named_parameters(), reference.parameters(), before.parameters()):
+        assert not torch.equal(ours, old)
+        assert torch.equal(ours, theirs) == (name not in taken)
+
+
+def test_a_loaded_optimiser_goes_on_to_the_last_bit():
+    network = generator()
+    optimizer = make_optimizer(network, Train(optimizer="muon"))
+    with_gradients(network, 0), optimizer.step()
+    other = copy.deepcopy(network)
+    loaded = make_optimizer(other, Train(optimizer="muon"))
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    with_gradients(network, 1), with_gradients(other, 1)
+    optimizer.step(), loaded.step()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters()))
+
+
+def test_a_gradient_that_is_not_finite_reaches_nothing_once_found():
+    network = generator()
+    optimizer = MuonAdamW(network, Train(optimizer="muon", weight_decay=0.0))
+    with_gradients(network, 0), optimizer.step()
+    before = copy.deepcopy(network)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    optimizer.found_inf.fill_(1.0)
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before.parameters()))
+    assert all(momentum.isfinite().all() for momentum in optimizer.momenta)
+
+
+def test_gradients_are_forgotten():
+    network = with_gradients(generator(), 0)
+    make_optimizer(network, Train(optimizer="muon")).zero_grad()
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_affine_layers_of_styles_are_not_muons():
+    network = generator()
+    affine = {id(module.affine.weight) for module in network.modules() if isinstance(module, AdaIN)}
+    assert affine and not affine & {id(matrix) for matrix in matrices(network)}
