@@ -1,6 +1,7 @@
 """Where to compute."""
 
 import torch
+from torch import Tensor
 
 from errors import UserError
 
@@ -16,3 +17,10 @@ def choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: not to be had here ({str(error).splitlines()[0]}); use cpu, cuda or cuda:N") from None
     return device
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Return `values` on `device`; a GPU copies them from pinned memory while the host goes on."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
