@@ -4,13 +4,15 @@ import torch
 from torch import Tensor
 
 from errors import UserError
+from imle import processes
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Return the device `name` (cpu, cuda, cuda:1 ...), or the best there is for None.
+    """Return the device `name` (cpu, cuda, cuda:1 ...), or the best there is for None; of several processes each its own.
 
     Raises UserError when this machine does not have it.
     """
+    name = processes.own_device(name)
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device).item()  # "meta" can be asked for, but holds no numbers

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from errors import UserError
-from imle import checkpoint, rng
+from imle import checkpoint, processes, rng
 from imle.compiling import telling_of_compilation
 from imle.config import Config, to_dict
 from imle.device import send
@@ -56,7 +56,8 @@ class Trainer:
         embedding, self.search_features = load_embeddings(config, device, pretrained)
         self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
         compiled = torch.compile if config.train.compile else lambda network: network
-        self.draw, self.embedding = compiled(self.generator), compiled(embedding)  # of a step; a pool's are not compiled
+        self.parallel = processes.parallel(self.generator)
+        self.draw, self.embedding = compiled(self.parallel), compiled(embedding)  # of a step; a pool's are not compiled
         self.reference = embed(self.search_features, heldout.to(device)) if len(heldout) > 1 else self.targets.features
         self.refresher = Refresher(config, self.targets.features)
         self.objective = OBJECTIVES[config.imle.objective](config.imle, self.n, self.steps_per_epoch)
@@ -67,14 +68,15 @@ class Trainer:
         self.saved_step: int | None = None  # of checkpoints/last.pt
 
     def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Train to the last step, or until `should_stop`; save either way.
+        """Train to the last step, or until `should_stop` in any process; save either way.
 
         Raises UserError when an update would not have been finite.
         """
         self.log, started = log, time.monotonic()
-        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5)
+        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5,
+                        disable=not processes.is_main())  # fmt: skip
         with progress:
-            while self.step < self.total_steps and not should_stop():
+            while self.step < self.total_steps and not processes.any_of(should_stop()):
                 if self.step == 0:
                     self.show()
                 self.rematch()
@@ -120,16 +122,25 @@ class Trainer:
         self.step += 1
 
     def backward(self, index: Tensor, latents: Tensor) -> Tensor:
-        """Add up the gradient of the mean distance of images `index` (B,) to what `latents` give; return distances (B,)."""
-        size, distances = self.config.train.micro_batch or len(index), []
-        for images, z in zip(index.split(size), latents.split(size)):
-            with telling_of_compilation():
+        """Add up the gradient of the mean distance of images `index` (B,) to what `latents` give; return distances (B,).
+
+        Every process takes its share of them, and an image without weight where there are fewer than processes: all
+        must take part in averaging the gradients.
+        """
+        share = slice(processes.rank(), None, processes.count())
+        distances = torch.zeros(len(index), device=self.device)
+        own, weight = (share, processes.count() / len(index)) if len(distances[share]) else (slice(1), 0.0)
+        size = self.config.train.micro_batch or len(index)
+        parts, found = list(zip(index[own].split(size), latents[own].split(size))), []
+        for number, (images, z) in enumerate(parts, 1):
+            with telling_of_compilation(), processes.kept_apart(self.parallel, number < len(parts)):
                 with self.autocast(self.config.train.precision):
                     maps = self.embedding(self.draw(z))
                 distance = squared_distance(maps, self.targets.maps(images))
-                (distance.sum() / len(index)).backward()
-            distances.append(distance.detach().float())
-        return torch.cat(distances)
+                (weight * distance.sum()).backward()
+            found.append(distance.detach().float())
+        distances[share] = torch.cat(found)[: len(distances[share])]
+        return processes.summed(distances)
 
     def check_finite(self) -> None:
         """Raise UserError if a step was not finite. Nothing has been updated since; the host waits for the device."""
@@ -151,7 +162,9 @@ class Trainer:
 
     @torch.no_grad()
     def show(self) -> None:
-        """Save sheets at fixed latents, score the average, and keep it if it is the best so far."""
+        """Save sheets at fixed latents, score the average, and keep it if it is the best so far; the main process does."""
+        if not processes.is_main():
+            return
         with memory_for("the sheets and the score", f"lower log.num_scored (now {self.config.log.num_scored})"):
             score = self.draw_and_score()
         if self.step and score < self.best:
@@ -179,8 +192,9 @@ class Trainer:
         self.check_finite()
         if not torch.isfinite(nn.utils.get_total_norm(self.generator.parameters())):
             raise self.diverged("a weight", self.step)
-        selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
-        checkpoint.save(self.state() | selected_by, self.log.folder / "checkpoints" / f"{name}.pt")
+        if processes.is_main():
+            selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
+            checkpoint.save(self.state() | selected_by, self.log.folder / "checkpoints" / f"{name}.pt")
         if name == "last":
             self.saved_step = self.step
 
