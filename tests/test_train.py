@@ -378,7 +378,7 @@ def test_the_run_folder_tells_everything(smoke_run):
     assert to_dict(config) == checkpoint.load(smoke_run / "checkpoints" / "last.pt")["config"]
     assert config == load_config(ROOT / "configs" / "smoke-32.yaml", ["data.holdout=0.1", f"data.path={config.data.path}"])
     environment = json.loads((smoke_run / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__ and environment["device"] == "cpu" and "--run" in environment["command"]
+    assert environment["torch"] == torch.__version__ and environment["device"] == "cpu" and environment["processes"] == 1 and "--run" in environment["command"]
     assert list((smoke_run / "tensorboard").glob("events.*"))
     assert sorted(path.name for path in (smoke_run / "samples").iterdir()) == [f"step-{step:07d}.png" for step in (0, 18, 36)]
     assert sorted(path.name for path in (smoke_run / "matches").iterdir()) == [f"step-{step:07d}.png" for step in (18, 36)]
