@@ -287,7 +287,7 @@ def torchrun(words, tmp_path):
             agent = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--",
                                       ROOT / "train.py", *words(run, *settings)], stdout=file, stderr=file, env=environment)  # fmt: skip
         before = len(rows(run))
-        until(lambda: agent.poll() is not None or sum(row["kind"] == "train" for row in rows(run)[before:]) > 6)
+        until(lambda: agent.poll() is not None or sum(row["kind"] == "train" for row in rows(run)[before:]) > 5)
         assert agent.poll() is None, said.read_text()
         return agent, said
 

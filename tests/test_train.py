@@ -258,8 +258,9 @@ def test_a_changed_model_is_refused(setting, images, command, finished):
 
 
 def test_a_changed_learning_rate_is_told(images, command, finished):
-    result = command("train.py", *words(images, finished, *TINY, "train.epochs=5", "train.learning_rate=1e-4"))
+    result = command("train.py", *words(images, finished, *TINY, "train.epochs=5", "train.learning_rate=1e-4", "train.micro_batch=3"))
     assert result.returncode == 0 and "train.learning_rate: 0.002 -> 0.0001 from step 12\n" in result.stdout
+    assert "micro_batch" not in result.stdout  # which changes nothing
 
 
 # --- what cannot be gone on with
@@ -411,9 +412,9 @@ def test_odd_names_do_no_harm(command, images, tmp_path):
 
 
 def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
-    result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu")
+    result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu", "train.micro_batch=3")
     assert result.returncode == 0, result.stderr
-    for fact in ("epsilon_mode: rejected_fraction", "parameters        13,771\n", "GMAC", "peak memory", "a refresh", "the run"):
+    for fact in ("epsilon_mode: rejected_fraction", "parameters        13,771\n", "GMAC", "s for 10 images, 3 at a time\n", "peak memory", "a refresh", "the run"):
         assert fact in result.stdout
     assert not (tmp_path / "run").exists()
 
