@@ -1,5 +1,6 @@
 """Errors that the user can mend, and the exit codes they end with."""
 
+import os
 import sys
 from typing import Callable
 
@@ -21,7 +22,8 @@ def run_as_command(main: Callable[[list[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # torchrun's number of this process
+        print(f"error: {error}" if rank == "0" else f"error: process {rank}: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -9,13 +9,15 @@ from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer spinning slows a shared machine tenfold
 
+import torch
+
 from data import load_images, mirrored, split_holdout
 from errors import UserError, run_as_command
-from imle import checkpoint, config as configs
+from imle import checkpoint, config as configs, processes
 from imle.device import choose_device
 from imle.dryrun import dry_run
 from imle.resume import check_same_run
-from imle.runlog import RunLog, environment
+from imle.runlog import RunLog, SilentLog, environment
 from imle.sheets import grid, save_png
 from imle.trainer import Trainer
 
@@ -36,52 +38,85 @@ def main(words: list[str]) -> None:
     args = parse(words)
     config = configs.load_config(args.config, args.settings)
     device = choose_device(args.device)
+    last = args.run / "checkpoints" / "last.pt"
+    with processes.together(device, lambda: kept(last)):
+        code = train(args, config, device, last)
+    if code:
+        raise SystemExit(code)
+
+
+def train(args: argparse.Namespace, config: configs.Config, device: torch.device, last: Path) -> int:
+    """Train, from the checkpoint `last` where there is one, and return the exit code."""
     if args.dry_run:
-        print(configs.to_yaml(config), dry_run(config, device), sep="\n", end="")
-        return
+        tell(configs.to_yaml(config) + "\n" + dry_run(config, device).rstrip("\n"))
+        return 0
     if args.run.resolve().is_relative_to(Path(config.data.path).expanduser().resolve()):
         raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
     dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
                           background=config.data.background, minimum=2)  # fmt: skip
-    print("\n".join(dataset.report))
+    tell(*dataset.report)
     train, heldout = split_holdout(dataset.names, config.data.holdout, config.seed)
     data = {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
             "heldout": [dataset.names[i] for i in heldout]}  # fmt: skip
     images = mirrored(dataset.images[train]) if config.data.flips else dataset.images[train]
 
-    last = args.run / "checkpoints" / "last.pt"
     state = checkpoint.load(last) if last.exists() else None
     if state is not None:
         with checkpoint.unpacking(last):
             notices = check_same_run(state, config, data)
+    processes.check_agreement({"the settings": configs.to_yaml(config), "the images": dataset.fingerprint,
+                               "the step of the checkpoint": str(state and state["step"])})  # fmt: skip
     trainer = Trainer(config, images, dataset.images[heldout], data=data, device=device)
     if state is not None:
         with checkpoint.unpacking(last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
-            print(f"{args.run} is finished, at step {trainer.step}; more than train.epochs={config.train.epochs} would go on")
-            return
-        print(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}", sep="\n")
+            tell(f"{args.run} is finished, at step {trainer.step}; more than train.epochs={config.train.epochs} would go on")
+            return 0
+        tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     signals = Signals()
     try:
-        log = RunLog(args.run, *(state["log_position"], state["step"]) if state else (0, 0))
-        (args.run / "config.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
-        (args.run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
-        save_png(grid(dataset.images[:400], columns=20), args.run / "images.png")
-        print(f"{len(images)} images, {sum(p.numel() for p in trainer.generator.parameters()):,} parameters, on {device}; "
-              f"{args.run}/images.png shows the images as they are used")  # fmt: skip
+        log = open_log(args.run, config, device, state, dataset.images[:400]) if processes.is_main() else SilentLog()
+        tell(f"{len(images)} images, {sum(p.numel() for p in trainer.generator.parameters()):,} parameters, on {device}; "
+             f"{args.run}/images.png shows the images as they are used")  # fmt: skip
         trainer.run(log, should_stop=signals.caught)
         log.close()
     except OSError as error:
         raise UserError(f"--run {args.run}: cannot write there ({error.strerror or error}); what was saved before is intact") from None
     if trainer.step < trainer.total_steps:
-        print(f"stopped and saved at step {trainer.step} of {trainer.total_steps}; the same command goes on from there")
-        raise SystemExit(128 + signals.number)
-    print(f"done: {last}")
+        tell(f"stopped and saved at step {trainer.step} of {trainer.total_steps}; the same command goes on from there")
+        return 128 + (signals.number or signal.SIGTERM)  # it may have been another process that was told to stop
+    tell(f"done: {last}")
+    return 0
+
+
+def open_log(run: Path, config: configs.Config, device: torch.device, state: dict | None, images: torch.Tensor) -> RunLog:
+    """Open the log where `state` left it, and write down what the run is."""
+    log = RunLog(run, *(state["log_position"], state["step"]) if state else (0, 0))
+    (run / "config.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
+    (run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
+    save_png(grid(images, columns=20), run / "images.png")
+    return log
+
+
+def kept(last: Path) -> str:
+    """Say what is left of a run that ended too soon."""
+    if not last.exists():
+        return "nothing is saved yet"
+    return f"{last}, of step {checkpoint.load(last)['step']}, is good, and the same command goes on from there"
+
+
+def tell(*lines: str) -> None:
+    """Print lines, in the main process."""
+    if processes.is_main():
+        print(*lines, sep="\n", flush=True)
 
 
 class Signals:
-    """Remember Ctrl-C and SIGTERM until the step is done; a second Ctrl-C ends at once."""
+    """Remember Ctrl-C and SIGTERM until the step is done; a second Ctrl-C ends at once.
+
+    Not so with several processes: torchrun passes on the Ctrl-C that they may have had from the terminal already.
+    """
 
     def __init__(self):
         self.number = 0
@@ -90,8 +125,11 @@ class Signals:
 
     def catch(self, number, frame) -> None:
         self.number = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may be what was interrupted
+        if processes.count() == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may be what was interrupted
+        elif processes.is_main():
+            os.write(2, b"\nstopping after this step\n")
 
     def caught(self) -> bool:
         return bool(self.number)

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Train on a folder of images, then draw a sheet of samples and score them. Does its own set-up; the same command goes on.
-#   ./train.sh [IMAGES] [--run DIR] [--config FILE] [--device D] [section.key=value ...]
-# Without IMAGES it trains on the set that comes with the project. See python train.py --help for the settings.
+#   ./train.sh [IMAGES] [--run DIR] [--config FILE] [--device D] [--processes N] [section.key=value ...]
+# Without IMAGES it trains on the set that comes with the project, in one process or in N, of which each takes a GPU where
+# there are GPUs. See python train.py --help for the settings.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"  # threads that spin for longer slow a shared machine tenfold
 
 fail() { echo "error: $1" >&2; exit 2; }
-images="" run="" config="" device="" settings=()
+images="" run="" config="" device="" processes=1 settings=()
 while [ $# -gt 0 ]; do
   case "$1" in
-    -h|--help) sed -n '2,4s/^# *//p' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --run|--config|--device)
+    -h|--help) sed -n '2,5s/^# *//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --run|--config|--device|--processes)
       [ -n "${2:-}" ] || fail "$1 needs a value"
-      case "$1" in --run) run="$2" ;; --config) config="$2" ;; --device) device="$2" ;; esac
+      case "$1" in --run) run="$2" ;; --config) config="$2" ;; --device) device="$2" ;; --processes) processes="$2" ;; esac
       shift ;;
     data.path=*) images="${1#data.path=}" ;;
     -*) fail "$1: no such option; see ./train.sh --help" ;;
@@ -24,6 +25,8 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes $processes: not a number of processes"
 
 python="$("$here/environment.sh" "$here/requirements.txt")"
 [ -n "$device" ] || device="$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
@@ -51,7 +54,9 @@ fi
 
 scripts="python "
 [ "$PWD" = "$here" ] || scripts="python $(printf %q "$here")/"
-"$python" "$here/train.py" --config "$config" --run "$run" --device "$device" ${settings[@]+"${settings[@]}"}
+launch=("$here/train.py")
+[ "$processes" = 1 ] || launch=(-m torch.distributed.run --standalone --nproc-per-node "$processes" -- "$here/train.py")
+"$python" "${launch[@]}" --config "$config" --run "$run" --device "$device" ${settings[@]+"${settings[@]}"}
 "$python" "$here/sample.py" "$run" --out "$run/drawn" --num 64 --grid --device "$device"
 
 score=("$run" --device "$device")

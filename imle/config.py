@@ -68,6 +68,7 @@ class Imle:
     objective: str = setting("rs", "imle, adaptive or rs")
     pool_factor: float = setting(5.0, "candidates per image in a pool: m = pool_factor * n")
     pool_batch: int = setting(64, "candidates generated at once; memory and speed only")
+    pool_precision: str = setting("fp32", "fp32, or bf16 (autocast of the generator and the features' network, for the pool)")
     refresh_epochs: int = setting(10, "epochs between two refreshes (imle, rs)")
     features: str = setting("loss", "what is compared: loss (the training embedding), pixels, effnet-lite0 or lpips-vgg")
     sketch_dim: int = setting(0, "length of the random sketch of the features; 0 compares them whole")
@@ -93,7 +94,8 @@ class Train:
 
     epochs: int = setting(350, "passes over the images")
     batch_size: int = setting(10, "images in a step")
-    optimizer: str = setting("adamw", "adamw, or muon (for convolutions and the mapping network, with adamw for the rest)")
+    micro_batch: int = setting(0, "images of a step that a process takes at once, to save memory; 0 takes all")
+    optimizer: str = setting("adamw", "adamw, or muon (for the convolutions, with adamw for the rest)")
     learning_rate: float = setting(2e-3, "of the optimiser")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")
     weight_decay: float = setting(0.01, "of AdamW")
@@ -103,6 +105,7 @@ class Train:
     decay_factor: float = setting(0.25, "factor of one decay (step)")
     ema_decay: float = setting(0.998, "of the averaged generator, which is what is sampled; shorter at the start")
     precision: str = setting("fp32", "fp32, or bf16 (autocast of the generator and the perceptual network)")
+    compile: bool = setting(False, "torch.compile what a step runs: some minutes at the start for faster steps")
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ CHOICES = {
     "data.fit": ("crop", "pad", "stretch"),
     "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
     "imle.objective": ("imle", "adaptive", "rs"),
+    "imle.pool_precision": ("fp32", "bf16"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
     "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
     "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile"),
@@ -149,7 +153,8 @@ RANGES = {
     "imle.epsilon_ema": (0.0, 0.999), "imle.reject_after": (0, None), "imle.reject_below": (0.0, None),
     "imle.top_up": (1.0, None), "imle.perturbation": (0.0, None), "imle.adaptive_decay": (0.0, 1.0),
     "imle.staleness": (0, None), "imle.force_resample": (1, None),
-    "train.epochs": (1, None), "train.batch_size": (1, None), "train.learning_rate": (0.0, None),
+    "train.epochs": (1, None), "train.batch_size": (1, None), "train.micro_batch": (0, None),
+    "train.learning_rate": (0.0, None),
     "train.betas": (0.0, 0.9999999), "train.weight_decay": (0.0, None), "train.warmup_steps": (0, None),
     "train.decay_epochs": (1, None), "train.decay_factor": (0.0, 1.0), "train.ema_decay": (0.0, 1.0),
     "log.sheet_epochs": (1, None), "log.checkpoint_epochs": (1, None), "log.num_scored": (2, None),

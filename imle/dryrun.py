@@ -39,7 +39,7 @@ def dry_run(config: Config, device: torch.device, num_images: int = 100) -> str:
     return f"""{num_images} images assumed
 parameters        {parameters:,}
 an image          {counter.get_total_flops() / 2e9:.3f} GMAC forward, {1000 * forward:.1f} ms with its search features
-a step            {step:.3f} s for {config.train.batch_size} images
+a step            {step:.3f} s for {config.train.batch_size} images{f", {config.train.micro_batch} at a time" if config.train.micro_batch else ""}
 a refresh         {pool * forward:.1f} s for a pool of {pool}
 the run           {trainer.total_steps} steps and {refreshes} refreshes, about {hours:.1f} hours on this {device.type}
 cached targets    {trainer.targets.map_bytes / 1e9:.2f} GB{'' if trainer.targets.cached else ', over loss.cache_gb: embedded again at each step'}

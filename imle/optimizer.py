@@ -1,4 +1,4 @@
-"""The optimisers: AdamW, or Muon for the matrices with AdamW for the rest.
+"""The optimisers: AdamW, or Muon for the convolutions with AdamW for the rest.
 
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) steps along the orthogonal matrix nearest to the momentum
 of the gradient, so that all its directions are learnt at one pace. Multiplied by 0.2 sqrt(max(rows, columns)) its steps
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from imle.config import Train
-from models.generator import Generator
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: fast, and singular values only near 1
@@ -19,7 +18,7 @@ ITERATIONS = 3
 SMALLEST = 8  # rows and columns; what is smaller gains nothing
 
 
-def make_optimizer(generator: Generator, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
+def make_optimizer(generator: nn.Module, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
     """Return the optimiser that `train.optimizer` names."""
     if settings.optimizer == "adamw":
         return adamw(list(generator.parameters()), settings)
@@ -33,12 +32,13 @@ def adamw(parameters: list[nn.Parameter], settings: Train) -> torch.optim.Optimi
 
 
 class MuonAdamW:
-    """Muon for the convolutions and the mapping network, AdamW for everything else.
+    """Muon for the convolutions, AdamW for everything else.
 
-    The styles' affine layers are among everything else: to orthogonalise them too takes longer than all others together.
+    To orthogonalise the mapping network and the styles' affine layers too gained nothing, and takes longer than all
+    convolutions together.
     """
 
-    def __init__(self, generator: Generator, settings: Train):
+    def __init__(self, generator: nn.Module, settings: Train):
         by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for matrix in matrices(generator):
             by_shape.setdefault(matrix.flatten(1).shape, []).append(matrix)
@@ -82,10 +82,9 @@ class MuonAdamW:
         self.rest.load_state_dict(state["rest"])
 
 
-def matrices(generator: Generator) -> list[nn.Parameter]:
-    """Return the weights that Muon updates; a convolution counts as a matrix (outputs, inputs times places)."""
-    layers = [*generator.mapping.modules(), *(layer for layer in generator.modules() if isinstance(layer, nn.Conv2d))]
-    weights = [layer.weight for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d))]
+def matrices(generator: nn.Module) -> list[nn.Parameter]:
+    """Return the weights that Muon updates: convolutions, each a matrix (outputs, inputs times places)."""
+    weights = [layer.weight for layer in generator.modules() if isinstance(layer, nn.Conv2d)]
     return [weight for weight in weights if min(weight.flatten(1).shape) >= SMALLEST]
 
 

@@ -2,7 +2,8 @@
 
 RS-IMLE, algorithm 1 (Vashist et al. 2024); with nothing rejected it is IMLE (Li & Malik 2018). One streaming pass:
 images are dropped as soon as they are embedded and features as soon as they are compared, so that memory does not
-grow with the pool.
+grow with the pool. Several processes share the pool out in runs of whole chunks, the very chunks that one process would
+generate; what they tell each other is the pilot's distances, the number of survivors and the match.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor
 
-from imle import rng
+from imle import processes, rng
 from imle.config import Config
 from imle.epsilon import Epsilon
 from imle.search import PoolMatcher, distances
@@ -53,20 +54,22 @@ class Refresher:
         An image for which nothing survives, even of a pool topped up to its bound, is given what IMLE would give it.
         """
         settings, seed = self.config.imle, self.config.seed
-        pilot = torch.cat(list(self._candidates(embed, number, 0, self.pilot_size)))  # (pilot, D)
-        pilot_distances = distances(pilot, self.targets)  # (pilot, n)
+        first, last = self._share(0, self.pilot_size)
+        pilot = torch.cat([self.targets[:0], *(features for _, features in self._candidates(embed, number, first, last))])
+        pilot_distances = processes.joined(distances(pilot, self.targets))  # (pilot, n)
         radius = torch.zeros(())
         if settings.objective == "rs" and self.epsilon.gate(step, self.level):
             radius = self.epsilon.measure(pilot_distances)
         matcher = PoolMatcher(self.targets, radius, settings.search, generator=rng.generator(seed, "search", number))
-        survivors = int((~matcher.offer(pilot)).sum())
-        start, enough, bound = len(pilot), min(self.n, self.pool_size), round(self.pool_size * settings.top_up)
+        survivors = processes.summed((~matcher.offer(pilot, first)).sum())
+        start, enough, bound = self.pilot_size, min(self.n, self.pool_size), round(self.pool_size * settings.top_up)
         while start < self.pool_size or (survivors < enough and start < bound):
             stop = self.pool_size if start < self.pool_size else min(start + self.n, bound)
-            for features in self._candidates(embed, number, start, stop):
-                survivors += int((~matcher.offer(features)).sum())
-            start = stop
-        match = matcher.result()
+            found = torch.zeros_like(survivors)
+            for first, features in self._candidates(embed, number, *self._share(start, stop)):
+                found += (~matcher.offer(features, first)).sum()
+            survivors, start = survivors + processes.summed(found), stop
+        match = matcher.result(processes.gathered)
         fell_back = match.index < 0
         index = torch.where(fell_back, match.fallback, match.index).cpu()
         distance = torch.where(fell_back, match.fallback_distance, match.distance)
@@ -85,12 +88,15 @@ class Refresher:
             "latent_gap": latent_gap(latents, seed, number),
         })  # fmt: skip
 
-    def _candidates(self, embed: Callable[[Tensor], Tensor], number: int, start: int, stop: int) -> Iterator[Tensor]:
-        """Yield the features (B, D) of candidates `start` to `stop`, `pool_batch` at a time."""
+    def _share(self, start: int, stop: int) -> tuple[int, int]:
+        return processes.share(start, stop, self.config.imle.pool_batch)
+
+    def _candidates(self, embed: Callable[[Tensor], Tensor], number: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first id and the features (B, D) of candidates `start` to `stop`, `pool_batch` at a time."""
         size = self.config.imle.pool_batch
         for first in range(start, stop, size):
             last = min(first + size, stop)
-            yield embed(rng.pool_latents(self.config.seed, number, first, last, self.config.model.latent_dim))
+            yield first, embed(rng.pool_latents(self.config.seed, number, first, last, self.config.model.latent_dim))
 
     def state_dict(self) -> dict:
         return {"level": self.level, "epsilon": self.epsilon.state_dict()}

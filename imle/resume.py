@@ -12,7 +12,7 @@ FIXED = {
     "train": ("optimizer",),
 }
 # Settings that change nothing but speed, memory or where things are.
-SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb"}
+SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb", "train.micro_batch", "train.compile"}
 
 
 def check_same_run(state: dict, config: Config, data: dict) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from imle import processes
 from imle.sheets import grid, save_png
 
 
@@ -56,6 +57,16 @@ class RunLog:
         self.file.close()
 
 
+class SilentLog:
+    """Stand in for the log in all processes but the main one."""
+
+    def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def environment(device: torch.device, command: list[str]) -> dict:
     """Describe what the run ran on."""
     import numpy
@@ -69,4 +80,5 @@ def environment(device: torch.device, command: list[str]) -> dict:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
     }

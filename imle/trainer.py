@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from errors import UserError
-from imle import checkpoint, rng
+from imle import checkpoint, processes, rng
+from imle.compiling import telling_of_compilation
 from imle.config import Config, to_dict
+from imle.device import send
 from imle.ema import Ema
 from imle.features import SearchFeatures
+from imle.guard import Guard
 from imle.objectives import OBJECTIVES
 from imle.optimizer import make_optimizer
 from imle.refresh import Refresher
@@ -48,30 +51,36 @@ class Trainer:
         self.generator = build_generator(to_dict(config)).to(device)
         self.ema = Ema(self.generator, config.train.ema_decay)
         self.optimizer = make_optimizer(self.generator, config.train)
-        self.embedding, self.search_features = load_embeddings(config, device, pretrained)
-        self.targets = Targets(images.to(device), self.embedding, self.search_features, config.loss.cache_gb * 1e9)
+        self.guard = Guard(self.optimizer, device)
+        embedding, self.search_features = load_embeddings(config, device, pretrained)
+        self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
+        compiled = torch.compile if config.train.compile else lambda network: network
+        self.parallel = processes.parallel(self.generator)
+        self.draw, self.embedding = compiled(self.parallel), compiled(embedding)  # of a step; a pool's are not compiled
         self.reference = embed(self.search_features, heldout.to(device)) if len(heldout) > 1 else self.targets.features
         self.refresher = Refresher(config, self.targets.features)
         self.objective = OBJECTIVES[config.imle.objective](config.imle, self.n, self.steps_per_epoch)
         self.latents = torch.zeros(self.n, config.model.latent_dim, device=device)
         self.losses = torch.zeros(self.n, device=device)  # every image's loss when it was last trained on
+        self.order = -1, torch.empty(0)  # an epoch, and the numbers of the images in its order, int64 (n,)
         self.step, self.refreshes, self.best = 0, 0, math.inf
         self.saved_step: int | None = None  # of checkpoints/last.pt
 
     def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Train to the last step, or until `should_stop`; save either way.
+        """Train to the last step, or until `should_stop` in any process; save either way.
 
-        Raises UserError before an update that is not finite.
+        Raises UserError when an update would not have been finite.
         """
         self.log, started = log, time.monotonic()
-        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5)
+        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5,
+                        disable=not processes.is_main())  # fmt: skip
         with progress:
-            while self.step < self.total_steps and not should_stop():
+            while self.step < self.total_steps and not processes.any_of(should_stop()):
                 if self.step == 0:
                     self.show()
                 self.rematch()
                 with memory_for("a training step", f"lower train.batch_size (now {self.config.train.batch_size}), "
-                                                   "or try train.precision=bf16"):
+                                                   "set train.micro_batch, or try train.precision=bf16"):
                     self.train_step()
                 progress.update()
                 if self.step % self.steps_per_epoch == 0:
@@ -92,29 +101,55 @@ class Trainer:
         self.latents[asking.to(self.device)] = self.objective.take(asking, offers).to(self.device)
 
     def train_step(self) -> None:
-        """Pull one batch of matches towards their images."""
+        """Pull one batch of matches towards their images, without waiting for a GPU."""
         index = self.batch(self.step)
         latents = self.latents[index]
         if self.config.imle.perturbation:
             noise = rng.normal(tuple(latents.shape), self.config.seed, "perturb", self.step)
-            latents = latents + self.config.imle.perturbation * noise.to(self.device)
-        with self.autocast():
-            maps = self.embedding(self.generator(latents))
-        distance = squared_distance(maps, self.targets.maps(index))  # (B,)
+            latents = latents + self.config.imle.perturbation * send(noise, self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        distance.mean().backward()
+        distance = self.backward(index, latents)
         norm = nn.utils.get_total_norm([p.grad for p in self.generator.parameters()])
-        if not torch.isfinite(norm + distance.sum()):
-            raise self.diverged("the loss or its gradient")
+        self.guard.watch(norm + distance.sum(), self.step)
+        if self.guard.at_once:
+            self.check_finite()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.step()
         self.ema.update(self.generator, self.step)
-        self.losses[index] = distance.detach().float()
+        self.losses[index] = distance
         self.step += 1
+
+    def backward(self, index: Tensor, latents: Tensor) -> Tensor:
+        """Add up the gradient of the mean distance of images `index` (B,) to what `latents` give; return distances (B,).
+
+        Every process takes its share of them, and an image without weight where there are fewer than processes: all
+        must take part in averaging the gradients.
+        """
+        share = slice(processes.rank(), None, processes.count())
+        distances = torch.zeros(len(index), device=self.device)
+        own, weight = (share, processes.count() / len(index)) if len(distances[share]) else (slice(1), 0.0)
+        size = self.config.train.micro_batch or len(index)
+        parts, found = list(zip(index[own].split(size), latents[own].split(size))), []
+        for number, (images, z) in enumerate(parts, 1):
+            with telling_of_compilation(), processes.kept_apart(self.parallel, number < len(parts)):
+                with self.autocast(self.config.train.precision):
+                    maps = self.embedding(self.draw(z))
+                distance = squared_distance(maps, self.targets.maps(images))
+                (weight * distance.sum()).backward()
+            found.append(distance.detach().float())
+        distances[share] = torch.cat(found)[: len(distances[share])]
+        return processes.summed(distances)
+
+    def check_finite(self) -> None:
+        """Raise UserError if a step was not finite. Nothing has been updated since; the host waits for the device."""
+        failed = self.guard.failed_at()
+        if failed is not None:
+            raise self.diverged("the loss or its gradient", failed)
 
     def end_epoch(self, seconds: float, progress: tqdm) -> None:
         """Log the epoch, and show and save when it is time."""
+        self.check_finite()
         epoch, last = self.step // self.steps_per_epoch, self.step == self.total_steps
         loss = self.losses.mean().item()
         self.log.row("train", self.step, {"epoch": epoch, "loss": loss, "lr": self.learning_rate(self.step - 1)}, seconds)
@@ -126,7 +161,9 @@ class Trainer:
 
     @torch.no_grad()
     def show(self) -> None:
-        """Save sheets at fixed latents, score the average, and keep it if it is the best so far."""
+        """Save sheets at fixed latents, score the average, and keep it if it is the best so far; the main process does."""
+        if not processes.is_main():
+            return
         with memory_for("the sheets and the score", f"lower log.num_scored (now {self.config.log.num_scored})"):
             score = self.draw_and_score()
         if self.step and score < self.best:
@@ -150,18 +187,20 @@ class Trainer:
         return score
 
     def save(self, name: str) -> None:
-        """Write everything that the rest of the run depends on. Raises UserError for weights that are not finite."""
+        """Write everything that the rest of the run depends on. Raises UserError for what is not finite."""
+        self.check_finite()
         if not torch.isfinite(nn.utils.get_total_norm(self.generator.parameters())):
-            raise self.diverged("a weight")
-        selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
-        checkpoint.save(self.state() | selected_by, self.log.folder / "checkpoints" / f"{name}.pt")
+            raise self.diverged("a weight", self.step)
+        if processes.is_main():
+            selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
+            checkpoint.save(self.state() | selected_by, self.log.folder / "checkpoints" / f"{name}.pt")
         if name == "last":
             self.saved_step = self.step
 
-    def diverged(self, what: str) -> UserError:
-        """Return the error to raise, before anything is updated or saved, when `what` is not finite."""
+    def diverged(self, what: str, step: int) -> UserError:
+        """Return the error to raise, with nothing updated or saved since, when `what` was not finite at `step`."""
         good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
-        return UserError(f"{what} is not finite at step {self.step}, and the run was stopped before using it; {good}. "
+        return UserError(f"{what} is not finite at step {step}, and the run was stopped before using it; {good}. "
                          "Lower train.learning_rate and run again, or begin anew with another --run")  # fmt: skip
 
     def state(self) -> dict:
@@ -189,9 +228,10 @@ class Trainer:
     def batch(self, step: int) -> Tensor:
         """Return the numbers of the images in a step's batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
+        if self.order[0] != epoch:
+            self.order = epoch, send(rng.permutation(self.n, self.config.seed, "order", epoch), self.device)
         size = self.config.train.batch_size
-        order = rng.permutation(self.n, self.config.seed, "order", epoch)
-        return order[position * size : (position + 1) * size].to(self.device)
+        return self.order[1][position * size : (position + 1) * size]
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -207,16 +247,15 @@ class Trainer:
         """Return the latents of seeds 0 to `num`, (num, latent_dim)."""
         return rng.sample_latents(list(range(num)), self.config.model.latent_dim).to(self.device)
 
-    def autocast(self) -> torch.autocast:
-        """Compute in bf16 where the configuration asks for it."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bf16")
+    def autocast(self, precision: str) -> torch.autocast:
+        """Compute in bf16 where `precision` says so."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def embed_latents(self, latents: Tensor) -> Tensor:
         """Return the search features (B, D) of the images of `latents`."""
-        with self.autocast():
-            images = self.generator(latents.to(self.device))
-        return self.search_features(images.float())
+        with self.autocast(self.config.imle.pool_precision):
+            return self.search_features(self.generator(send(latents, self.device)).float())
 
 
 def load_embeddings(config: Config, device: torch.device, pretrained: bool = True) -> tuple[Embedding, SearchFeatures]:

@@ -7,7 +7,7 @@ import torch
 
 from imle.config import Train
 from imle.optimizer import MuonAdamW, adamw, make_optimizer, matrices, orthogonal
-from models.generator import AdaIN, Generator
+from models.generator import Generator
 
 
 def generator(seed: int = 0) -> Generator:
@@ -25,10 +25,10 @@ def with_gradients(network: Generator, seed: int) -> Generator:
 @pytest.mark.parametrize("shape", [(3, 20, 50), (2, 50, 20), (1, 16, 16)])
 def test_orthogonal_has_equal_singular_values_in_the_directions_of_the_matrix(shape):
     stack = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonal(stack))
-    given = torch.linalg.svdvals(stack)
+    values, given = torch.linalg.svdvals(orthogonal(stack)), torch.linalg.svdvals(stack)
     assert values.max() < 1.3
-    assert values.min() / values.max() > 3 * (given.min() / given.max()).clamp(max=0.2)  # three iterations do not do all
+    assert (values.median(1).values > 0.5).all()  # the quintic leaves them scattered about 1, the smallest still on the way
+    assert (values.median(1).values / values.amax(1) > given.median(1).values / given.amax(1)).all()
     u, _, v = torch.linalg.svd(stack, full_matrices=False)
     inside = u.mT @ orthogonal(stack) @ v.mT
     assert (inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))).abs().max() < 1e-4
@@ -50,13 +50,13 @@ def test_muon_steps_as_torchs_does():
         assert moved < 0.05  # of one step; torch iterates in bfloat16
 
 
-def test_muon_takes_the_mapping_network_and_the_convolutions_and_adamw_the_rest():
+def test_muon_takes_the_convolutions_and_adamw_the_rest():
     network, reference = generator(), generator()
     before = copy.deepcopy(network)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     taken = {names[id(matrix)] for matrix in matrices(network)}
     assert {name for name, _ in network.named_parameters() if "convs" in name and name.endswith("weight")} <= taken
-    assert not any("norm" in name or name.endswith("bias") or name in ("constant", "to_rgb.weight") for name in taken)
+    assert not any("norm" in name or "mapping" in name or name.endswith("bias") or name in ("constant", "to_rgb.weight") for name in taken)
     settings = Train(optimizer="muon")
     make_optimizer(with_gradients(network, 3), settings).step()
     adamw(list(with_gradients(reference, 3).parameters()), settings).step()
@@ -94,9 +94,3 @@ def test_gradients_are_forgotten():
     network = with_gradients(generator(), 0)
     make_optimizer(network, Train(optimizer="muon")).zero_grad()
     assert all(parameter.grad is None for parameter in network.parameters())
-
-
-def test_the_affine_layers_of_styles_are_not_muons():
-    network = generator()
-    affine = {id(module.affine.weight) for module in network.modules() if isinstance(module, AdaIN)}
-    assert affine and not affine & {id(matrix) for matrix in matrices(network)}

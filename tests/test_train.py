@@ -258,8 +258,9 @@ def test_a_changed_model_is_refused(setting, images, command, finished):
 
 
 def test_a_changed_learning_rate_is_told(images, command, finished):
-    result = command("train.py", *words(images, finished, *TINY, "train.epochs=5", "train.learning_rate=1e-4"))
+    result = command("train.py", *words(images, finished, *TINY, "train.epochs=5", "train.learning_rate=1e-4", "train.micro_batch=3"))
     assert result.returncode == 0 and "train.learning_rate: 0.002 -> 0.0001 from step 12\n" in result.stdout
+    assert "micro_batch" not in result.stdout  # which changes nothing
 
 
 # --- what cannot be gone on with
@@ -378,7 +379,7 @@ def test_the_run_folder_tells_everything(smoke_run):
     assert to_dict(config) == checkpoint.load(smoke_run / "checkpoints" / "last.pt")["config"]
     assert config == load_config(ROOT / "configs" / "smoke-32.yaml", ["data.holdout=0.1", f"data.path={config.data.path}"])
     environment = json.loads((smoke_run / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__ and environment["device"] == "cpu" and "--run" in environment["command"]
+    assert environment["torch"] == torch.__version__ and environment["device"] == "cpu" and environment["processes"] == 1 and "--run" in environment["command"]
     assert list((smoke_run / "tensorboard").glob("events.*"))
     assert sorted(path.name for path in (smoke_run / "samples").iterdir()) == [f"step-{step:07d}.png" for step in (0, 18, 36)]
     assert sorted(path.name for path in (smoke_run / "matches").iterdir()) == [f"step-{step:07d}.png" for step in (18, 36)]
@@ -411,9 +412,9 @@ def test_odd_names_do_no_harm(command, images, tmp_path):
 
 
 def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
-    result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu")
+    result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu", "train.micro_batch=3")
     assert result.returncode == 0, result.stderr
-    for fact in ("epsilon_mode: rejected_fraction", "parameters        13,771\n", "GMAC", "peak memory", "a refresh", "the run"):
+    for fact in ("epsilon_mode: rejected_fraction", "parameters        13,771\n", "GMAC", "s for 10 images, 3 at a time\n", "peak memory", "a refresh", "the run"):
         assert fact in result.stdout
     assert not (tmp_path / "run").exists()
 

@@ -94,6 +94,13 @@ def test_a_recipe_and_a_path_that_are_given_are_taken(run, tmp_path):
     assert "--heldout" not in calls[2]
 
 
+def test_several_processes_are_started_by_torchrun(run, checkout):
+    _, alone = run("--processes", "1")
+    _, calls = run("--processes", "4", "train.epochs=3")
+    assert calls[0] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "4", "--", f"{checkout}/train.py", *alone[0][1:], "train.epochs=3"]
+    assert alone[0][0] == "train.py" and calls[1:] == alone[1:]
+
+
 @pytest.mark.parametrize("script, code, calls", [("train.py", 2, 1), ("train.py", 3, 1), ("train.py", 130, 1), ("sample.py", 2, 2), ("evaluate.py", 2, 3)])
 def test_exit_codes_are_passed_on(script, code, calls, run):
     result, made = run(FAIL=script, CODE=str(code))
@@ -107,6 +114,7 @@ def test_missing_weights_for_the_score_are_no_failure(run):
 
 @pytest.mark.parametrize("words, told", [
     (["--run"], "--run needs a value"), (["--run", ""], "--run needs a value"), (["--nonsense"], "--nonsense: no such option"),
+    (["--processes", "0"], "--processes 0: not a number"), (["--processes", "all"], "--processes all: not a number"),
     (["nowhere"], "nowhere: no such folder or zip of images"), ([".", ".."], "two folders given, . and .."), (["--dry-run"], "--dry-run: no such option"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(words, told, run):

@@ -21,7 +21,10 @@ def images(n=8, side=16):
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").to(torch.uint8)
 
 
-def trainer(*, pixels=None, **sections) -> Trainer:
+PRECISIONS = ("fp32", "bf16")
+
+
+def trainer(*, pixels=None, device="cpu", **sections) -> Trainer:
     settings = {
         "data": {"resolution": 16},
         "model": {"latent_dim": 8, "style_dim": 16, "mapping_layers": 1, "channels": [16, 16, 8], "blocks": [1, 1, 1]},
@@ -31,7 +34,7 @@ def trainer(*, pixels=None, **sections) -> Trainer:
     }
     config = from_dict({section: {**settings.get(section, {}), **sections.get(section, {})} for section in {**settings, **sections}})
     pixels = images() if pixels is None else pixels
-    made = Trainer(config, pixels, pixels[:0], data={}, device=torch.device("cpu"))
+    made = Trainer(config, pixels, pixels[:0], data={}, device=torch.device(device))
     made.rows = []
     made.log = SimpleNamespace(row=lambda kind, step, values, seconds: made.rows.append({"kind": kind, "step": step, **values}))
     return made
@@ -54,7 +57,7 @@ def test_the_loss_falls(objective):
     assert last < 0.5 * first
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
 def test_cached_targets_give_the_losses_of_targets_embedded_at_each_step(perceptual, precision):
     def losses(cache_gb):
@@ -156,13 +159,102 @@ def test_learning_rates():
 
 
 def test_bf16_runs_close_to_fp32():
-    losses = {precision: torch.tensor(train(trainer(train={"precision": precision}), 3)) for precision in ("bf16", "fp32")}
+    losses = {precision: torch.tensor(train(trainer(train={"precision": precision}), 3)) for precision in PRECISIONS}
     assert not torch.equal(losses["bf16"], losses["fp32"])
     torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.1, atol=0)
     made = trainer(train={"precision": "bf16"})
     assert made.embed_latents(torch.randn(2, 8)).dtype == torch.float32
     train(made, 1)
     assert all(p.dtype == torch.float32 for p in [*made.generator.parameters(), *made.ema.module.parameters()])
+
+
+def test_the_pool_has_a_precision_of_its_own():
+    made = {(step, pool): trainer(train={"precision": step}, imle={"pool_precision": pool}) for step in PRECISIONS for pool in PRECISIONS}
+    latents = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    pools = {precisions: one.embed_latents(latents) for precisions, one in made.items()}
+    for precision in PRECISIONS:
+        assert torch.equal(pools["fp32", precision], pools["bf16", precision])
+    assert not torch.equal(pools["fp32", "fp32"], pools["fp32", "bf16"])
+    torch.testing.assert_close(pools["fp32", "fp32"], pools["fp32", "bf16"], rtol=0.1, atol=0.01)
+    assert all(pool.dtype == torch.float32 and not pool.requires_grad for pool in pools.values())
+    losses = [train(made["fp32", precision], 4)[0] for precision in PRECISIONS]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+
+
+@pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 100])
+def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(micro_batch, perceptual):
+    whole, parts = (trainer(pixels=images(7), loss={"perceptual": perceptual}, train={"batch_size": 5, "micro_batch": size})
+                    for size in (0, micro_batch))  # fmt: skip
+    for one in (whole, parts):
+        one.latents.normal_(generator=torch.Generator().manual_seed(0))
+    for _ in range(2):  # batches of five and of two
+        whole.train_step(), parts.train_step()
+        torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-4, atol=0)
+        if whole.step == 1:  # from weights that are equal to the last bit
+            for ours, theirs in zip(parts.generator.parameters(), whole.generator.parameters()):
+                torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5 * theirs.grad.abs().max().item())
+
+
+def test_only_the_networks_of_a_step_are_compiled(monkeypatch):
+    called = []
+
+    def stand_in(network):
+        return lambda inputs: called.append((network, inputs.requires_grad)) or network(inputs)
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    plain = train(trainer(), 3)
+    assert not called
+    made = trainer(train={"compile": True})
+    targets, pool = made.targets.embedding, made.search_features.embedding
+    assert train(made, 3) == plain
+    assert [network for network, _ in called] == 3 * [made.generator, pool] and pool is targets
+
+
+def test_what_cannot_be_compiled_is_one_line(monkeypatch):
+    def broken(network):
+        def run(inputs):
+            raise torch._dynamo.exc.InternalTorchDynamoError("no C++ compiler\n  was found")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    made = trainer(train={"compile": True})
+    with pytest.raises(UserError, match=r"^train.compile: .*no C\+\+ compiler was found.*; set train.compile=false$"):
+        made.train_step()
+
+
+def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
+    """As on a GPU, which is asked at the end of an epoch only."""
+    made = trainer()
+    made.guard.at_once = False
+    train(made, 3)
+    embedding, before = made.embedding, [p.detach().clone() for p in made.generator.parameters()]
+    moments = [value.clone() for state in made.optimizer.state.values() for value in state.values()]
+    made.embedding = lambda images: [level * (float("inf") if made.step == 3 else 1) for level in embedding(images)]
+    for step in range(3, 6):
+        made.train_step()
+        assert made.guard.failed_at() == 3 and made.step == step + 1
+        assert all(torch.equal(a, b) for a, b in zip(before, made.generator.parameters()))
+        assert all(map(torch.equal, moments, [value for state in made.optimizer.state.values() for value in state.values()]))
+    assert all(p.isfinite().all() for p in made.ema.module.parameters())
+    for told in (lambda: made.end_epoch(0.0, None), lambda: made.save("last"), made.check_finite):
+        with pytest.raises(UserError, match="the loss or its gradient is not finite at step 3, "):
+            told()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("settings", [{}, {"micro_batch": 3}, {"precision": "bf16"}])
+def test_a_step_does_not_wait_for_the_gpu(settings):
+    made = trainer(imle={"perturbation": 0.1}, train=settings, device="cuda")
+    train(made, 2)  # the first step sets up libraries
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):  # into the next epoch, whose order is new
+            made.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert made.guard.failed_at() is None and made.losses.isfinite().all()
 
 
 def test_mirror_images_are_images_of_their_own():

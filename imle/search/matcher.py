@@ -3,6 +3,7 @@
 A candidate nearer than epsilon to any target is rejected; each target is matched to its nearest surviving candidate.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from imle.search.exact import Nearest, nearest
 from imle.search.index import NeighbourIndex, open_index
 
 SAMPLE_SIZE = 2048  # candidates kept for counting `Match.nearer`
+LAST = torch.iinfo(torch.int64).max  # above all pool ids
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,16 @@ class Match:
     nearer: Tensor  # int64 (n,) candidates strictly nearer than the match; `seen` where none survived
 
 
+def alone(values: Tensor) -> Tensor:
+    """Return the values of the only matcher there is, as (1, *shape)."""
+    return values[None]
+
+
 class PoolMatcher:
     """Match targets to a pool that is offered chunk by chunk; the result does not depend on the chunks.
+
+    Nor does it with `exact` if a pool is dealt out to several matchers, which put their results together; other
+    searches then look in their own survivors, and the nearest of what they find, by true distance, is the match.
 
     With `exact` candidates are compared and dropped: memory O(n block + block D), whatever the size of the pool.
     Other searches reject just as exactly, but keep the survivors' features (memory grows with them) and look for
@@ -65,24 +75,26 @@ class PoolMatcher:
         self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among all
         self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
         self._sample = Sample(targets)
-        self._seen = 0
+        self._seen = self._skipped = 0  # candidates offered here, and those before the next one that were not
         self._rejected = torch.zeros((), dtype=torch.int64, device=targets.device)
 
     def _open_index(self) -> NeighbourIndex:
         return open_index(self._search, None if self._generator is None else self._generator.clone_state())
 
     @torch.no_grad()
-    def offer(self, features: Tensor) -> Tensor:
+    def offer(self, features: Tensor, first: int | None = None) -> Tensor:
         """Take in the next candidates (chunk, D) and return which are rejected, bool (chunk,).
 
-        Raises UserError if one is not finite.
+        Their pool ids begin at `first`, above all before, or where the last chunk's ended. Raises UserError if one is
+        not finite.
         """
         features = as_features(features, "candidate features", like=self._queries.points)
         flags = [torch.zeros(0, dtype=torch.bool, device=features.device)]
+        self._skipped = self._skipped if first is None else first - self._seen
         return torch.cat(flags + [self._offer_block(block) for _, block in blocks(features)])
 
     def _offer_block(self, features: Tensor) -> Tensor:
-        first, rejected = self._seen, torch.zeros(len(features), dtype=torch.bool, device=features.device)
+        first, rejected = self._seen + self._skipped, torch.zeros(len(features), dtype=torch.bool, device=features.device)
         ids = torch.arange(first, first + len(features), device=features.device)
         if self._exact or self._rejects:
             bounds = Bounds(self._queries, features, "candidate features")
@@ -97,7 +109,7 @@ class PoolMatcher:
             self._survivors.append(features[~rejected])
             self._survivor_ids.append(ids[~rejected])
         if self._rejects or not self._exact:
-            self._sample.add(features, ids, rejected if self._exact else torch.ones_like(rejected))
+            self._sample.add(features, ids - self._skipped, rejected if self._exact else torch.ones_like(rejected))
         self._seen += len(features)
         self._rejected += rejected.sum()
         return rejected
@@ -124,18 +136,23 @@ class PoolMatcher:
         return rows, doubtful[columns], certain
 
     @torch.no_grad()
-    def result(self) -> Match:
-        """Return the match of everything offered so far; more may be offered afterwards."""
+    def result(self, gathered: Callable[[Tensor], Tensor] = alone) -> Match:
+        """Return the match of everything offered so far; more may be offered afterwards.
+
+        `gathered` returns the values of all matchers that a pool was dealt out to, (matchers, *shape); all must ask.
+        """
         if self._exact:
             index, squared = self._match.ids[:, 0], self._match.squared[:, 0]
         else:
             index, squared = self._look_up()
+        index, squared = nearest_of(gathered(index), gathered(squared))
         fallback, fallback_squared = index, squared
         if self._rejects:
-            fallback, fallback_squared = self._any.ids[:, 0], self._any.squared[:, 0]
-        nearer = self._sample.count_nearer(self._queries, squared)
-        return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), self._seen,
-                     int(self._rejected), nearer.where(index >= 0, self._seen))  # fmt: skip
+            fallback, fallback_squared = nearest_of(gathered(self._any.ids[:, 0]), gathered(self._any.squared[:, 0]))
+        nearer = gathered(self._sample.count_nearer(self._queries, squared)).sum(0)
+        seen, rejected = gathered(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
+        return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), seen, rejected,
+                     nearer.where(index >= 0, seen))  # fmt: skip
 
     def _look_up(self) -> tuple[Tensor, Tensor]:
         """Find each target's nearest survivor with the index: pool ids (n,) and squared distances float64 (n,)."""
@@ -154,8 +171,14 @@ class PoolMatcher:
         return ids[found], squared_distances(targets, points, rows, found)
 
 
+def nearest_of(ids: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each target's nearest (n,) of what several matchers found (matchers, n): by distance, then by lowest id."""
+    least = squared.amin(0)
+    return ids.masked_fill(squared > least, LAST).amin(0), least
+
+
 class Sample:
-    """Every `stride`-th of the candidates given to it by pool id, so few that they fit SAMPLE_SIZE.
+    """Every `stride`-th of the candidates given to it by id, so few that they fit SAMPLE_SIZE.
 
     The stride ends up as the smallest power of two that suffices, whatever the chunks.
     """
@@ -167,7 +190,7 @@ class Sample:
         self.ids = [torch.zeros(0, dtype=torch.int64, device=targets.device)]  # (s,) in parts
 
     def add(self, features: Tensor, ids: Tensor, eligible: Tensor) -> None:
-        """Take in the `eligible` (c,) of candidates `features` (c, D) with pool ids `ids` (c,)."""
+        """Take in the `eligible` (c,) of candidates `features` (c, D), the `ids` (c,)-th that there were."""
         chosen = (eligible & (ids % self.stride == 0)).nonzero()[:, 0]
         while self.size + len(chosen) > SAMPLE_SIZE:
             self.stride *= 2

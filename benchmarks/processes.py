@@ -1,0 +1,115 @@
+"""One process against several, a core (or a GPU) each: python benchmarks/processes.py [--processes N] [section.key=value ...]
+
+Draws and matches one pool and takes 50 steps, by turns in one process and in N, and tells whether the matches are the
+same, how far the losses are apart, and how much faster N are. The learning rate is small, for at the recipe's own the
+last bits, in which the order of a sum shows, grow into a difference within a few dozen steps.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data import load_images  # noqa: E402
+from imle import config as configs, processes  # noqa: E402
+from imle.device import choose_device  # noqa: E402
+from imle.runlog import SilentLog  # noqa: E402
+from imle.trainer import Trainer  # noqa: E402
+
+STEPS = 50
+SMALL_RATE = "train.learning_rate=1e-5"
+
+
+def work(config: configs.Config, device: torch.device) -> dict:
+    """Return what this process, one of however many, chooses, loses and takes."""
+    dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
+                          background=config.data.background)  # fmt: skip
+    trainer = Trainer(config, dataset.images, dataset.images[:0], data={}, device=device)
+    trainer.log = SilentLog()
+    trainer.embed_latents(trainer.latents[: config.imle.pool_batch])  # the first time, libraries set themselves up
+    refresh = seconds(trainer.rematch, device)
+    losses, steps = [], []
+    for _ in range(STEPS):
+        steps.append(seconds(trainer.train_step, device))
+        losses.append(trainer.losses.mean().item())
+    return {"latents": trainer.latents.tolist(), "losses": losses, "refresh": refresh, "step": sorted(steps)[STEPS // 2]}
+
+
+def seconds(job, device: torch.device) -> float:
+    """Time `job`, from when all processes begin it until all have done it."""
+    processes.any_of(False)
+    started = time.perf_counter()
+    job()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    processes.any_of(False)
+    return time.perf_counter() - started
+
+
+def launch(num: int, words: list[str]) -> dict:
+    """Return what the main one of `num` processes of one thread each found."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num), "--",
+                   __file__, *words, "--found", found]  # fmt: skip
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return json.loads(found.read_text())
+
+
+def compare(num: int, rounds: int, words: list[str]) -> dict:
+    """Return the comparison of one process with `num`, the fastest of `rounds` of each counting."""
+    runs = {1: [], num: []}
+    for _ in range(rounds):
+        for number, results in runs.items():
+            results.append(launch(number, words))
+    alone, several = runs[1], runs[num]
+    fastest = {part: [min(run[part] for run in results) for results in (alone, several)] for part in ("refresh", "step")}
+    return {
+        "processes": num,
+        "matches_identical": all(run["latents"] == alone[0]["latents"] for run in alone + several),
+        "largest_loss_difference": max(abs(a - b) / a for run in several for a, b in zip(alone[0]["losses"], run["losses"])),
+        "refresh_seconds": fastest["refresh"], "refresh_speedup": fastest["refresh"][0] / fastest["refresh"][1],
+        "step_seconds": fastest["step"], "step_speedup": fastest["step"][0] / fastest["step"][1],
+    }  # fmt: skip
+
+
+def report(found: dict) -> str:
+    """Return the comparison in words."""
+    lines = [f"matches identical         {'yes' if found['matches_identical'] else 'NO'}",
+             f"largest loss difference   {found['largest_loss_difference']:.1e} of the loss, over {STEPS} steps"]  # fmt: skip
+    for part, name in (("refresh", "pool and matches"), ("step", "step")):
+        one, many = found[f"{part}_seconds"]
+        lines.append(f"{name:<26}{one:.3f} s in 1 process, {many:.3f} s in {found['processes']}: {found[f'{part}_speedup']:.2f} times as fast")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the fastest counts (3)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU each (cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # where a process that is measured writes
+    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    args = parser.parse_intermixed_args()
+    if args.found is None:
+        found = compare(args.processes, args.rounds, ["--config", str(args.config), "--device", args.device, *args.settings])
+        print(json.dumps(found) if args.json else report(found))
+        return
+    device = choose_device(args.device)
+    with processes.together(device, str):
+        found = work(configs.load_config(args.config, [SMALL_RATE, *args.settings]), device)
+        if processes.is_main():
+            args.found.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Stop before an update that is not finite, without making a GPU wait for the host at every step."""
+
+import torch
+from torch import Tensor
+
+
+class Guard:
+    """Keep a fused optimiser from updating, from the first step on whose loss or gradient is not finite."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device):
+        self.found = torch.zeros((), device=device)  # 1 from that step on
+        self.step = torch.zeros((), dtype=torch.int64, device=device)  # the last one that began with 0 in `found`
+        self.at_once = device.type == "cpu"  # asking costs nothing there
+        optimizer.found_inf = self.found  # what GradScaler sets: while it is 1, step() changes neither weights nor state
+
+    def watch(self, total: Tensor, step: int) -> None:
+        """Take in a number () that is finite only if the step's loss and gradient are."""
+        self.step.masked_fill_(self.found == 0, step)
+        torch.maximum(self.found, (~total.isfinite()).float(), out=self.found)
+
+    def failed_at(self) -> int | None:
+        """Return the first step that was not finite, None while there is none; the host waits for the device."""
+        return int(self.step) if bool(self.found) else None
