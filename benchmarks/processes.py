@@ -2,7 +2,8 @@
 
 Draws and matches one pool and takes 50 steps, by turns in one process and in N, and tells whether the matches are the
 same, how far the losses are apart, and how much faster N are. The learning rate is small, for at the recipe's own the
-last bits, in which the order of a sum shows, grow into a difference within a few dozen steps.
+last bits, in which the order of a sum shows, grow into a difference within a few dozen steps. --double computes in
+float64, which tells rounding from a true difference.
 """
 
 import argparse
@@ -96,14 +97,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the fastest counts (3)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU each (cpu)")
+    parser.add_argument("--double", action="store_true", help="compute in float64")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # where a process that is measured writes
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
     args = parser.parse_intermixed_args()
     if args.found is None:
-        found = compare(args.processes, args.rounds, ["--config", str(args.config), "--device", args.device, *args.settings])
+        words = ["--config", str(args.config), "--device", args.device, *(["--double"] if args.double else []), *args.settings]
+        found = compare(args.processes, args.rounds, words)
         print(json.dumps(found) if args.json else report(found))
         return
+    torch.set_default_dtype(torch.float64 if args.double else torch.float32)
     device = choose_device(args.device)
     with processes.together(device, str):
         found = work(configs.load_config(args.config, [SMALL_RATE, *args.settings]), device)

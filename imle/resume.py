@@ -3,6 +3,8 @@
 from errors import UserError
 from imle.config import Config, to_dict
 
+DEFAULTS = to_dict(Config())  # what a checkpoint that knows nothing of a setting was trained with
+
 # Settings that make another run of it; all others may change between two sessions of one run.
 FIXED = {
     "data": ("resolution", "fit", "background", "flips", "holdout"),
@@ -25,7 +27,7 @@ def check_same_run(state: dict, config: Config, data: dict) -> list[str]:
         raise _refusal("seed", before["seed"], now["seed"])
     for section in (name for name in now if name != "seed"):
         for key, value in now[section].items():
-            old, name = before[section].get(key), f"{section}.{key}"
+            old, name = before[section].get(key, DEFAULTS[section][key]), f"{section}.{key}"
             if old == value or name in SILENT:
                 continue
             if section in FIXED and (FIXED[section] is None or key in FIXED[section]):

@@ -255,7 +255,7 @@ class Trainer:
     def embed_latents(self, latents: Tensor) -> Tensor:
         """Return the search features (B, D) of the images of `latents`."""
         with self.autocast(self.config.imle.pool_precision):
-            return self.search_features(self.generator(send(latents, self.device)).float())
+            return self.search_features(self.generator(send(latents, self.device)).to(latents.dtype))
 
 
 def load_embeddings(config: Config, device: torch.device, pretrained: bool = True) -> tuple[Embedding, SearchFeatures]:

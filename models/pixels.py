@@ -10,5 +10,5 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Turn uint8 images into float in [-1, 1]."""
-    return images.float() / 127.5 - 1
+    """Turn uint8 images into float in [-1, 1], of torch's default precision."""
+    return images / 127.5 - 1
