@@ -39,14 +39,13 @@ class MuonAdamW:
     """
 
     def __init__(self, generator: nn.Module, settings: Train):
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+        groups: dict[tuple[int, int], list[nn.Parameter]] = {}
         for matrix in matrices(generator):
-            by_shape.setdefault(matrix.flatten(1).shape, []).append(matrix)
-        self.stacks = list(by_shape.values())  # what has one shape is worked on together
-        self.momenta = [torch.zeros(len(stack), *shape, device=stack[0].device) for shape, stack in by_shape.items()]
-        taken = {id(matrix) for stack in self.stacks for matrix in stack}
+            groups.setdefault(tuple(bucket(side) for side in wide(matrix).shape), []).append(matrix)
+        self.stacks = [Stack(group) for group in groups.values()]
+        taken = {id(matrix) for group in groups.values() for matrix in group}
         self.rest = adamw([p for p in generator.parameters() if id(p) not in taken], settings)
-        self.found_inf = torch.zeros((), device=self.momenta[0].device)  # while it is 1, gradients change nothing
+        self.found_inf = torch.zeros((), device=next(generator.parameters()).device)  # while it is 1, gradients change nothing
 
     @property
     def param_groups(self) -> list[dict]:
@@ -56,44 +55,77 @@ class MuonAdamW:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
         self.rest.zero_grad(set_to_none)
-        for matrix in (matrix for stack in self.stacks for matrix in stack):
+        for matrix in (matrix for stack in self.stacks for matrix in stack.matrices):
             matrix.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Update all weights by their gradients."""
         group, failed = self.param_groups[0], self.found_inf > 0
-        for stack, momentum in zip(self.stacks, self.momenta):
-            gradient = torch.stack([matrix.grad.flatten(1) for matrix in stack]).masked_fill_(failed, 0)  # (k, rows, columns)
-            momentum.lerp_(gradient, 1 - MOMENTUM)
-            length = 0.2 * math.sqrt(max(momentum.shape[1:]))
-            steps = orthogonal(gradient.lerp(momentum, MOMENTUM)).mul_(-group["lr"] * length).masked_fill_(failed, 0)
-            torch._foreach_mul_(stack, 1 - group["lr"] * group["weight_decay"])  # finite, so it may go on after a failure
-            torch._foreach_add_(stack, [step.view_as(matrix) for step, matrix in zip(steps, stack)])
+        for stack in self.stacks:
+            stack.step(group["lr"], group["lr"] * group["weight_decay"], failed)
         self.rest.found_inf = self.found_inf
         self.rest.step()
 
     def state_dict(self) -> dict:
-        return {"momenta": self.momenta, "rest": self.rest.state_dict()}
+        """Return what the next steps depend on besides the weights."""
+        return {"momenta": [stack.momentum for stack in self.stacks], "rest": self.rest.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        for momentum, saved in zip(self.momenta, state["momenta"], strict=True):
-            momentum.copy_(saved)
+        """Go on from what `state_dict` returned."""
+        for stack, saved in zip(self.stacks, state["momenta"], strict=True):
+            stack.momentum.copy_(saved)
         self.rest.load_state_dict(state["rest"])
 
 
+class Stack:
+    """Matrices of similar shapes, which are worked on together: filled up with zeros, which stay zeros."""
+
+    def __init__(self, group: list[nn.Parameter]):
+        self.matrices = group
+        shapes = [wide(matrix).shape for matrix in group]
+        rows, columns = (max(sides) for sides in zip(*shapes))
+        self.momentum = group[0].new_zeros(len(group), rows, columns)
+        self.gradient = torch.zeros_like(self.momentum)
+        self.shapes = shapes
+        self.lengths = group[0].new_tensor([0.2 * math.sqrt(columns) for _, columns in shapes])[:, None, None]
+
+    def step(self, rate: float, decay: float, failed: Tensor) -> None:
+        """Update the matrices by their gradients, unless `failed` ()."""
+        torch._foreach_copy_(self._places(self.gradient), [wide(matrix.grad) for matrix in self.matrices])
+        gradient = self.gradient.masked_fill_(failed, 0)
+        self.momentum.lerp_(gradient, 1 - MOMENTUM)
+        steps = orthogonal(gradient.lerp(self.momentum, MOMENTUM)).mul_(self.lengths * (-rate * ~failed))
+        torch._foreach_mul_(self.matrices, 1 - decay)
+        torch._foreach_add_([wide(matrix) for matrix in self.matrices], self._places(steps))
+
+    def _places(self, stack: Tensor) -> list[Tensor]:
+        """Return the part of each matrix of `stack` that is not filled up."""
+        return [matrix[:rows, :columns] for matrix, (rows, columns) in zip(stack, self.shapes)]
+
+
+def wide(weight: Tensor) -> Tensor:
+    """Return a convolution's weight as a matrix (outputs, inputs times places), or its transpose if that is wider."""
+    matrix = weight.flatten(1)
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+def bucket(side: int) -> int:
+    """Return the least of 2, 8, 32, 128 ... that is not below `side`."""
+    return 2 * 4 ** math.ceil(math.log(side / 2, 4)) if side > 2 else 2
+
+
 def matrices(generator: nn.Module) -> list[nn.Parameter]:
-    """Return the weights that Muon updates: convolutions, each a matrix (outputs, inputs times places)."""
+    """Return the weights that Muon updates: the convolutions, but for small ones."""
     weights = [layer.weight for layer in generator.modules() if isinstance(layer, nn.Conv2d)]
     return [weight for weight in weights if min(weight.flatten(1).shape) >= SMALLEST]
 
 
 def orthogonal(stack: Tensor) -> Tensor:
-    """Return about the nearest matrices to `stack` (k, rows, columns) whose singular values are all equal, near 1."""
+    """Return about the nearest matrices to `stack` (k, rows, columns >= rows) whose singular values are all near 1."""
     a, b, c = NEWTON_SCHULZ
-    wide = stack if stack.shape[1] <= stack.shape[2] else stack.mT
-    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
+    x = stack / (torch.linalg.matrix_norm(stack, keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        square = wide @ wide.mT
-        wide = torch.baddbmm(wide, torch.baddbmm(square, square, square, beta=b, alpha=c), wide, beta=a)
-    return wide if wide.shape == stack.shape else wide.mT
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imle.config import Train
-from imle.optimizer import MuonAdamW, adamw, make_optimizer, matrices, orthogonal
+from imle.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal
 from models.generator import Generator
 
 
@@ -22,7 +22,7 @@ def with_gradients(network: Generator, seed: int) -> Generator:
     return network
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 50), (2, 50, 20), (1, 16, 16)])
+@pytest.mark.parametrize("shape", [(3, 20, 50), (2, 20, 100), (1, 16, 16)])
 def test_orthogonal_has_equal_singular_values_in_the_directions_of_the_matrix(shape):
     stack = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     values, given = torch.linalg.svdvals(orthogonal(stack)), torch.linalg.svdvals(stack)
@@ -87,10 +87,22 @@ def test_a_gradient_that_is_not_finite_reaches_nothing_once_found():
     optimizer.found_inf.fill_(1.0)
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before.parameters()))
-    assert all(momentum.isfinite().all() for momentum in optimizer.momenta)
+    assert all(stack.momentum.isfinite().all() for stack in optimizer.stacks)
 
 
 def test_gradients_are_forgotten():
     network = with_gradients(generator(), 0)
     make_optimizer(network, Train(optimizer="muon")).zero_grad()
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_zeros_that_fill_a_matrix_up_change_nothing_of_it():
+    stack = torch.randn(1, 12, 30, generator=torch.Generator().manual_seed(2))
+    filled = torch.nn.functional.pad(stack, (0, 50, 0, 20))
+    assert torch.allclose(orthogonal(filled)[:, :12, :30], orthogonal(stack), atol=1e-6)
+    assert orthogonal(filled)[:, 12:].abs().max() == orthogonal(filled)[:, :, 30:].abs().max() == 0
+
+
+@pytest.mark.parametrize("side, least", [(1, 2), (2, 2), (3, 8), (8, 8), (9, 32), (32, 32), (33, 128), (288, 512), (512, 512)])
+def test_buckets(side, least):
+    assert bucket(side) == least
