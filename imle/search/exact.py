@@ -6,7 +6,7 @@ Matching in IMLE (Li & Malik, arXiv 1809.09087, algorithm 1) is a nearest-neighb
 import torch
 from torch import Tensor
 
-from imle.search.bounds import Bounds, Queries, as_features, blocks, finite_features, squared_distances
+from imle.search.bounds import Bounds, Queries, as_features, blocks, finite_features, not_positive, squared_distances
 
 
 class Nearest:
@@ -32,13 +32,15 @@ class Nearest:
         if hidden is not None:
             low = low + torch.zeros_like(bounds.width).masked_fill_(hidden, torch.inf)  # far faster than a masked copy
         ceiling = self.squared[:, -1].clamp(max=torch.finfo(low.dtype).max).to(low.dtype)  # (n,) finite: inf is hidden
-        live = (low.amin(1) <= ceiling).nonzero()[:, 0]  # few rows, once the pool is under way
-        low, ceiling = low[live], ceiling[live]
+        lowest = low.amin(1)  # (n,)
+        live = (lowest <= ceiling).nonzero()[:, 0]  # few rows, once the pool is under way
+        if len(live) == 0:
+            return live, live
+        low, ceiling = low.index_select(0, live), ceiling[live]
         if low.shape[1] >= k:
-            upper = low + bounds.width
-            kth = upper.amin(1) if k == 1 else upper.topk(k, largest=False).values[:, -1]
-            ceiling = torch.minimum(ceiling, kth)
-        rows, columns = (low <= ceiling[:, None]).nonzero(as_tuple=True)
+            kth = lowest[live] if k == 1 else low.topk(k, largest=False).values[:, -1]
+            ceiling = torch.minimum(ceiling, kth + bounds.width.max())
+        rows, columns = not_positive(low.sub_(ceiling[:, None]))
         return live[rows], columns
 
     def merge(self, rows: Tensor, ids: Tensor, squared: Tensor) -> None:
@@ -70,9 +72,9 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor
     queries = as_features(queries, "queries")
     points = as_features(points, "points", like=queries)
     answers = [Nearest(0, k, queries.device).answer()]
-    for _, rows in blocks(queries):
+    for _, rows in blocks(queries, len(points)):
         prepared, found = Queries(rows, "queries"), Nearest(len(rows), k, queries.device)
-        for first, columns in blocks(points):
+        for first, columns in blocks(points, len(rows)):
             found.update(Bounds(prepared, columns, "points"), first)
         answers.append(found.answer())
     return joined(answers)
@@ -104,7 +106,7 @@ def distances(features: Tensor, targets: Tensor) -> Tensor:
     features = as_features(features, "candidate features", like=targets)
     prepared = Queries(targets, "targets")
     parts = [features.new_empty((0, len(targets)))]
-    for _, block in blocks(features):
+    for _, block in blocks(features, len(targets)):
         bounds = Bounds(prepared, block, "candidate features", torch.float64)
         middle = bounds.low + bounds.width / 2  # (n, block)
         parts.append(middle.clamp_(min=0).sqrt_().float().T)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imle.search.bounds import Bounds, Queries, as_features, blocks, check_finite, squared_distances
+from imle.search.bounds import Bounds, Queries, as_features, blocks, check_finite, not_positive, squared_distances
 from imle.search.exact import Nearest, nearest
 from imle.search.index import NeighbourIndex, open_index
 
@@ -79,7 +79,7 @@ class PoolMatcher:
         """
         features = as_features(features, "candidate features", like=self._queries.points)
         flags = [torch.zeros(0, dtype=torch.bool, device=features.device)]
-        return torch.cat(flags + [self._offer_block(block) for _, block in blocks(features)])
+        return torch.cat(flags + [self._offer_block(block) for _, block in blocks(features, len(self._queries.points))])
 
     def _offer_block(self, features: Tensor) -> Tensor:
         first, rejected = self._seen, torch.zeros(len(features), dtype=torch.bool, device=features.device)
@@ -119,8 +119,8 @@ class PoolMatcher:
         square = self._epsilon.square().to(bounds.low.dtype)  # (n, 1) or (1, 1)
         lowest = bounds.low.amin(0) - square[0] if len(square) == 1 else (bounds.low - square).amin(0)  # (c,)
         certain = lowest + bounds.width < 0
-        doubtful = ((lowest < 0) & ~certain).nonzero()[:, 0]
-        rows, columns = (bounds.low[:, doubtful] - square < 0).nonzero(as_tuple=True)
+        doubtful = ((lowest <= 0) & ~certain).nonzero()[:, 0]
+        rows, columns = not_positive(bounds.low.index_select(1, doubtful) - square)
         return rows, doubtful[columns], certain
 
     @torch.no_grad()
@@ -177,7 +177,7 @@ class Sample:
             self.ids = [part[k] for part, k in zip(self.ids, kept)]
             self.size = sum(map(len, kept))
         if len(chosen):
-            self.points.append(features[chosen])
+            self.points.append(features.index_select(0, chosen))
             self.ids.append(ids[chosen])
             self.size += len(chosen)
 
@@ -185,15 +185,16 @@ class Sample:
         """Estimate how many candidates are strictly nearer to query i than `squared[i]`, float64 (n,): int64 (n,)."""
 
         def verdicts(bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
-            limit = squared[:, None].to(bounds.low.dtype)
-            certain = bounds.low + bounds.width < limit
-            return *((bounds.low < limit) & ~certain).nonzero(as_tuple=True), certain
+            margins = bounds.low - squared[:, None].to(bounds.low.dtype)
+            rows, columns = not_positive(margins)
+            certain = margins[rows, columns] + bounds.width[columns] < 0
+            return rows[~certain], columns[~certain], rows[certain]
 
         count = torch.zeros_like(squared, dtype=torch.int64)
-        for _, block in blocks(torch.cat(self.points)):
+        for _, block in blocks(torch.cat(self.points), len(squared)):
             rows, columns, certain = Bounds(queries, block, "candidate features").settle(verdicts)
             less = squared_distances(queries.points, block, rows, columns) < squared[rows]
-            count += certain.sum(1) + torch.bincount(rows[less], minlength=len(count))
+            count += torch.bincount(torch.cat((certain, rows[less])), minlength=len(count))
         return count * self.stride
 
 
