@@ -12,7 +12,7 @@ import torch
 from errors import UserError
 from imle.search import DCI, SEARCHES, ExactIndex, PoolMatcher, bounds, clearance, dci, distances, exact, matcher
 from imle.search import nearest, open_index
-from imle.search.bounds import Bounds, Queries, block_size, gathered, not_positive, squared_distances
+from imle.search.bounds import Bounds, Queries, block_size, not_positive, squared_distances
 from imle.search.dci import SETTINGS, Setting
 from models.precision import true_fp32
 
@@ -210,20 +210,10 @@ def test_not_positive_finds_every_pair_in_row_order(share):
 
 
 def test_blocks_are_as_wide_as_memory_allows():
-    assert block_size(800, 100) == bounds.BLOCK_PAIRS // 100 > 10_000
-    assert block_size(800, 1) == block_size(1, 0) == bounds.BLOCK_POINTS
+    assert block_size(800, 100) == block_size(800, 1) == block_size(1, 0) == bounds.BLOCK_POINTS
+    assert block_size(800, 1000) == bounds.BLOCK_PAIRS // 1000 > bounds.BLOCK_FEWEST
     assert block_size(800, 10**6) == bounds.BLOCK_FEWEST
     assert block_size(10**7, 100) == 1 == block_size(10**9, 100)
-
-
-@pytest.mark.parametrize("size, sizes", [(7, [28, 28, 28, 16]), (100, [100]), (40, [40, 40, 20]), (30, [30, 30, 30, 10]),
-                                         (1, [30, 30, 30, 10])])  # fmt: skip
-def test_gathering_fills_blocks_and_keeps_the_order(size, sizes, monkeypatch):
-    monkeypatch.setattr(bounds, "BLOCK_POINTS", 30)
-    pool = normal(100, 3)
-    blocks = list(gathered(iter(pool.split(size)), 5))
-    assert [len(block) for block in blocks] == sizes and torch.equal(torch.cat(blocks), pool)
-    assert list(gathered([], 5)) == []
 
 
 def test_a_collapsed_generator_is_matched_right_and_without_measuring_every_pair(monkeypatch):

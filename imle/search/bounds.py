@@ -6,7 +6,7 @@ the block, on the library and on cancellation. So it serves here as a filter wit
 lies within the band is decided by `squared_distances`, whose bits depend on the two points alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -15,10 +15,10 @@ from torch import Tensor
 from errors import UserError
 from models.precision import true_fp32
 
-BLOCK_POINTS = 2**14  # columns of one matrix product: a block has costs of its own, which more columns share
-BLOCK_PAIRS = 2**20  # and no more than 4 MiB of float32 bounds, which stay in the caches from pass to pass
+BLOCK_POINTS = 8192  # columns of one matrix product; a block has costs of its own, which more columns share
+BLOCK_PAIRS = 2**20  # but no more than 4 MiB of float32 bounds, which stay in the caches from pass to pass
 BLOCK_FEWEST = 1024  # unless so few columns were left that the GEMM would starve
-BLOCK_ELEMENTS = 2**24  # and never more than 64 MiB of float32 features in one block
+BLOCK_ELEMENTS = 2**23  # and never more than 32 MiB of float32 features, beyond which malloc hands out cold pages
 LARGEST_NORM = 1e18  # squared distances of larger features could overflow float32
 SLICE = 2048  # longest sum left to the library: its error grows with its length
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
@@ -61,18 +61,6 @@ def blocks(points: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
     step = block_size(points.shape[1], rows)
     for first in range(0, len(points), step):
         yield first, points[first : first + step]
-
-
-def gathered(parts: Iterable[Tensor], rows: int) -> Iterator[Tensor]:
-    """Yield the points of consecutive `parts` (B, D) in blocks worth a matrix product with `rows` others."""
-    held: list[Tensor] = []
-    for part in parts:
-        held.append(part)
-        if sum(map(len, held)) + len(part) > block_size(part.shape[1], rows):  # one more like it would be too many
-            yield torch.cat(held) if len(held) > 1 else part
-            held = []
-    if held:
-        yield torch.cat(held)
 
 
 def tile_rows(points: Tensor) -> int:
