@@ -16,6 +16,7 @@ from imle import processes, rng
 from imle.config import Config
 from imle.epsilon import Epsilon
 from imle.search import PoolMatcher, distances
+from imle.search.bounds import block_size
 
 # Epsilon is measured on the first candidates of a pool, so that it passes only once: draws are independent, and the
 # share of the rest that a quantile of 4096 of them rejects has a standard error below 0.8 percentage points. Their
@@ -92,11 +93,13 @@ class Refresher:
         return processes.share(start, stop, self.config.imle.pool_batch)
 
     def _candidates(self, embed: Callable[[Tensor], Tensor], number: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first id and the features (B, D) of candidates `start` to `stop`, `pool_batch` at a time."""
-        size = self.config.imle.pool_batch
-        for first in range(start, stop, size):
-            last = min(first + size, stop)
-            yield first, embed(rng.pool_latents(self.config.seed, number, first, last, self.config.model.latent_dim))
+        """Yield the first id and the features (B, D) of candidates `start` to `stop`, generated `pool_batch` at a time."""
+        size, seed, dim = self.config.imle.pool_batch, self.config.seed, self.config.model.latent_dim
+        step = size * max(1, block_size(self.targets.shape[1], self.n) // size)  # gathered, for matching has costs per call
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            parts = [embed(rng.pool_latents(seed, number, at, min(at + size, last), dim)) for at in range(first, last, size)]
+            yield first, torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def state_dict(self) -> dict:
         return {"level": self.level, "epsilon": self.epsilon.state_dict()}

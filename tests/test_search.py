@@ -12,7 +12,7 @@ import torch
 from errors import UserError
 from imle.search import DCI, SEARCHES, ExactIndex, PoolMatcher, bounds, clearance, dci, distances, exact, matcher
 from imle.search import nearest, open_index
-from imle.search.bounds import Bounds, Queries, squared_distances
+from imle.search.bounds import Bounds, Queries, block_size, not_positive, squared_distances
 from imle.search.dci import SETTINGS, Setting
 from models.precision import true_fp32
 
@@ -189,6 +189,31 @@ def test_a_common_offset_does_not_widen_the_band():
     near = Bounds(Queries(targets, "q"), pool, "p").width.max()
     far = Bounds(Queries(targets + 1e4, "q"), pool + 1e4, "p").width.max()
     assert far < 2 * near
+
+
+def test_a_far_outlier_in_a_block_costs_no_match():
+    targets, pool = normal(20, 50, seed=1), normal(400, 50, seed=2)
+    pool[::50] *= 1e6  # its band is wide enough to hold all others
+    for epsilon in (0.0, float(clearance(pool, targets).quantile(0.2))):
+        rejected, match = run(targets, [pool], epsilon)
+        expected = brute_force(targets, pool, epsilon)
+        assert torch.equal(rejected, expected[0]) and torch.equal(match.index, expected[1])
+        assert torch.equal(nearest(targets, pool, 3)[1], true_distances(pool, targets).T.sort(stable=True).indices[:, :3])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 1.0])
+def test_not_positive_finds_every_pair_in_row_order(share):
+    margins = torch.rand(13, 200, generator=torch.Generator().manual_seed(0)) - share
+    margins[3, 5], margins[4, 6] = 0.0, torch.inf
+    found, expected = not_positive(margins), (margins <= 0).nonzero(as_tuple=True)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_blocks_are_as_wide_as_memory_allows():
+    assert block_size(800, 100) == block_size(800, 1) == block_size(1, 0) == bounds.BLOCK_POINTS
+    assert block_size(800, 1000) == bounds.BLOCK_PAIRS // 1000 > bounds.BLOCK_FEWEST
+    assert block_size(800, 10**6) == bounds.BLOCK_FEWEST
+    assert block_size(10**7, 100) == 1 == block_size(10**9, 100)
 
 
 def test_a_collapsed_generator_is_matched_right_and_without_measuring_every_pair(monkeypatch):

@@ -15,8 +15,10 @@ from torch import Tensor
 from errors import UserError
 from models.precision import true_fp32
 
-BLOCK_POINTS = 2048  # columns of one matrix product; more gains nothing, fewer starves the GEMM
-BLOCK_ELEMENTS = 2**24  # and never more than 64 MiB of float32 features in one block
+BLOCK_POINTS = 8192  # columns of one matrix product; a block has costs of its own, which more columns share
+BLOCK_PAIRS = 2**20  # but no more than 4 MiB of float32 bounds, which stay in the caches from pass to pass
+BLOCK_FEWEST = 1024  # unless so few columns were left that the GEMM would starve
+BLOCK_ELEMENTS = 2**23  # and never more than 32 MiB of float32 features, beyond which malloc hands out cold pages
 LARGEST_NORM = 1e18  # squared distances of larger features could overflow float32
 SLICE = 2048  # longest sum left to the library: its error grows with its length
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
@@ -48,9 +50,15 @@ def finite_features(points: Tensor, name: str, like: Tensor | None = None) -> Te
     return points
 
 
-def blocks(points: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index of the first row, rows) over `points` (N, D), in blocks that fit one matrix product."""
-    step = max(1, min(BLOCK_POINTS, BLOCK_ELEMENTS // max(1, points.shape[1])))
+def block_size(width: int, rows: int) -> int:
+    """Say how many points of so many dimensions one matrix product with `rows` others should take."""
+    fitting = max(BLOCK_FEWEST, BLOCK_PAIRS // max(1, rows))
+    return max(1, min(BLOCK_POINTS, fitting, BLOCK_ELEMENTS // max(1, width)))
+
+
+def blocks(points: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (index of the first, block) over `points` (N, D), in blocks that fit one matrix product with `rows` others."""
+    step = block_size(points.shape[1], rows)
     for first in range(0, len(points), step):
         yield first, points[first : first + step]
 
@@ -77,7 +85,7 @@ def squared_distances(queries: Tensor, points: Tensor, rows: Tensor, columns: Te
         width = terms.shape[1]
         while width > 1:
             half = (width + 1) // 2
-            terms[:, : width - half] += terms[:, half:width]
+            terms[:, : width - half].add_(terms[:, half:width])
             width = half
         squared[part] = terms[:, 0]
     return squared
@@ -107,8 +115,13 @@ class Queries:
         spread = torch.linalg.vector_norm(points - mean, dim=1).max()
         self.points = points  # (n, D)
         self.origin = mean if bool(mean.norm() > 2 * spread) else None
-        self.rows = self.relative(points, torch.float32)  # (n, D)
-        self.reach = squared_norms(self.rows).max().sqrt()
+        self.rows, self.squares = self.prepared(torch.float32)  # (n, D), (n,)
+        self.reach = self.squares.max().sqrt()
+
+    def prepared(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the points relative to the origin, (n, D), and their squared norms (n,)."""
+        rows = self.relative(self.points, dtype)
+        return rows, squared_norms(rows)
 
     def relative(self, points: Tensor, dtype: torch.dtype) -> Tensor:
         """Return points (N, D) relative to the origin."""
@@ -132,14 +145,14 @@ class Bounds:
     def __init__(self, queries: Queries, points: Tensor, name: str, dtype: torch.dtype = torch.float32):
         self.queries, self.points, self.name = queries, points, name
         with true_fp32(points.device):
-            rows = queries.rows if dtype == torch.float32 else queries.relative(queries.points, dtype)  # (n, D)
+            rows, heights = (queries.rows, queries.squares) if dtype == torch.float32 else queries.prepared(dtype)
             columns = queries.relative(points, dtype)  # (c, D)
             squares = squared_norms(columns)  # (c,)
             check_finite(squares.sqrt(), name)
             dim, roundoff = points.shape[1], torch.finfo(dtype).eps / 2
             length = min(dim, SLICE) + 2 * (dim // SLICE) + 32
             band = 1.1 * length * roundoff * (queries.reach + squares.sqrt()) ** 2 + 4 * dim * SMALLEST_NORMAL
-            self.low = squared_norms(rows)[:, None] + (squares - band)  # (n, c)
+            self.low = heights[:, None] + (squares - band)  # (n, c)
             for part in slices(dim):
                 self.low.addmm_(rows[:, part], columns[:, part].T, alpha=-2)
         self.width = 2 * band
@@ -158,3 +171,10 @@ class Bounds:
         found = doubtful(self)
         crowd = self.low.numel() // 32 + len(self.low)
         return found if len(found[0]) <= crowd else doubtful(self.sharper)
+
+
+def not_positive(margins: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (row, column) pairs of `margins` (n, c) that are 0 or less, in row order; fast if columns are few."""
+    columns = (margins.amin(0) <= 0).nonzero()[:, 0]
+    rows, slots = (margins.index_select(1, columns) <= 0).nonzero(as_tuple=True)
+    return rows, columns[slots]

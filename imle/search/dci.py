@@ -70,7 +70,7 @@ class DCI:
         """Return the projections u_jl.p of points (N, d), up to a constant each: (L, N, m)."""
         num_composite, num_simple = self.setting.num_composite, self.setting.num_simple
         keys = points.new_empty((num_composite, len(points), num_simple))
-        for first, block in blocks(points):
+        for first, block in blocks(points, self.directions.shape[1]):
             with true_fp32(points.device):
                 projected = (block - self.origin) @ self.directions  # (block, L m)
             keys[:, first : first + len(block)] = projected.view(-1, num_composite, num_simple).transpose(0, 1)

@@ -6,7 +6,7 @@ Matching in IMLE (Li & Malik, arXiv 1809.09087, algorithm 1) is a nearest-neighb
 import torch
 from torch import Tensor
 
-from imle.search.bounds import Bounds, Queries, as_features, blocks, finite_features, squared_distances
+from imle.search.bounds import Bounds, Queries, as_features, blocks, finite_features, not_positive, squared_distances
 
 
 class Nearest:
@@ -20,26 +20,30 @@ class Nearest:
         """Return distances float32 (n, k) and ids int64 (n, k)."""
         return self.squared.sqrt().float(), self.ids
 
-    def update(self, bounds: Bounds, first: int, hidden: Tensor | None = None) -> None:
-        """Take in one block of points, ids from `first` up and above all before; `hidden` (c,) are passed over."""
-        rows, columns = bounds.settle(lambda bounds: self._contenders(bounds, hidden))
+    def update(self, bounds: Bounds, first: int, among: Tensor | None = None) -> None:
+        """Take in one block of points, or those numbered `among` (a,) in it, ids from `first` up and above all before."""
+        if among is not None and len(among) == 0:
+            return
+        rows, columns = bounds.settle(lambda bounds: self._contenders(bounds, among))
         squared = squared_distances(bounds.queries.points, bounds.points, rows, columns)
         self.merge(rows, columns + first, squared)
 
-    def _contenders(self, bounds: Bounds, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _contenders(self, bounds: Bounds, among: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the (row, column) pairs that may be among their row's k nearest."""
-        low, k = bounds.low, self.squared.shape[1]  # (n, c)
-        if hidden is not None:
-            low = low + torch.zeros_like(bounds.width).masked_fill_(hidden, torch.inf)  # far faster than a masked copy
-        ceiling = self.squared[:, -1].clamp(max=torch.finfo(low.dtype).max).to(low.dtype)  # (n,) finite: inf is hidden
-        live = (low.amin(1) <= ceiling).nonzero()[:, 0]  # few rows, once the pool is under way
-        low, ceiling = low[live], ceiling[live]
+        low, width, k = bounds.low, bounds.width, self.squared.shape[1]  # (n, c), (c,)
+        if among is not None:
+            low, width = low.index_select(1, among), width[among]
+        ceiling = self.squared[:, -1].to(low.dtype)  # (n,)
+        lowest = low.amin(1)  # (n,)
+        live = (lowest <= ceiling).nonzero()[:, 0]  # few rows, once the pool is under way
+        if len(live) == 0:
+            return live, live
+        low, ceiling = low.index_select(0, live), ceiling[live]
         if low.shape[1] >= k:
-            upper = low + bounds.width
-            kth = upper.amin(1) if k == 1 else upper.topk(k, largest=False).values[:, -1]
-            ceiling = torch.minimum(ceiling, kth)
-        rows, columns = (low <= ceiling[:, None]).nonzero(as_tuple=True)
-        return live[rows], columns
+            kth = lowest[live] if k == 1 else low.topk(k, largest=False).values[:, -1]
+            ceiling = torch.minimum(ceiling, kth + width.max())
+        rows, columns = not_positive(low.sub_(ceiling[:, None]))
+        return live[rows], columns if among is None else among[columns]
 
     def merge(self, rows: Tensor, ids: Tensor, squared: Tensor) -> None:
         """Take in measured pairs (pairs,), in row order and in ascending id within a row."""
@@ -70,9 +74,9 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor
     queries = as_features(queries, "queries")
     points = as_features(points, "points", like=queries)
     answers = [Nearest(0, k, queries.device).answer()]
-    for _, rows in blocks(queries):
+    for _, rows in blocks(queries, len(points)):
         prepared, found = Queries(rows, "queries"), Nearest(len(rows), k, queries.device)
-        for first, columns in blocks(points):
+        for first, columns in blocks(points, len(rows)):
             found.update(Bounds(prepared, columns, "points"), first)
         answers.append(found.answer())
     return joined(answers)
@@ -104,7 +108,7 @@ def distances(features: Tensor, targets: Tensor) -> Tensor:
     features = as_features(features, "candidate features", like=targets)
     prepared = Queries(targets, "targets")
     parts = [features.new_empty((0, len(targets)))]
-    for _, block in blocks(features):
+    for _, block in blocks(features, len(targets)):
         bounds = Bounds(prepared, block, "candidate features", torch.float64)
         middle = bounds.low + bounds.width / 2  # (n, block)
         parts.append(middle.clamp_(min=0).sqrt_().float().T)

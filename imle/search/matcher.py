@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imle.search.bounds import Bounds, Queries, as_features, blocks, check_finite, squared_distances
+from imle.search.bounds import Bounds, Queries, as_features, blocks, check_finite, not_positive, squared_distances
 from imle.search.exact import Nearest, nearest
 from imle.search.index import NeighbourIndex, open_index
 
@@ -72,7 +72,7 @@ class PoolMatcher:
         self._search, self._generator = search, generator
         self._open_index()  # what is missing should be missed before a pool is generated
         self._match = Nearest(len(targets), 1, targets.device)  # among survivors
-        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among all
+        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among the others, or all
         self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
         self._sample = Sample(targets)
         self._seen = self._skipped = 0  # candidates offered here, and those before the next one that were not
@@ -91,7 +91,7 @@ class PoolMatcher:
         features = as_features(features, "candidate features", like=self._queries.points)
         flags = [torch.zeros(0, dtype=torch.bool, device=features.device)]
         self._skipped = self._skipped if first is None else first - self._seen
-        return torch.cat(flags + [self._offer_block(block) for _, block in blocks(features)])
+        return torch.cat(flags + [self._offer_block(block) for _, block in blocks(features, len(self._queries.points))])
 
     def _offer_block(self, features: Tensor) -> Tensor:
         first, rejected = self._seen + self._skipped, torch.zeros(len(features), dtype=torch.bool, device=features.device)
@@ -100,9 +100,9 @@ class PoolMatcher:
             bounds = Bounds(self._queries, features, "candidate features")
             if self._rejects:
                 rejected = self._reject(bounds)
-                self._any.update(bounds, first)
+                self._any.update(bounds, first, rejected.nonzero()[:, 0] if self._exact else None)
             if self._exact:
-                self._match.update(bounds, first, rejected if self._rejects else None)
+                self._match.update(bounds, first, (~rejected).nonzero()[:, 0] if self._rejects else None)
         else:
             check_finite(torch.linalg.vector_norm(features, dim=1), "candidate features")
         if not self._exact:
@@ -131,8 +131,8 @@ class PoolMatcher:
         square = self._epsilon.square().to(bounds.low.dtype)  # (n, 1) or (1, 1)
         lowest = bounds.low.amin(0) - square[0] if len(square) == 1 else (bounds.low - square).amin(0)  # (c,)
         certain = lowest + bounds.width < 0
-        doubtful = ((lowest < 0) & ~certain).nonzero()[:, 0]
-        rows, columns = (bounds.low[:, doubtful] - square < 0).nonzero(as_tuple=True)
+        doubtful = ((lowest <= 0) & ~certain).nonzero()[:, 0]
+        rows, columns = not_positive(bounds.low.index_select(1, doubtful) - square)
         return rows, doubtful[columns], certain
 
     @torch.no_grad()
@@ -148,7 +148,8 @@ class PoolMatcher:
         index, squared = nearest_of(gathered(index), gathered(squared))
         fallback, fallback_squared = index, squared
         if self._rejects:
-            fallback, fallback_squared = nearest_of(gathered(self._any.ids[:, 0]), gathered(self._any.squared[:, 0]))
+            fallback, fallback_squared = nearest_of(torch.cat((index[None], gathered(self._any.ids[:, 0]))),
+                                                    torch.cat((squared[None], gathered(self._any.squared[:, 0]))))  # fmt: skip
         nearer = gathered(self._sample.count_nearer(self._queries, squared)).sum(0)
         seen, rejected = gathered(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
         return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), seen, rejected,
@@ -172,7 +173,7 @@ class PoolMatcher:
 
 
 def nearest_of(ids: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each target's nearest (n,) of what several matchers found (matchers, n): by distance, then by lowest id."""
+    """Return each target's nearest (n,) of what several searches found (searches, n): by distance, then by lowest id."""
     least = squared.amin(0)
     return ids.masked_fill(squared > least, LAST).amin(0), least
 
@@ -200,7 +201,7 @@ class Sample:
             self.ids = [part[k] for part, k in zip(self.ids, kept)]
             self.size = sum(map(len, kept))
         if len(chosen):
-            self.points.append(features[chosen])
+            self.points.append(features.index_select(0, chosen))
             self.ids.append(ids[chosen])
             self.size += len(chosen)
 
@@ -208,15 +209,16 @@ class Sample:
         """Estimate how many candidates are strictly nearer to query i than `squared[i]`, float64 (n,): int64 (n,)."""
 
         def verdicts(bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
-            limit = squared[:, None].to(bounds.low.dtype)
-            certain = bounds.low + bounds.width < limit
-            return *((bounds.low < limit) & ~certain).nonzero(as_tuple=True), certain
+            margins = bounds.low - squared[:, None].to(bounds.low.dtype)
+            rows, columns = not_positive(margins)
+            certain = margins[rows, columns] + bounds.width[columns] < 0
+            return rows[~certain], columns[~certain], rows[certain]
 
         count = torch.zeros_like(squared, dtype=torch.int64)
-        for _, block in blocks(torch.cat(self.points)):
+        for _, block in blocks(torch.cat(self.points), len(squared)):
             rows, columns, certain = Bounds(queries, block, "candidate features").settle(verdicts)
             less = squared_distances(queries.points, block, rows, columns) < squared[rows]
-            count += certain.sum(1) + torch.bincount(rows[less], minlength=len(count))
+            count += torch.bincount(torch.cat((certain, rows[less])), minlength=len(count))
         return count * self.stride
 
 
