@@ -1,0 +1,205 @@
+"""What a training step and a refresh cost as they grow: python benchmarks/curves.py [--device D] [--quick] [--out FOLDER]
+
+Draws curves-step.png, time and peak memory of a step against resolution and batch size, and curves-refresh.png, the same
+of rejecting and matching against candidates and targets; the numbers go to curves.json. Every point is measured in a
+process of its own. Beside each curve stands what the arithmetic predicts: multiplications counted, at the rate of this
+machine's matrix product, and the law of growth through one measured point.
+
+Other resolutions than the recipe's get its generator with levels more or fewer: each doubling adds one of half the width
+of the last and as many blocks, each halving drops the last.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from imle import config as configs  # noqa: E402
+from imle.device import choose_device  # noqa: E402
+from imle.search import clearance  # noqa: E402
+from imle.search.bounds import block_size  # noqa: E402
+from imle.trainer import Trainer  # noqa: E402
+from matching import DIM, DISTINCT, match, mixture, peak_megabytes, refresh, rounds  # noqa: E402
+
+RECIPE = Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml"
+IMAGES = 32  # the largest batch; the same for all, so that what is kept of them is too
+TIMES, SECONDS = 10, 6.0  # what is timed is timed so often, or till so long has passed, but twice at least
+POINTS = {
+    "resolution": [32, 64, 128, 256], "batch": [1, 2, 4, 8, 16, 32],
+    "candidates": [10**3, 10**4, 10**5, 10**6], "targets": [10, 30, 100, 300, 1000],
+}  # fmt: skip
+QUICK = {"resolution": [32, 64], "batch": [1, 2, 4], "candidates": [10**3, 10**4], "targets": [10, 100]}
+FIXED = {"targets": 100, "candidates": 10**5}  # what is kept while the other grows
+
+
+def recipe(settings: dict[str, object]) -> configs.Config:
+    return configs.load_config(RECIPE, [f"{key}={value}" for key, value in settings.items()])
+
+
+def resized(resolution: int) -> dict[str, object]:
+    """Return the settings that make the recipe one for square images of another resolution."""
+    base = recipe({})
+    channels, blocks, side = list(base.model.channels), list(base.model.blocks), max(configs.resolution(base))
+    while side < resolution:
+        channels, blocks, side = channels + [max(1, channels[-1] // 2)], blocks + blocks[-1:], 2 * side
+    while side > resolution:
+        channels, blocks, side = channels[:-1], blocks[:-1], side // 2
+    return {"data.resolution": resolution, "model.channels": channels, "model.blocks": blocks}
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def least_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the least of several times of `work`, which other work on the machine disturbs least."""
+    seconds_of(work, device)  # warms up
+    taken: list[float] = []
+    while len(taken) < 2 or (len(taken) < TIMES and sum(taken) < SECONDS):
+        taken.append(seconds_of(work, device))
+    return min(taken)
+
+
+def measure_step(settings: dict[str, object], device: torch.device) -> dict[str, float]:
+    """Return seconds, peak memory and multiplications of a training step, on noise in place of images."""
+    config = recipe(settings)
+    images = torch.randint(256, (IMAGES, 3, *configs.resolution(config)), dtype=torch.uint8)
+    trainer = Trainer(config, images, images[:0], data={}, device=device, pretrained=False)  # untrained ones cost the same
+    trainer.latents.normal_()
+    seconds = least_seconds(trainer.train_step, device)
+    peak = peak_megabytes(device)
+    with FlopCounterMode(display=False) as counter:
+        trainer.train_step()
+    left, right = torch.randn(2, 2048, 2048, device=device)
+    rate = 2 * 2048**3 / least_seconds(lambda: left @ right, device)
+    return {"seconds": seconds, "megabytes": peak, "flops": counter.get_total_flops(), "flops_per_second": rate}
+
+
+def measure_refresh(candidates: int, targets: int, device: torch.device) -> dict[str, float]:
+    """Return the peak memory of a refresh, and the seconds of its matching and of the matrix product in it."""
+    refresh(candidates, targets, device)
+    peak = peak_megabytes(device)
+    wanted, pool = mixture(targets, 1).to(device), mixture(min(candidates, DISTINCT), 2).to(device)
+    radius, block = clearance(pool[:4096], wanted).quantile(0.1).item(), block_size(DIM, targets)
+    part = pool[:block]
+    product = least_seconds(lambda: wanted @ part.T, device)
+    seconds = least_seconds(lambda: match(wanted, radius, rounds(pool, candidates, block)), device)
+    flops = 2 * targets * candidates * DIM
+    return {"seconds": seconds, "megabytes": peak, "flops": flops,
+            "flops_per_second": 2 * targets * len(part) * DIM / product}  # fmt: skip
+
+
+def measure(axis: str, value: int, device: torch.device) -> dict[str, float]:
+    """Return what is measured at one point of a curve."""
+    if axis == "resolution":
+        return measure_step(resized(value), device)
+    if axis == "batch":
+        return measure_step({"train.batch_size": value}, device)
+    return measure_refresh(**{**FIXED, axis: value}, device=device)
+
+
+def collect(points: dict[str, list[int]], device: str) -> dict[str, list[dict]]:
+    """Measure every point in a process of its own."""
+    found: dict[str, list[dict]] = {}
+    for axis, values in points.items():
+        for value in values:
+            command = [sys.executable, __file__, "--device", device, "--point", axis, str(value)]
+            answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            print(f"{axis} {value}: {answer['seconds']:.3g} s, {answer['megabytes']:.0f} MB", flush=True)
+            found.setdefault(axis, []).append({"at": value, **answer})
+    return found
+
+
+def straight(x: list[float], y: list[float]) -> list[float]:
+    """Return the heights at `x` of the straight line through the first two points."""
+    slope = (y[1] - y[0]) / (x[1] - x[0])
+    return [y[0] + slope * (at - x[0]) for at in x]
+
+
+def draw(found: dict[str, list[dict]], axes: dict[str, str], title: str, law: str, path: Path) -> None:
+    """Draw time above memory, beside each other for each of the axes {name: title}; `law` says how memory grows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    blue, red, grey = "#1f4e79", "#c8553d", "#8a8a8a"
+    style = {"font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.spines.top": False,
+             "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e4e4",
+             "legend.frameon": False, "legend.fontsize": 10.5, "legend.loc": "upper left", "lines.linewidth": 2.0,
+             "figure.titlesize": 14, "figure.titleweight": "bold"}  # fmt: skip
+    with pyplot.rc_context(style):
+        figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.5), sharex="col", sharey="row", layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left")
+        for (above, below), (axis, heading) in zip(panels.T, axes.items()):
+            at, seconds, megabytes, flops, rate = (
+                [row[key] for row in found[axis]] for key in ("at", "seconds", "megabytes", "flops", "flops_per_second")
+            )
+            above.plot(at, seconds, "o-", color=blue, label="measured")
+            above.plot(at, [f * seconds[-1] / flops[-1] for f in flops], "--", color=red,
+                       label="proportional to the FLOPs counted, through the last point")  # fmt: skip
+            above.plot(at, [f / r for f, r in zip(flops, rate)], ":", color=grey, label="the FLOPs at the rate of a matrix product")
+            above.set(title=heading, xscale="log", yscale="log")
+            if law == "straight":  # in pixels, or in images
+                size = [x**2 for x in at] if axis == "resolution" else at
+                line, label = straight(size, megabytes), "straight line through the first two points"
+                label += ", in pixels" if axis == "resolution" else ""
+            else:
+                line, label = [megabytes[0]] * len(at), "constant, as at the first point"
+            below.plot(at, megabytes, "o-", color=blue, label="measured")
+            below.plot(at, line, "--", color=red, label=label)
+            below.set(xscale="log", xlabel=axis, xticks=at)
+            below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+            below.xaxis.set_minor_locator(NullLocator())
+            above.legend()
+            below.legend()
+        for (left, _), label in zip(panels, ("seconds", "peak memory, MB")):
+            left.set_ylabel(label)
+        above.yaxis.set_major_locator(LogLocator())
+        above.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        above.yaxis.set_minor_formatter(NullFormatter())
+        low, high = above.get_ylim()
+        above.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        below.set_ylim(0, 1.3 * below.get_ylim()[1])
+        figure.savefig(path, dpi=120)
+        pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
+    parser.add_argument("--quick", action="store_true", help="a few small points, to try it out")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the figures (benchmarks)")
+    parser.add_argument("--point", nargs=2, metavar=("AXIS", "VALUE"), help="only measure one point, and print JSON")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    if args.point:
+        print(json.dumps(measure(args.point[0], int(args.point[1]), device)))
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    found = collect(QUICK if args.quick else POINTS, str(device))
+    threads = torch.get_num_threads()
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"
+    result = {"hardware": hardware, "torch": torch.__version__, "recipe": RECIPE.name, "curves": found}
+    (args.out / "curves.json").write_text(json.dumps(result, indent=1) + "\n")
+    base = recipe({})
+    draw(found, {"resolution": f"batch of {base.train.batch_size}", "batch": f"{configs.resolution(base)[0]} pixels"},
+         f"A training step on {hardware}", "straight", args.out / "curves-step.png")  # fmt: skip
+    draw(found, {"candidates": f"{FIXED['targets']} targets", "targets": f"{FIXED['candidates']:,} candidates"},
+         f"Rejecting and matching in {DIM} dimensions on {hardware}", "constant", args.out / "curves-refresh.png")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

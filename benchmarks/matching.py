@@ -1,0 +1,167 @@
+"""What rejecting and matching cost beside a bare matrix product: python benchmarks/matching.py [--sizes M ...] [--json]
+
+100 targets of 800 dimensions against pools of M candidates, with a radius that rejects a tenth of them and with none,
+on one thread and on two. The floor is `targets @ block.T` over the same pool, in the blocks that suit it best. Floor and
+matcher take turns, and the middle of their times counts; on one thread it is processor time, which other work on the
+machine disturbs less. Candidates come in batches of `imle.pool_batch` and are
+gathered as a refresh gathers them; that has a column of its own.
+
+The memory is that of whole refreshes, each in a process of its own, whose features cost next to nothing.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from imle.config import Imle, from_dict  # noqa: E402
+from imle.refresh import Refresher  # noqa: E402
+from imle.search import PoolMatcher, clearance  # noqa: E402
+from imle.search.bounds import block_size  # noqa: E402
+
+N, DIM = 100, 800
+DISTINCT = 2**15  # candidates in memory, 105 MB; a larger pool goes round and round among them
+FLOOR_BLOCKS = (512, 1024, 2048, 4096, 8192)
+MEMORY_SIZES = (10**4, 10**6)
+
+
+def mixture(count: int, seed: int) -> Tensor:
+    """Draw features like those of images: ten kinds, each a 32-dimensional cloud with a little noise off it."""
+    shared, generator = torch.Generator().manual_seed(100), torch.Generator().manual_seed(seed)
+    centres = torch.randn(10, DIM, generator=shared)
+    ways = torch.randn(10, 32, DIM, generator=shared) / 32**0.5
+    kinds = torch.randint(10, (count,), generator=generator)
+    points = centres[kinds] + 0.3 * torch.randn(count, DIM, generator=generator)
+    for kind, way in enumerate(ways):
+        mine = kinds == kind
+        points[mine] += 2 * torch.randn(int(mine.sum()), 32, generator=generator) @ way
+    return points
+
+
+def gaussian(count: int, seed: int) -> Tensor:
+    """Draw features that all lie about equally far apart, so that many a candidate is nearly as near as the nearest."""
+    return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
+
+
+DATA = {"mixture": mixture, "gaussian": gaussian}
+
+
+def rounds(pool: Tensor, size: int, batch: int) -> Iterator[Tensor]:
+    """Yield `size` candidates in batches, going round and round among those of `pool`."""
+    while size > 0:
+        for part in pool[:size].split(batch):
+            yield part
+        size -= len(pool)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
+    work()
+    return clock() - started
+
+
+def floor(targets: Tensor, pool: Tensor, size: int, block: int) -> None:
+    for part in rounds(pool, size, block):
+        targets @ part.T
+
+
+def match(targets: Tensor, epsilon: float, blocks: Iterator[Tensor]) -> None:
+    matcher = PoolMatcher(targets, epsilon)
+    for block in blocks:
+        matcher.offer(block)
+    matcher.result()
+
+
+def measure(sizes: list[int], threads: list[int], repeats: int) -> Iterator[dict]:
+    """Yield one row of seconds per kind of data, number of threads, pool size and radius."""
+    block = block_size(DIM, N)
+    for data, draw in DATA.items():
+        targets, pool = draw(N, 1), draw(DISTINCT, 2)
+        radius = clearance(pool[:4096], targets).quantile(0.1).item()
+        for count in threads:
+            torch.set_num_threads(count)
+            best = min(FLOOR_BLOCKS, key=lambda size: min(
+                seconds_of(lambda: floor(targets, pool, DISTINCT, size)) for _ in range(3)))  # fmt: skip
+            for size in sizes:
+                for epsilon in (radius, 0.0):
+                    works = {
+                        "floor": lambda: floor(targets, pool, size, best),
+                        "matcher": lambda: match(targets, epsilon, rounds(pool, size, block)),
+                        "gathered": lambda: match(targets, epsilon, (torch.cat(part.split(Imle().pool_batch))
+                                                             for part in rounds(pool, size, block))),
+                    }  # fmt: skip
+                    taken = {name: [] for name in works}
+                    for _ in range(max(3, min(repeats, 5 * 10**5 // size))):  # a small pool is soon over, and noisy
+                        for name, work in works.items():
+                            taken[name].append(seconds_of(work))
+                    middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
+                    yield {"data": data, "threads": count, "candidates": size, "epsilon": epsilon, "floor_block": best,
+                           **middle, "ratio": middle["matcher"] / middle["floor"],
+                           "ratio_gathered": middle["gathered"] / middle["floor"],
+                           "ratio_of_minima": min(taken["matcher"]) / min(taken["floor"])}  # fmt: skip
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """Return the most memory that this process has held: on a GPU what torch had allocated, else all that was resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def refresh(size: int, n: int = N, device: torch.device = torch.device("cpu")) -> None:
+    """Draw a pool of `size` candidates of cheap features, reject a tenth of it and match the rest to `n` targets."""
+    config = from_dict({"imle": {"pool_factor": size / n}})
+    weights = torch.randn(config.model.latent_dim, DIM, generator=torch.Generator().manual_seed(0)).to(device)
+    refresher = Refresher(config, mixture(n, 1).to(device))
+    matches = refresher.refresh(lambda latents: latents.to(device) @ weights, number=0, step=0)
+    assert matches.diagnostics["pool_seen"] == size
+
+
+def memory() -> dict[int, float]:
+    """Return the peak memory in MB of a refresh of each size, every one in a process of its own."""
+    command = [sys.executable, __file__, "--refresh"]
+    return {size: float(subprocess.run([*command, str(size)], check=True, capture_output=True, text=True).stdout)
+            for size in MEMORY_SIZES}  # fmt: skip
+
+
+def line(row: dict) -> str:
+    return (f"{row['data']:<10}{row['threads']:>8}{row['candidates']:>12,}{row['epsilon']:>8.2f}{row['floor']:>10.4f}"
+            f"{row['matcher']:>11.4f}{row['ratio']:>7.2f}{row['ratio_of_minima']:>11.2f}{row['ratio_gathered']:>16.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6], metavar="M")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="T")
+    parser.add_argument("--repeats", type=int, default=15, help="turns that floor and matcher take at most (15)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--refresh", type=int, help="only refresh a pool of this size, and print the peak memory in MB")
+    args = parser.parse_args()
+    if args.refresh:
+        torch.set_num_threads(1)
+        refresh(args.refresh)
+        print(peak_megabytes(torch.device("cpu")))
+        return
+    if args.json:
+        print(json.dumps({"rows": list(measure(args.sizes, args.threads, args.repeats)), "peak_mb": memory()}))
+        return
+    print(f"{'data':<10}{'threads':>8}{'candidates':>12}{'radius':>8}{'floor s':>10}{'matcher s':>11}{'ratio':>7}"
+          f"{'of minima':>11}{'with gathering':>16}")
+    for row in measure(args.sizes, args.threads, args.repeats):
+        print(line(row), flush=True)
+    for size, peak in memory().items():
+        print(f"peak memory of a refresh of {size:,}: {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
