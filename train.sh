@@ -38,7 +38,7 @@ if [ -z "$config" ]; then
   else
     case "$device" in
       cuda*) config="$here/configs/fewshot-256.yaml" ;;
-      *) echo "No GPU: taking the 64-pixel recipe, about ten minutes for 100 images on two cores. At 256 pixels it would"
+      *) echo "No GPU: taking the 64-pixel recipe, about eight minutes for 100 images on two cores. At 256 pixels it would"
          echo "be months (--dry-run: 3,600 hours for configs/paper-256.yaml); --config FILE takes another recipe all the same." ;;
     esac
   fi
