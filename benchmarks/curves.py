@@ -77,10 +77,15 @@ def measure_step(settings: dict[str, object], device: torch.device) -> dict[str,
     images = torch.randint(256, (IMAGES, 3, *configs.resolution(config)), dtype=torch.uint8)
     trainer = Trainer(config, images, images[:0], data={}, device=device, pretrained=False)  # untrained ones cost the same
     trainer.latents.normal_()
-    seconds = least_seconds(trainer.train_step, device)
+
+    def step() -> None:
+        trainer.step = 0  # an epoch's last batch may be a smaller one
+        trainer.train_step()
+
+    seconds = least_seconds(step, device)
     peak = peak_megabytes(device)
     with FlopCounterMode(display=False) as counter:
-        trainer.train_step()
+        step()
     left, right = torch.randn(2, 2048, 2048, device=device)
     rate = 2 * 2048**3 / least_seconds(lambda: left @ right, device)
     return {"seconds": seconds, "megabytes": peak, "flops": counter.get_total_flops(), "flops_per_second": rate}

@@ -57,8 +57,13 @@ class Players:
                 self.barrier.abort()
                 raise
 
-        with ThreadPoolExecutor(self.num) as pool:
-            return list(pool.map(run, range(self.num)))
+        leaves = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+        try:
+            with ThreadPoolExecutor(self.num) as pool:
+                return list(pool.map(run, range(self.num)))
+        finally:
+            for leaf in leaves:  # threads share them, unlike processes, and may leave one as another had set it for a moment
+                leaf.fp32_precision = "none"
 
 
 def coarse(latents):
