@@ -189,8 +189,7 @@ def peak_bytes(device: torch.device) -> int:
 def summary(found: dict) -> dict[str, float]:
     """Return what two runs are compared by."""
     whole = sum(found["seconds"].values())
-    networks = sum(seconds for part, seconds in found["seconds"].items()
-                   if part.startswith(NETWORKS) and not part.endswith("sheets"))  # fmt: skip
+    networks = sum(seconds for part, seconds in found["seconds"].items() if part.startswith(NETWORKS))
     return {"steps per second": found["steps"] / whole, "images per second": found["images"] / whole,
             "milliseconds a step, all included": 1000 * whole / found["steps"], "share of the networks": networks / whole,
             "peak memory, GB": found["peak_bytes"] / 1e9}  # fmt: skip
