@@ -13,7 +13,6 @@ from imle.search.exact import Nearest, nearest
 from imle.search.index import NeighbourIndex, open_index
 
 SAMPLE_SIZE = 2048  # candidates kept for counting `Match.nearer`
-LAST = torch.iinfo(torch.int64).max  # above all pool ids
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class PoolMatcher:
         self._search, self._generator = search, generator
         self._open_index()  # what is missing should be missed before a pool is generated
         self._match = Nearest(len(targets), 1, targets.device)  # among survivors
-        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among the others, or all
+        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among all
         self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
         self._sample = Sample(targets)
         self._seen = 0
@@ -89,9 +88,9 @@ class PoolMatcher:
             bounds = Bounds(self._queries, features, "candidate features")
             if self._rejects:
                 rejected = self._reject(bounds)
-                self._any.update(bounds, first, rejected.nonzero()[:, 0] if self._exact else None)
+                self._any.update(bounds, first)
             if self._exact:
-                self._match.update(bounds, first, (~rejected).nonzero()[:, 0] if self._rejects else None)
+                self._match.update(bounds, first, rejected.nonzero()[:, 0] if self._rejects else None)
         else:
             check_finite(torch.linalg.vector_norm(features, dim=1), "candidate features")
         if not self._exact:
@@ -133,8 +132,7 @@ class PoolMatcher:
             index, squared = self._look_up()
         fallback, fallback_squared = index, squared
         if self._rejects:
-            fallback, fallback_squared = nearest_of(torch.stack((index, self._any.ids[:, 0])),
-                                                    torch.stack((squared, self._any.squared[:, 0])))  # fmt: skip
+            fallback, fallback_squared = self._any.ids[:, 0], self._any.squared[:, 0]
         nearer = self._sample.count_nearer(self._queries, squared)
         return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), self._seen,
                      int(self._rejected), nearer.where(index >= 0, self._seen))  # fmt: skip
@@ -154,12 +152,6 @@ class PoolMatcher:
             found[lost] = nearest(targets[lost], points)[1][:, 0]
         rows = torch.arange(len(targets), device=targets.device)
         return ids[found], squared_distances(targets, points, rows, found)
-
-
-def nearest_of(ids: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each target's nearest (n,) of what several searches found (searches, n): by distance, then by lowest id."""
-    least = squared.amin(0)
-    return ids.masked_fill(squared > least, LAST).amin(0), least
 
 
 class Sample:
