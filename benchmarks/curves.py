@@ -29,7 +29,7 @@ from imle.trainer import Trainer  # noqa: E402
 from matching import DIM, DISTINCT, match, mixture, peak_megabytes, refresh, rounds  # noqa: E402
 
 RECIPE = Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml"
-IMAGES = 32  # the largest batch; the same for all, so that what is kept of them is too
+IMAGES = 32  # the largest batch; about as many for all, so that what is kept of them is the same
 TIMES, SECONDS = 10, 6.0  # what is timed is timed so often, or till so long has passed, but twice at least
 POINTS = {
     "resolution": [32, 64, 128, 256], "batch": [1, 2, 4, 8, 16, 32],
@@ -74,18 +74,14 @@ def least_seconds(work: Callable[[], object], device: torch.device) -> float:
 def measure_step(settings: dict[str, object], device: torch.device) -> dict[str, float]:
     """Return seconds, peak memory and multiplications of a training step, on noise in place of images."""
     config = recipe(settings)
-    images = torch.randint(256, (IMAGES, 3, *configs.resolution(config)), dtype=torch.uint8)
+    count = IMAGES // config.train.batch_size * config.train.batch_size  # no batch is smaller than the others
+    images = torch.randint(256, (count, 3, *configs.resolution(config)), dtype=torch.uint8)
     trainer = Trainer(config, images, images[:0], data={}, device=device, pretrained=False)  # untrained ones cost the same
     trainer.latents.normal_()
-
-    def step() -> None:
-        trainer.step = 0  # an epoch's last batch may be a smaller one
-        trainer.train_step()
-
-    seconds = least_seconds(step, device)
+    seconds = least_seconds(trainer.train_step, device)
     peak = peak_megabytes(device)
     with FlopCounterMode(display=False) as counter:
-        step()
+        trainer.train_step()
     left, right = torch.randn(2, 2048, 2048, device=device)
     rate = 2 * 2048**3 / least_seconds(lambda: left @ right, device)
     return {"seconds": seconds, "megabytes": peak, "flops": counter.get_total_flops(), "flops_per_second": rate}

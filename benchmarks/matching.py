@@ -152,15 +152,16 @@ def main() -> None:
         refresh(args.refresh)
         print(peak_megabytes(torch.device("cpu")))
         return
+    peaks = memory()  # before any pool is drawn: on Linux a new process inherits the peak of the one that started it
     if args.json:
-        print(json.dumps({"rows": list(measure(args.sizes, args.threads, args.repeats)), "peak_mb": memory()}))
+        print(json.dumps({"rows": list(measure(args.sizes, args.threads, args.repeats)), "peak_mb": peaks}))
         return
+    for size, peak in peaks.items():
+        print(f"peak memory of a refresh of {size:,}: {peak:.0f} MB")
     print(f"{'data':<10}{'threads':>8}{'candidates':>12}{'radius':>8}{'floor s':>10}{'matcher s':>11}{'ratio':>7}"
           f"{'of minima':>11}{'with gathering':>16}")
     for row in measure(args.sizes, args.threads, args.repeats):
         print(line(row), flush=True)
-    for size, peak in memory().items():
-        print(f"peak memory of a refresh of {size:,}: {peak:.0f} MB")
 
 
 if __name__ == "__main__":

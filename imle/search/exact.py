@@ -20,20 +20,21 @@ class Nearest:
         """Return distances float32 (n, k) and ids int64 (n, k)."""
         return self.squared.sqrt().float(), self.ids
 
-    def update(self, bounds: Bounds, first: int, among: Tensor | None = None) -> None:
-        """Take in one block of points, or those numbered `among` (a,) in it, ids from `first` up and above all before."""
-        if among is not None and len(among) == 0:
-            return
-        rows, columns = bounds.settle(lambda bounds: self._contenders(bounds, among))
+    def update(self, bounds: Bounds, first: int, hidden: Tensor | None = None) -> None:
+        """Take in one block of points, ids from `first` up and above all before.
+
+        The points numbered `hidden` (h,) are passed over, and taken out of the bounds.
+        """
+        rows, columns = bounds.settle(lambda bounds: self._contenders(bounds, hidden))
         squared = squared_distances(bounds.queries.points, bounds.points, rows, columns)
         self.merge(rows, columns + first, squared)
 
-    def _contenders(self, bounds: Bounds, among: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _contenders(self, bounds: Bounds, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the (row, column) pairs that may be among their row's k nearest."""
-        low, width, k = bounds.low, bounds.width, self.squared.shape[1]  # (n, c), (c,)
-        if among is not None:
-            low, width = low.index_select(1, among), width[among]
-        ceiling = self.squared[:, -1].to(low.dtype)  # (n,)
+        low, k = bounds.low, self.squared.shape[1]  # (n, c)
+        if hidden is not None:
+            low.index_fill_(1, hidden, torch.inf)  # in place: a copy of the block would take several times as long
+        ceiling = self.squared[:, -1].clamp(max=torch.finfo(low.dtype).max).to(low.dtype)  # (n,) finite: inf is hidden
         lowest = low.amin(1)  # (n,)
         live = (lowest <= ceiling).nonzero()[:, 0]  # few rows, once the pool is under way
         if len(live) == 0:
@@ -41,9 +42,9 @@ class Nearest:
         low, ceiling = low.index_select(0, live), ceiling[live]
         if low.shape[1] >= k:
             kth = lowest[live] if k == 1 else low.topk(k, largest=False).values[:, -1]
-            ceiling = torch.minimum(ceiling, kth + width.max())
+            ceiling = torch.minimum(ceiling, kth + bounds.width.max())
         rows, columns = not_positive(low.sub_(ceiling[:, None]))
-        return live[rows], columns if among is None else among[columns]
+        return live[rows], columns
 
     def merge(self, rows: Tensor, ids: Tensor, squared: Tensor) -> None:
         """Take in measured pairs (pairs,), in row order and in ascending id within a row."""

@@ -72,7 +72,7 @@ class PoolMatcher:
         self._search, self._generator = search, generator
         self._open_index()  # what is missing should be missed before a pool is generated
         self._match = Nearest(len(targets), 1, targets.device)  # among survivors
-        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among the others, or all
+        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among all
         self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
         self._sample = Sample(targets)
         self._seen = self._skipped = 0  # candidates offered here, and those before the next one that were not
@@ -100,9 +100,9 @@ class PoolMatcher:
             bounds = Bounds(self._queries, features, "candidate features")
             if self._rejects:
                 rejected = self._reject(bounds)
-                self._any.update(bounds, first, rejected.nonzero()[:, 0] if self._exact else None)
+                self._any.update(bounds, first)
             if self._exact:
-                self._match.update(bounds, first, (~rejected).nonzero()[:, 0] if self._rejects else None)
+                self._match.update(bounds, first, rejected.nonzero()[:, 0] if self._rejects else None)
         else:
             check_finite(torch.linalg.vector_norm(features, dim=1), "candidate features")
         if not self._exact:
@@ -148,8 +148,7 @@ class PoolMatcher:
         index, squared = nearest_of(gathered(index), gathered(squared))
         fallback, fallback_squared = index, squared
         if self._rejects:
-            fallback, fallback_squared = nearest_of(torch.cat((index[None], gathered(self._any.ids[:, 0]))),
-                                                    torch.cat((squared[None], gathered(self._any.squared[:, 0]))))  # fmt: skip
+            fallback, fallback_squared = nearest_of(gathered(self._any.ids[:, 0]), gathered(self._any.squared[:, 0]))
         nearer = gathered(self._sample.count_nearer(self._queries, squared)).sum(0)
         seen, rejected = gathered(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
         return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), seen, rejected,
@@ -173,7 +172,7 @@ class PoolMatcher:
 
 
 def nearest_of(ids: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each target's nearest (n,) of what several searches found (searches, n): by distance, then by lowest id."""
+    """Return each target's nearest (n,) of what several matchers found (matchers, n): by distance, then by lowest id."""
     least = squared.amin(0)
     return ids.masked_fill(squared > least, LAST).amin(0), least
 
