@@ -222,10 +222,10 @@ def compare(sides: dict[str, list[str]], rounds: int) -> dict[str, list[dict]]:
 def comparison(found: dict[str, list[dict]]) -> str:
     """Return the medians side by side."""
     (first, ours), (second, theirs) = found.items()
-    lines = [f"{'median of ' + str(len(ours)) + ' rounds':<36}{first:>24}{second:>24}{'ratio':>8}"]
+    lines = [f"{'median of ' + str(len(ours)) + ' rounds':<36}{first:>32}{second:>32}{'ratio':>8}"]
     for name in ours[0]:
         a, b = (statistics.median(each[name] for each in side) for side in (ours, theirs))
-        lines.append(f"{name:<36}{a:>24.3f}{b:>24.3f}{a / b:>8.2f}")
+        lines.append(f"{name:<36}{a:>32.3f}{b:>32.3f}{a / b:>8.2f}")
     return "\n".join(lines)
 
 
@@ -262,7 +262,7 @@ def main() -> None:
             show(compare({"this code": [*common, "--config", args.config],
                           args.against_revision: [*common, "--config", args.config, "--code", str(place)]}, args.rounds), args.json)
     elif args.against_config:
-        sides = {Path(file).stem: [*common, "--config", file] for file in (args.config, args.against_config)}
+        sides = {file: [*common, "--config", file] for file in (args.config, args.against_config)}
         show(compare(sides, args.rounds), args.json)
     else:
         if args.threads:
