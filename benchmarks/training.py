@@ -2,7 +2,8 @@
 
 Runs whole refresh periods of a recipe, each a refresh and the steps that follow it, with the sheets, scores, checkpoints
 and log that belong to them, and prints how long every part took by itself, beside its floor: its multiplications at
-the rate of this machine's matrix product, or its bytes at the rate of a copy, both measured first. Nothing is kept.
+the rate of this machine's matrix product, or its bytes at the rate of a copy, both measured. Nothing is kept. It trains on
+the set that comes with the project, unless a data.path is given.
 
 --against-revision REV or --against-config FILE compares with another state of the code or another recipe, the two
 taking turns in processes of their own, so that a noisy machine is noisy to both.

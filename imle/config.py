@@ -98,7 +98,7 @@ class Train:
     optimizer: str = setting("adamw", "adamw, or muon (for the convolutions, with adamw for the rest)")
     learning_rate: float = setting(2e-3, "of the optimiser")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")
-    weight_decay: float = setting(0.01, "of AdamW")
+    weight_decay: float = setting(0.01, "of the optimiser")
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0")
     schedule: str = setting("cosine", "after the warm-up: constant, cosine (to 0) or step")
     decay_epochs: int = setting(4000, "epochs between two decays (step)")

@@ -15,7 +15,7 @@ from imle.config import Train
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: fast, and singular values only near 1
 ITERATIONS = 3
-SMALLEST = 8  # rows and columns; what is smaller gains nothing
+SMALLEST = 8  # rows and columns: colours and the like, of fewer, have little to be orthogonal to
 
 
 def make_optimizer(generator: nn.Module, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
@@ -45,7 +45,7 @@ class MuonAdamW:
         self.stacks = [Stack(group) for group in groups.values()]
         taken = {id(matrix) for group in groups.values() for matrix in group}
         self.rest = adamw([p for p in generator.parameters() if id(p) not in taken], settings)
-        self.found_inf = torch.zeros((), device=next(generator.parameters()).device)  # while it is 1, gradients change nothing
+        self.found_inf = torch.zeros((), device=next(generator.parameters()).device)  # while it is 1, step() changes nothing
 
     @property
     def param_groups(self) -> list[dict]:
@@ -93,10 +93,10 @@ class Stack:
     def step(self, rate: float, decay: float, failed: Tensor) -> None:
         """Update the matrices by their gradients, unless `failed` ()."""
         torch._foreach_copy_(self._places(self.gradient), [wide(matrix.grad) for matrix in self.matrices])
-        gradient = self.gradient.masked_fill_(failed, 0)
+        gradient = torch.where(failed, self.momentum, self.gradient)  # towards itself the momentum does not move
         self.momentum.lerp_(gradient, 1 - MOMENTUM)
         steps = orthogonal(gradient.lerp(self.momentum, MOMENTUM)).mul_(self.lengths * (-rate * ~failed))
-        torch._foreach_mul_(self.matrices, 1 - decay)
+        torch._foreach_mul_(self.matrices, torch.where(failed, 1.0, 1 - decay))
         torch._foreach_add_([wide(matrix) for matrix in self.matrices], self._places(steps))
 
     def _places(self, stack: Tensor) -> list[Tensor]:

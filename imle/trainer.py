@@ -127,8 +127,8 @@ class Trainer:
         must take part in averaging the gradients.
         """
         share = slice(processes.rank(), None, processes.count())
-        distances = torch.zeros(len(index), device=self.device)
-        own, weight = (share, processes.count() / len(index)) if len(distances[share]) else (slice(1), 0.0)
+        losses = torch.zeros(len(index), device=self.device)
+        own, weight = (share, processes.count() / len(index)) if len(losses[share]) else (slice(1), 0.0)
         size = self.config.train.micro_batch or len(index)
         parts, found = list(zip(index[own].split(size), latents[own].split(size))), []
         for number, (images, z) in enumerate(parts, 1):
@@ -138,8 +138,8 @@ class Trainer:
                 distance = squared_distance(maps, self.targets.maps(images))
                 (weight * distance.sum()).backward()
             found.append(distance.detach().float())
-        distances[share] = torch.cat(found)[: len(distances[share])]
-        return processes.summed(distances)
+        losses[share] = torch.cat(found)[: len(losses[share])]
+        return processes.summed(losses)
 
     def check_finite(self) -> None:
         """Raise UserError if a step was not finite. Nothing has been updated since; the host waits for the device."""
