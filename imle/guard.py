@@ -8,7 +8,7 @@ class Guard:
     """Keep a fused optimiser from updating, from the first step on whose loss or gradient is not finite."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device):
-        self.found = torch.zeros((), device=device)  # 1 from that step on
+        self.found = torch.zeros((), dtype=torch.float32, device=device)  # 1 from that step on; AdamW asks for float32
         self.step = torch.zeros((), dtype=torch.int64, device=device)  # the last one that began with 0 in `found`
         self.at_once = device.type == "cpu"  # asking costs nothing there
         optimizer.found_inf = self.found  # what GradScaler sets: while it is 1, step() changes neither weights nor state

@@ -45,7 +45,8 @@ class MuonAdamW:
         self.stacks = [Stack(group) for group in groups.values()]
         taken = {id(matrix) for group in groups.values() for matrix in group}
         self.rest = adamw([p for p in generator.parameters() if id(p) not in taken], settings)
-        self.found_inf = torch.zeros((), device=next(generator.parameters()).device)  # while it is 1, step() changes nothing
+        device = next(generator.parameters()).device
+        self.found_inf = torch.zeros((), dtype=torch.float32, device=device)  # while it is 1, step() changes nothing
 
     @property
     def param_groups(self) -> list[dict]:
