@@ -46,7 +46,12 @@ class Model:
 
     latent_dim: int = setting(32, "length of a latent z")
     style_dim: int = setting(256, "width of the mapping network and length of a style w")
-    mapping_layers: int = setting(4, "layers of the mapping network")
+    mapping: str = setting("mlp", "from latents to styles: mlp, or tokens (recursive token mapper)")
+    mapping_layers: int = setting(4, "layers of the mapping network (mlp)")
+    tokens: int = setting(8, "tokens that a latent becomes (tokens)")
+    token_dim: int = setting(32, "length of a token (tokens)")
+    token_cycles: int = setting(3, "refinements of the inner state in a step (tokens)")
+    token_steps: int = setting(3, "refinements of the outer state, the last of which alone has a gradient (tokens)")
     channels: list[int] = setting([128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards")
     blocks: list[int] = setting([2, 2, 2, 2, 1], "blocks at each resolution")
     bottleneck: float = setting(0.25, "inner width of a block as a share of its width")
@@ -135,6 +140,7 @@ CHOICES = {
     "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
     "imle.objective": ("imle", "adaptive", "rs"),
     "imle.pool_precision": ("fp32", "bf16"),
+    "model.mapping": ("mlp", "tokens"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
     "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
     "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile"),
@@ -147,6 +153,7 @@ RANGES = {
     "data.resolution": (8, 2048), "data.holdout": (0.0, 0.9),
     "model.latent_dim": (1, None), "model.style_dim": (1, None), "model.mapping_layers": (0, 64),
     "model.channels": (1, None), "model.blocks": (1, None), "model.bottleneck": (0.01, 4.0),
+    "model.tokens": (1, None), "model.token_dim": (2, None), "model.token_cycles": (1, None), "model.token_steps": (1, None),
     "loss.pixel_weight": (0.0, None), "loss.cache_gb": (0.0, None),
     "imle.pool_factor": (0.01, None), "imle.pool_batch": (1, None), "imle.refresh_epochs": (1, None),
     "imle.sketch_dim": (0, None), "imle.epsilon": (0.0, None), "imle.rejected_fraction": (0.0, 0.99),
