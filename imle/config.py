@@ -65,6 +65,7 @@ class Loss:
     pixel_weight: float = setting(0.3, "weight of the mean squared error of pixels beside it")
     distance: str = setting("squared", "squared, or robust: charbonnier or geman-mcclure, where what is far off counts for less")
     scale: float = setting(1.0, "difference at a position, c, from which on it does (charbonnier, geman-mcclure); features have length 1")
+    stage_weight: float = setting(0.0, "weight of the mean squared error at the resolutions below the final one; 0 has no heads there")
     cache_gb: float = setting(4.0, "keep all targets' maps in memory up to this size, otherwise embed them at each step")
 
 
@@ -139,11 +140,11 @@ class Config:
 
 CHOICES = {
     "data.fit": ("crop", "pad", "stretch"),
-    "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
-    "imle.objective": ("imle", "adaptive", "rs"),
-    "loss.distance": ("squared", "charbonnier", "geman-mcclure"),
-    "imle.pool_precision": ("fp32", "bf16"),
     "model.mapping": ("mlp", "tokens"),
+    "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
+    "loss.distance": ("squared", "charbonnier", "geman-mcclure"),
+    "imle.objective": ("imle", "adaptive", "rs"),
+    "imle.pool_precision": ("fp32", "bf16"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
     "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
     "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile"),
@@ -157,7 +158,7 @@ RANGES = {
     "model.latent_dim": (1, None), "model.style_dim": (1, None), "model.mapping_layers": (0, 64),
     "model.channels": (1, None), "model.blocks": (1, None), "model.bottleneck": (0.01, 4.0),
     "model.tokens": (1, None), "model.token_dim": (2, None), "model.token_cycles": (1, None), "model.token_steps": (1, None),
-    "loss.pixel_weight": (0.0, None), "loss.scale": (0.001, 1000.0), "loss.cache_gb": (0.0, None),
+    "loss.pixel_weight": (0.0, None), "loss.scale": (0.001, 1000.0), "loss.stage_weight": (0.0, None), "loss.cache_gb": (0.0, None),
     "imle.pool_factor": (0.01, None), "imle.pool_batch": (1, None), "imle.refresh_epochs": (1, None),
     "imle.sketch_dim": (0, None), "imle.epsilon": (0.0, None), "imle.rejected_fraction": (0.0, 0.99),
     "imle.epsilon_ema": (0.0, 0.999), "imle.reject_after": (0, None), "imle.reject_below": (0.0, None),
@@ -357,6 +358,8 @@ def _check_consistency(config: Config) -> None:
                 f"data.resolution: {side} does not fit {levels} entries in model.channels, which double a start of "
                 f"2 or more pixels {levels - 1} times; use a multiple of {scale} from {2 * scale}, or change model.channels"
             )
+    if config.loss.stage_weight and levels == 1:
+        raise UserError("loss.stage_weight: needs a resolution below the final one, and model.channels has a single entry; set it to 0")
     if len(config.train.betas) != 2:
         raise UserError(f"train.betas: expected two numbers, found {config.train.betas}")
     if config.imle.staleness > config.imle.force_resample:

@@ -18,11 +18,11 @@ ITERATIONS = 3
 SMALLEST = 8  # rows and columns: colours and the like, of fewer, have little to be orthogonal to
 
 
-def make_optimizer(generator: nn.Module, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
-    """Return the optimiser that `train.optimizer` names."""
+def make_optimizer(network: nn.Module, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
+    """Return the optimiser of a generator, or of one with heads, that `train.optimizer` names."""
     if settings.optimizer == "adamw":
-        return adamw(list(generator.parameters()), settings)
-    return MuonAdamW(generator, settings)
+        return adamw(list(network.parameters()), settings)
+    return MuonAdamW(network, settings)
 
 
 def adamw(parameters: list[nn.Parameter], settings: Train) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ DEFAULTS = to_dict(Config())  # what a checkpoint that knows nothing of a settin
 FIXED = {
     "data": ("resolution", "fit", "background", "flips", "holdout"),
     "model": None,
-    "loss": ("perceptual", "pixel_weight"),
+    "loss": ("perceptual", "pixel_weight", "distance", "scale", "stage_weight"),
     "imle": ("objective", "pool_factor", "features", "sketch_dim", "normalise"),
     "train": ("optimizer",),
 }

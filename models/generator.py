@@ -7,14 +7,15 @@ bias, because the norm would erase it too.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPSILON = 1e-2
 from models.token_mapper import TokenMapper
 
+NORM_EPSILON = 1e-2
 
 
 class MappingNetwork(nn.Module):
@@ -93,7 +94,7 @@ class Generator(nn.Module):
                  token_dim: int = 32, token_cycles: int = 3, token_steps: int = 3):  # fmt: skip
         super().__init__()
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
-        self.latent_dim = latent_dim
+        self.latent_dim, self.channels = latent_dim, list(channels)
         self.resolution = tuple(side * 2 ** (len(channels) - 1) for side in start)
         if mapping == "tokens":
             self.mapping = TokenMapper(latent_dim, style_dim, tokens=tokens, token_dim=token_dim,
@@ -116,8 +117,16 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim)."""
+        for x in self.levels(z):
+            pass
+        return self.to_rgb(x)
+
+    def levels(self, z: Tensor) -> Iterator[Tensor]:
+        """Yield what the last block of each resolution gives, (B, C, h, w), smallest first."""
         w = self.mapping(z)
         x = self.constant.expand(len(z), -1, -1, -1)
         for block in self.blocks:
+            if block.upsample:
+                yield x
             x = block(x, w)
-        return self.to_rgb(x)
+        yield x
