@@ -254,9 +254,9 @@ def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("settings", [{}, {"micro_batch": 3}, {"precision": "bf16"}])
+@pytest.mark.parametrize("settings", [{}, {"train": {"micro_batch": 3}}, {"train": {"precision": "bf16"}}, *SWITCHES], ids=str)
 def test_a_step_does_not_wait_for_the_gpu(settings):
-    made = trainer(imle={"perturbation": 0.1}, train=settings, device="cuda")
+    made = trainer(imle={"perturbation": 0.1}, **settings, device="cuda")
     train(made, 2)  # the first step sets up libraries
     torch.cuda.set_sync_debug_mode("error")
     try:
