@@ -67,10 +67,12 @@ def positive(kind: type):
 def main(words: list[str]) -> None:
     args = parse(words)
     methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
-    args.out.mkdir(parents=True, exist_ok=True)
-    check_same(args)
     every = [Cell(str(args.config), chosen, name, how, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"))
              for seed in range(args.seeds) for chosen in sets for name, how in methods.items()]  # fmt: skip
+    for cell in every:
+        cell.config()  # what is wrong should be told before anything is begun
+    args.out.mkdir(parents=True, exist_ok=True)
+    check_same(args)
     epochs = epochs_of(args.out, every, args.budget)
     curves = train(every, epochs, args.workers)
     results = {chosen.name: {name: [curves[cell] for cell in every if (cell.set, cell.method) == (chosen, name)] for name in methods}
@@ -89,7 +91,7 @@ def main(words: list[str]) -> None:
 
 def check_same(args: argparse.Namespace) -> None:
     """Raise UserError where --out holds the runs of another recipe, budget or number of samples."""
-    asked = {"budget": args.budget, "samples": args.samples, "recipe": args.config.read_text() if args.config.exists() else ""}
+    asked = {"budget": args.budget, "samples": args.samples, "recipe": args.config.read_text()}
     path = args.out / "asked.json"
     if path.exists() and json.loads(path.read_text()) != asked:
         differ = [name for name, value in json.loads(path.read_text()).items() if value != asked[name]]
@@ -135,7 +137,8 @@ def tables(results: dict, methods: dict[str, Method]) -> str:
         lines += ["", f"### {chosen}", "", f"| method | {' | '.join(heads)} | held-out less {first}'s |", "|---" * (len(heads) + 2) + "|"]
         for name, runs in of_method.items():
             last = [run[-1] for run in runs]
-            found = [shown([point[key] for point in last], digits) for key, (_, digits) in COLUMNS.items()]
+            found = [shown([point[key] for point in last], digits) if last[0][key] is not None else "-"
+                     for key, (_, digits) in COLUMNS.items()]  # fmt: skip
             pairs = [one[-1]["fd_heldout"] - other[-1]["fd_heldout"] for one, other in zip(runs, of_method[first])]
             lines.append(f"| {name} | {' | '.join(found)} | {shown(pairs, 1) if name != first else '-'} |")
     return "\n".join(lines) + "\n"

@@ -1,6 +1,9 @@
 """The figures of the few-shot experiment: scores over the budget, and samples of the same latents by every method."""
 
+import math
 from pathlib import Path
+
+import torch
 
 from imle.sampling import Sampler
 from imle.sheets import grid, save_png
@@ -23,29 +26,32 @@ def draw_curves(results: dict, path: Path) -> None:
     with pyplot.rc_context(STYLE):
         figure, panels = pyplot.subplots(len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 9), sharex="col",
                                          squeeze=False, layout="constrained")  # fmt: skip
-        for column, (chosen, of_method) in zip(panels.T, results.items()):
-            column[0].set_title(chosen)
-            for panel, (score, label) in zip(column, SCORES.items()):
+        for row, (score, label) in zip(panels, SCORES.items()):
+            row[0].set_ylabel(label)
+            for panel, of_method in zip(row, results.values()):
                 for number, (name, runs) in enumerate(of_method.items()):
-                    points = list(zip(*runs))  # of all seeds at each part of the budget
-                    seconds = [interval([point["cpu_seconds"] for point in seeds])[0] for seeds in points]
-                    means, halves = zip(*(interval([point[score] for point in seeds]) for seeds in points))
-                    shift = 1 + 0.02 * (number - len(of_method) / 2)  # so that bars stand side by side
-                    panel.errorbar([at * shift for at in seconds], means, None if len(runs) == 1 else halves, color=COLOURS[number % len(COLOURS)],
-                                   marker="o", markersize=4, capsize=2, elinewidth=1, label=name)  # fmt: skip
-                panel.set_xscale("log", base=2)
-                panel.xaxis.set_major_formatter(lambda at, _: f"{at:,.0f}")
-                if column is panels.T[0]:
-                    panel.set_ylabel(label)
-            column[-1].set_xlabel("CPU-seconds")
+                    plot_score(panel, runs, score, label=name, number=number, shift=1 + 0.02 * (number - len(of_method) / 2))
+        for top, bottom, chosen in zip(panels[0], panels[-1], results):
+            top.set_title(chosen)
+            top.set_yscale("log")
+            bottom.set_xscale("log", base=2)
+            bottom.xaxis.set_major_formatter(lambda at, _: f"{at:,.0f}")
+            bottom.set_xlabel("CPU-seconds")
         panels[0, -1].legend()
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 
 
+def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number: int, shift: float) -> None:
+    """Plot one score of a method's runs; `shift` moves its bars aside, so that those of several methods are all seen."""
+    points = list(zip(*runs))  # of all seeds at each part of the budget
+    seconds = [shift * interval([point["cpu_seconds"] for point in seeds])[0] for seeds in points]
+    means, halves = zip(*(interval([math.nan if point[score] is None else point[score] for point in seeds]) for seeds in points))
+    panel.errorbar(seconds, means, None if len(runs) == 1 else halves, color=COLOURS[number % len(COLOURS)], label=label,
+                   marker="o", markersize=4, capsize=2, elinewidth=1)  # fmt: skip
+
+
 def draw_sheet(runs: dict[str, Path], path: Path) -> None:
     """Draw the samples of seeds 0 to 15 of every run, a row each."""
-    import torch
-
     images = [Sampler(folder).images(range(SAMPLES)) for folder in runs.values()]
     save_png(grid(torch.cat(images), columns=SAMPLES), path)
