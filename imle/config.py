@@ -105,6 +105,7 @@ class Train:
     micro_batch: int = setting(0, "images of a step that a process takes at once, to save memory; 0 takes all")
     optimizer: str = setting("adamw", "adamw, or muon (for the convolutions, with adamw for the rest)")
     learning_rate: float = setting(2e-3, "of the optimiser")
+    mapping_rate: float = setting(1.0, "the mapping network's learning rate, as a share of the others'")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")
     weight_decay: float = setting(0.01, "of the optimiser")
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0")
@@ -165,7 +166,7 @@ RANGES = {
     "imle.top_up": (1.0, None), "imle.perturbation": (0.0, None), "imle.adaptive_decay": (0.0, 1.0),
     "imle.staleness": (0, None), "imle.force_resample": (1, None),
     "train.epochs": (1, None), "train.batch_size": (1, None), "train.micro_batch": (0, None),
-    "train.learning_rate": (0.0, None),
+    "train.learning_rate": (0.0, None), "train.mapping_rate": (0.0, None),
     "train.betas": (0.0, 0.9999999), "train.weight_decay": (0.0, None), "train.warmup_steps": (0, None),
     "train.decay_epochs": (1, None), "train.decay_factor": (0.0, 1.0), "train.ema_decay": (0.0, 1.0),
     "log.sheet_epochs": (1, None), "log.checkpoint_epochs": (1, None), "log.num_scored": (2, None),

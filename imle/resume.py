@@ -11,7 +11,7 @@ FIXED = {
     "model": None,
     "loss": ("perceptual", "pixel_weight", "distance", "scale", "stage_weight"),
     "imle": ("objective", "pool_factor", "features", "sketch_dim", "normalise"),
-    "train": ("optimizer",),
+    "train": ("optimizer", "mapping_rate"),
 }
 # Settings that change nothing but speed, memory or where things are.
 SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb", "train.micro_batch", "train.compile"}

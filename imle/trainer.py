@@ -21,7 +21,7 @@ from imle.ema import Ema
 from imle.features import SearchFeatures
 from imle.guard import Guard
 from imle.objectives import OBJECTIVES
-from imle.optimizer import make_optimizer
+from imle.optimizer import make_optimizer, set_learning_rate
 from imle.refresh import Refresher
 from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
@@ -119,8 +119,7 @@ class Trainer:
         self.guard.watch(norm + distance.sum(), self.step)
         if self.guard.at_once:
             self.check_finite()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+        set_learning_rate(self.optimizer, self.learning_rate(self.step))
         self.optimizer.step()
         self.ema.update(self.generator, self.step)
         self.losses[index] = distance
