@@ -6,9 +6,12 @@ end of the learning rate's schedule. What scoring costs is not charged.
 """
 
 import json
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import truediv
 from pathlib import Path
 
 import torch
@@ -30,7 +33,6 @@ from models.pixels import to_uint8
 HELD_OUT = 0.25  # of a set that comes without held-out images
 POINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the budget, where a run is scored
 SAVES = 20  # checkpoints of a run
-ROUNDS, STEPS = 8, 10  # of measuring what a method costs
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,15 @@ class Cell:
         return configs.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
                                                  f"train.epochs={epochs}"])  # fmt: skip
 
+    def which(self) -> tuple[ImageSet, tuple[int, int], str, str]:
+        """Return what `load` asks for."""
+        config = self.config()
+        return self.set, configs.resolution(config), config.data.fit, config.data.background
+
     def trainer(self, epochs: int = 1) -> Trainer:
         """Return a new trainer. Raises UserError."""
         config = self.config(epochs)
-        images, _, data = load(self.set, configs.resolution(config), config.data.fit, config.data.background)
+        images, _, data = load(*self.which())
         return self.how.trainer(config, images, images[:0], data=data, device=torch.device("cpu"))
 
 
@@ -125,30 +132,37 @@ def load(chosen: ImageSet, resolution: tuple[int, int], fit: str, background: st
 def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, float]:
     """Return the CPU-seconds of an epoch of each method's cell, its share of a refresh included.
 
-    The methods take turns, and the fastest round of each counts, the one least disturbed by others. `known` costs stay what
-    they are; the others are put in proportion to them, since a machine may be slower on another day.
+    `known` costs stay what they are; the others are put in proportion to them, since a machine may be slower on another day.
     """
     trainers = {name: cell.trainer() for name, cell in cells.items()}
-    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in cells}
-    for _ in range(ROUNDS + 1):  # the first warms up
-        for name, trainer in trainers.items():
-            rounds[name].append(_costs(trainer))
-    found = {name: sum(map(min, zip(*seconds[1:]))) for name, seconds in rounds.items()}
-    ratios = sorted(known[name] / found[name] for name in cells if name in known)
-    ratio = ratios[len(ratios) // 2] if ratios else 1.0
+    refreshes = by_turns({name: partial(trainer.refresher.refresh, trainer.embed_latents, 0, 0) for name, trainer in trainers.items()}, 9)
+    steps = by_turns({name: trainer.train_step for name, trainer in trainers.items()}, 81)
+    found = {name: steps[name] * trainer.steps_per_epoch + refreshes[name] / epochs_between_refreshes(trainer.config)
+             for name, trainer in trainers.items()}  # fmt: skip
+    ratios = [known[name] / found[name] for name in cells if name in known]
+    ratio = statistics.median(ratios) if ratios else 1.0
     return known | {name: cost * ratio for name, cost in found.items() if name not in known}
 
 
-def _costs(trainer: Trainer) -> tuple[float, float]:
-    """Return what an epoch's steps and its share of a refresh cost."""
-    settings = trainer.config.imle
-    every = settings.staleness if settings.objective == "adaptive" else settings.refresh_epochs
-    started = time.process_time()
-    trainer.refresher.refresh(trainer.embed_latents, 0, trainer.step)
-    refreshed = time.process_time()
-    for _ in range(STEPS):
-        trainer.train_step()
-    return (time.process_time() - refreshed) / STEPS * trainer.steps_per_epoch, (refreshed - started) / max(1, every)
+def epochs_between_refreshes(config: Config) -> int:
+    """Return how many epochs a pool serves; with Adaptive IMLE, the fewest that it can."""
+    settings = config.imle
+    return max(1, settings.staleness if settings.objective == "adaptive" else settings.refresh_epochs)
+
+
+def by_turns(jobs: dict[str, Callable], rounds: int) -> dict[str, float]:
+    """Return the CPU-seconds of each job: its usual part of a round in which all take turns, of the usual round.
+
+    What disturbs a round disturbs all jobs in it alike, or few rounds; the first, in which things warm up, does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            started = time.process_time()
+            job()
+            seconds[name].append(time.process_time() - started)
+    whole = [statistics.fmean(turns) for turns in zip(*seconds.values())][1:]
+    return {name: statistics.median(map(truediv, turns[1:], whole)) * statistics.median(whole) for name, turns in seconds.items()}
 
 
 def run(cell: Cell, epochs: int) -> list[dict]:
@@ -188,8 +202,7 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
     """Return the scores of a trainer's average, and draw a sheet of its samples."""
     drawn = to_uint8(generate(trainer.ema.module, trainer.sample_latents(cell.samples)))
     save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
-    config = trainer.config
-    real, held = references(cell.set, configs.resolution(config), config.data.fit, config.data.background)
+    real, held = references(*cell.which())
     fake = features_of(drawn)
     similarity = prdc.prdc(real, fake)
     return {"fd_heldout": frechet.frechet_distance(held, fake), "fd_train": frechet.frechet_distance(real, fake),

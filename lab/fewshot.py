@@ -100,17 +100,18 @@ def check_same(args: argparse.Namespace) -> None:
 
 
 def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
-    """Return how many epochs each cell has, from costs that are measured once for every set and method."""
+    """Return how many epochs each cell has, from costs that are measured once for every method and number of images."""
     path = out / "costs.json"
     costs = json.loads(path.read_text()) if path.exists() else {}
-    for name in {cell.set.name: None for cell in every}:
-        first = {cell.method: cell for cell in reversed(every) if cell.set.name == name}  # of the lowest seed
-        known = costs.get(name, {})
+    numbers = {cell: str(len(cells.load(*cell.which())[0])) for cell in every}
+    for number in dict.fromkeys(numbers.values()):
+        first = {cell.method: cell for cell in reversed(every) if numbers[cell] == number}  # of the lowest seed
+        known = costs.get(number, {})
         if not first.keys() <= known.keys():
-            print(f"measuring what an epoch costs on {name}", flush=True)
-            costs[name] = cells.epoch_costs(first, known)
+            print(f"measuring what an epoch costs with {number} images", flush=True)
+            costs[number] = cells.epoch_costs(first, known)
             path.write_text(json.dumps(costs, indent=1))
-    return {cell: max(1, round(budget / costs[cell.set.name][cell.method])) for cell in every}
+    return {cell: max(1, round(budget / costs[numbers[cell]][cell.method])) for cell in every}
 
 
 def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell, list[dict]]:

@@ -1,11 +1,11 @@
 """The few-shot experiment: equal budgets, runs that go on where they were stopped, tables that say what was found."""
 
-import itertools
 import json
 import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,7 @@ def test_a_set_without_held_out_images_keeps_a_quarter_of_its_own_apart(cell):
 
 def test_a_stopped_run_ends_where_an_undisturbed_one_does(cell, tmp_path, monkeypatch):
     whole = cells.run(cell, 5)
-    other = Cell(*(getattr(cell, name) for name in ("recipe", "set", "method", "how", "seed", "samples")), str(tmp_path / "other"))
+    other = replace(cell, folder=str(tmp_path / "other"))
     step, scored = cells.Trainer.train_step, cells.score
     with monkeypatch.context() as patch:
         patch.setattr(cells, "score", lambda cell, trainer: 1 / 0 if trainer.step == 5 else scored(cell, trainer))  # 1/2 of the way
@@ -111,14 +111,27 @@ def test_a_run_is_scored_at_parts_of_its_way_and_charged_for_training_alone(cell
     assert curve[-1]["rejected_share"] == 0 and curve[-1]["pit"] == pytest.approx(1 / 25)
 
 
+def test_jobs_that_take_turns_are_told_apart_under_noise(monkeypatch):
+    clock, random = [0.0], torch.Generator().manual_seed(0)
+
+    def job(seconds):
+        def work():
+            disturbed = 1 + 3 * (int(clock[0]) % 20 < 9)  # for long times all take four times as long
+            clock[0] += seconds * disturbed * (0.9 + 0.2 * torch.rand((), generator=random).item())
+
+        return work
+
+    monkeypatch.setattr(cells.time, "process_time", lambda: clock[0])
+    found = cells.by_turns({"one": job(0.1), "same": job(0.1), "double": job(0.2)}, 81)
+    assert found["same"] == pytest.approx(found["one"], rel=0.03) and found["double"] == pytest.approx(2 * found["one"], rel=0.03)
+
+
 def test_costs_that_are_known_stay_and_others_are_put_in_proportion(cell, monkeypatch):
-    noise = itertools.cycle([9.0, 3.0, 0.0, 1.0, 0.0, 2.0, 5.0])  # of an odd length: it falls on every part in turn
-    seconds = {"slow": (3.0, 1.0), "fast": (0.5, 0.5)}
-    monkeypatch.setattr(Cell, "trainer", lambda cell: cell.method)
-    both = {name: Cell(cell.recipe, cell.set, name, cell.how, 0, 8, "") for name in seconds}
-    monkeypatch.setattr(cells, "_costs", lambda name: tuple(part * (1 + next(noise)) for part in seconds[name]))
-    assert cells.epoch_costs(both, {}) == {"slow": 4.0, "fast": 1.0}
-    assert cells.epoch_costs(both, {"slow": 2.0, "gone": 9.0}) == {"slow": 2.0, "fast": 0.5, "gone": 9.0}
+    other = replace(cell, method="small pool", how=Method(("imle.objective=imle", "imle.refresh_epochs=1")))
+    monkeypatch.setattr(cells, "by_turns", lambda jobs, rounds: dict.fromkeys(jobs, 2.0))
+    both = {"every other": cell, "every": other}
+    assert cells.epoch_costs(both, {}) == {"every other": 5.0, "every": 6.0}  # two steps, half a refresh or a whole one
+    assert cells.epoch_costs(both, {"every": 3.0, "gone": 9.0}) == {"every": 3.0, "every other": 2.5, "gone": 9.0}
 
 
 def test_the_table_gives_means_intervals_and_differences():
