@@ -13,8 +13,7 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import signal
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -116,17 +115,18 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
 
 def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell, list[dict]]:
     """Return the curves of all cells, trained side by side where that has not been done."""
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(cells.run, cell, epochs[cell]): cell for cell in every}
-        curves = {}
-        try:
-            for done in tqdm(as_completed(waiting), total=len(waiting), unit="run"):
-                cell, curves[waiting[done]] = waiting[done], done.result()
-                tqdm.write(f"{cell.set.name} {cell.method} seed {cell.seed}: {curves[cell][-1]['fd_heldout']:.1f} held-out")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    curves = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, it ends the runs too, at their last checkpoints
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for cell, curve in tqdm(pool.imap_unordered(curve_of, epochs.items()), total=len(every), unit="run"):
+            tqdm.write(f"{cell.set.name} {cell.method} seed {cell.seed}: {curve[-1]['fd_heldout']:.1f} held-out")
+            curves[cell] = curve
     return curves
+
+
+def curve_of(job: tuple[Cell, int]) -> tuple[Cell, list[dict]]:
+    """Return a cell, and its curve after so many epochs."""
+    return job[0], cells.run(*job)
 
 
 def tables(results: dict, methods: dict[str, Method]) -> str:

@@ -3,8 +3,10 @@
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,3 +181,25 @@ def test_bad_input_is_told_in_a_line(words, told, tmp_path, capsys):
         assert ended.code == 2 and told in capsys.readouterr().err
     else:
         pytest.fail("it was taken")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts processes as Linux shows them")
+def test_a_stopped_command_leaves_no_runs_behind(images, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-m", "lab.fewshot", "--budget", "600", "--seeds", "1", "--methods", "imle", "--config", SMOKE,
+                                "--samples", "8", "--workers", "2", "--out", str(out), "--sets", f"few={images}"], cwd=ROOT, stderr=subprocess.PIPE)  # fmt: skip
+    last, patience = out / "few" / "imle" / "seed0" / "metrics.jsonl", time.monotonic() + 100
+    while not last.exists() or not last.stat().st_size:
+        assert time.monotonic() < patience and process.poll() is None
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    while any(running(child) for child in children):
+        assert time.monotonic() < patience
+        time.sleep(0.1)
+
+
+def running(process):
+    path = Path(f"/proc/{process}/stat")
+    return path.exists() and path.read_text().rsplit(")", 1)[1].split()[0] != "Z"  # which has ended, and nobody has asked how
