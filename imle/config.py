@@ -74,7 +74,7 @@ class Imle:
     sketch_dim: int = setting(0, "length of the random sketch of the features; 0 compares them whole")
     normalise: bool = setting(False, "scale features to length 1")
     search: str = setting("exact", "exact, dci, faiss or dciknn_cuda")
-    epsilon_mode: str = setting("rejected_fraction", "fixed, rejected_fraction or quantile (rs)")
+    epsilon_mode: str = setting("rejected_fraction", "fixed, rejected_fraction, quantile or rank (rs)")
     epsilon: float = setting(0.0, "radius in feature units (fixed)")
     rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (rejected_fraction)")
     epsilon_ema: float = setting(0.0, "how much of the previous refreshes' radius to keep (rejected_fraction, quantile)")
@@ -137,7 +137,7 @@ CHOICES = {
     "imle.pool_precision": ("fp32", "bf16"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
     "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
-    "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile"),
+    "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile", "rank"),
     "train.optimizer": ("adamw", "muon"),
     "train.schedule": ("constant", "cosine", "step"),
     "train.precision": ("fp32", "bf16"),
@@ -349,5 +349,7 @@ def _check_consistency(config: Config) -> None:
             )
     if len(config.train.betas) != 2:
         raise UserError(f"train.betas: expected two numbers, found {config.train.betas}")
+    if config.imle.objective == "rs" and config.imle.epsilon_mode == "rank" and config.imle.search != "exact":
+        raise UserError(f"imle.epsilon_mode: rank counts every candidate, which imle.search={config.imle.search} does not; use exact")
     if config.imle.staleness > config.imle.force_resample:
         raise UserError("imle.staleness: must not be larger than imle.force_resample")

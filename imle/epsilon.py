@@ -1,4 +1,4 @@
-"""The rejection radius epsilon: a fixed number, or whatever distance rejects a given share of the pool."""
+"""What may be matched: nothing within a radius epsilon, fixed or set by the pool's distances, or by rank alone."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,22 @@ def target_share(n: int, m: int) -> float:
     candidates it is measured on, a ball holds a few at n = 1,000 and none at n = 10,000.
     """
     return max(0.0, 1 - 2 ** -(1 / n - 1 / m))
+
+
+def prior_ranks(n: int, m: int, generator: torch.Generator) -> Tensor:
+    """Draw which of its nearest candidates in a pool of m each of n images is matched to, int64 (n,) from 1 (`rank`).
+
+    RS-IMLE asks for a prior under which the nearest of m is distributed as the nearest of n was: density phi(F) f, with
+    phi(t) = (n/m) (1 - t)^(n/m - 1), which the hard ball approximates. A pool of m old draws gives that law exactly if, going
+    outwards from the image, the candidate of rank r is accepted with probability n / (m - r + 1), which is phi at
+    F = (r - 1)/m but for the power n/m, and the first accepted is the match: its rank is then that of the nearest of n
+    candidates chosen from the m at random. (Thinning the pool by phi over its largest value leaves some ten candidates of
+    500, and the nearest of these has another law.)
+    """
+    accepted = (n / torch.arange(m, 0, -1, dtype=torch.float64)).clamp(max=1)  # (m,) of ranks 1 to m
+    passed_over = (1 - accepted).cumprod(0)  # (m,) that ranks 1 to r all are
+    chance = torch.rand(n, dtype=torch.float64, generator=generator)
+    return 1 + torch.searchsorted(-passed_over, -chance).clamp(max=m - 1)
 
 
 class Epsilon:

@@ -116,6 +116,11 @@ def test_wrong_values(word, told):
     assert message.startswith(word.split("=")[0].split(".")[0]) and told in message
 
 
+def test_ranks_are_counted_by_an_exact_search_alone():
+    assert refused(["imle.epsilon_mode=rank", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
+    load_config(None, ["imle.epsilon_mode=rank", "imle.search=dci", "imle.objective=imle"])
+
+
 @pytest.mark.parametrize("word, told", [
     ("imle.epsilom=1", "imle.epsilom: no such setting; did you mean imle.epsilon?"),
     ("epochs=1", "epochs: no such setting; did you mean train.epochs?"),

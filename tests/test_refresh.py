@@ -7,6 +7,7 @@ import torch
 
 from imle import refresh, rng
 from imle.config import from_dict
+from imle.epsilon import prior_ranks
 from imle.refresh import Refresher, latent_gap
 
 LATENT_DIM, FEATURES, N = 6, 10, 12
@@ -217,12 +218,39 @@ def test_two_images_or_copies_or_a_single_one_are_enough(targets):
         assert torch.isfinite(matches.distance).all() and matches.latents.shape == (len(targets), LATENT_DIM)
 
 
-def test_selected_distances_of_imle_follow_the_law_of_the_nearest_of_m():
-    """With F the distribution of distances of fresh samples, a selected one has 1 - (1 - F)^m."""
-    m, repeats = 8, 1000
-    chosen = refresher(images(1), objective="imle", pool_factor=m, seed=11)
-    fresh = (embed(normal(100_000, LATENT_DIM, seed=7)) - chosen.targets).norm(dim=1).sort().values
-    selected = torch.cat([chosen.refresh(embed, number, 0).distance for number in range(repeats)]).sort().values
-    below = torch.searchsorted(fresh, selected) / len(fresh)  # F at every selected distance
-    law, steps = 1 - (1 - below) ** m, torch.arange(repeats + 1) / repeats
-    assert max((law - steps[:-1]).abs().max(), (law - steps[1:]).abs().max()) < 0.05  # Kolmogorov-Smirnov
+@pytest.mark.parametrize("settings, exponent", [
+    ({"objective": "imle"}, 60), ({"objective": "rs", "epsilon_mode": "rank"}, 3)])
+def test_selected_distances_follow_the_law_of_the_nearest_of_so_many(settings, exponent):
+    """With F the distribution of distances of fresh samples, the nearest of k has 1 - (1 - F)^k.
+
+    For IMLE k is the size of the pool, for the rank prior the number of images, here 3.
+    """
+    repeats, targets = 2000, images(3)
+    chosen = refresher(targets, seed=11, **settings)
+    fresh = torch.cdist(targets, embed(normal(200_000, LATENT_DIM, seed=7))).sort(dim=1).values
+    selected = torch.stack([chosen.refresh(embed, number, 0).distance for number in range(repeats)], dim=1)  # (3, repeats)
+    below = torch.searchsorted(fresh, selected.contiguous()) / fresh.shape[1]  # F at every selected distance
+    law = (1 - (1 - below) ** exponent).flatten().sort().values  # even on [0, 1] if the law holds
+    steps = torch.arange(len(law) + 1) / len(law)
+    assert max((law - steps[:-1]).abs().max(), (law - steps[1:]).abs().max()) < 0.03  # Kolmogorov-Smirnov
+
+
+@pytest.mark.parametrize("pool_batch", [64, 7])
+@pytest.mark.parametrize("pool_factor, top_rank", [(20, 2), (1, 1), (0.5, 1)])
+def test_the_rank_prior_matches_the_candidate_of_the_drawn_rank(pool_factor, top_rank, pool_batch):
+    chosen = refresher(epsilon_mode="rank", pool_factor=pool_factor, pool_batch=pool_batch)
+    matches = chosen.refresh(embed, 3, 0)
+    latents, table = table_of(chosen, 3, round(N * pool_factor))
+    ids = ids_of(matches, latents)
+    ranks = prior_ranks(N, len(table), rng.generator(0, "ranks", 3))
+    assert torch.equal(ids, table.argsort(dim=0)[ranks - 1, torch.arange(N)])
+    assert ranks.max() >= top_rank and (pool_factor > 1 or (ranks == 1).all())
+    told = matches.diagnostics
+    assert told["rejected_share"] == 0 and told["fallback_images"] == 0
+    assert told["pit"] == pytest.approx(ranks.double().mean().item() / (len(table) + 1))
+
+
+def test_the_rank_prior_waits_for_the_gate():
+    prior, plain = refresher(epsilon_mode="rank", reject_after=1), refresher(objective="imle")
+    assert torch.equal(prior.refresh(embed, 0, 0).latents, plain.refresh(embed, 0, 0).latents)
+    assert prior.refresh(embed, 1, 1).distance.mean() > plain.refresh(embed, 1, 1).distance.mean()

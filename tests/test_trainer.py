@@ -270,7 +270,7 @@ def test_mirror_images_are_images_of_their_own():
 @pytest.mark.parametrize("search", ["exact", "dci"])
 @pytest.mark.parametrize("settings", [
     {"features": "pixels", "sketch_dim": 20, "normalise": True, "epsilon_mode": "fixed", "epsilon": 0.1},
-    {"features": "effnet-lite0", "sketch_dim": 64}, {"epsilon_mode": "quantile"}, {"pool_factor": 0.3},
+    {"features": "effnet-lite0", "sketch_dim": 64}, {"epsilon_mode": "quantile"}, {"epsilon_mode": "rank"}, {"pool_factor": 0.3},
     {"epsilon_mode": "fixed", "epsilon": 1e6}, {"objective": "adaptive", "staleness": 1, "force_resample": 2}])  # fmt: skip
 def test_every_kind_of_refresh_trains(settings, search):
     made = trainer(imle={"search": search, **settings})

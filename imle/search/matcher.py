@@ -14,7 +14,6 @@ from imle.search.exact import Nearest, nearest
 from imle.search.index import NeighbourIndex, open_index
 
 SAMPLE_SIZE = 2048  # candidates kept for counting `Match.nearer`
-LAST = torch.iinfo(torch.int64).max  # above all pool ids
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,13 @@ class Match:
     sqrt(2 u / SAMPLE_SIZE).
     """
 
-    index: Tensor  # int64 (n,) pool id of each target's nearest surviving candidate, -1 = none survived
+    index: Tensor  # int64 (n,) pool id of each target's nearest surviving candidate (or `ranks`-th), -1 = none survived
     distance: Tensor  # float32 (n,) its Euclidean distance, rounded from float64; inf where none survived
     fallback: Tensor  # int64 (n,) pool id of the nearest candidate, rejected or not; -1 only for an empty pool
     fallback_distance: Tensor  # float32 (n,)
     seen: int  # candidates offered
     rejected: int  # of these, rejected
-    nearer: Tensor  # int64 (n,) candidates strictly nearer than the match; `seen` where none survived
+    nearer: Tensor  # int64 (n,) candidates strictly nearer than the match (with `ranks`, before it); `seen` where none survived
 
 
 def alone(values: Tensor) -> Tensor:
@@ -55,12 +54,14 @@ class PoolMatcher:
     and they compare nothing before that.
     """
 
-    def __init__(self, targets: Tensor, epsilon: float | Tensor, search: str = "exact", *,
+    def __init__(self, targets: Tensor, epsilon: float | Tensor, search: str = "exact", *, ranks: Tensor | None = None,
                  generator: torch.Generator | None = None):  # fmt: skip
         """Prepare for `targets` (n, D) with radius `epsilon`, one number or one per target (n,), in feature units.
 
-        `generator` seeds `dci` and is not advanced. Raises UserError if a target is not finite, or if `search` is
-        unknown or not installed; ValueError on a wrong shape or a radius that is negative or NaN.
+        With `ranks`, int64 (n,) from 1, which only `exact` can count, target i is matched to its ranks[i]-th nearest
+        survivor; memory then grows with the largest of them. `generator` seeds `dci` and is not advanced. Raises
+        UserError if a target is not finite, or if `search` is unknown or not installed; ValueError on a wrong shape
+        or a radius that is negative or NaN.
         """
         targets = as_features(targets, "targets")
         if len(targets) == 0:
@@ -71,7 +72,10 @@ class PoolMatcher:
         self._exact = search == "exact"
         self._search, self._generator = search, generator
         self._open_index()  # what is missing should be missed before a pool is generated
-        self._match = Nearest(len(targets), 1, targets.device)  # among survivors
+        assert ranks is None or self._exact
+        self._ranks = torch.ones(len(targets), dtype=torch.int64) if ranks is None else ranks
+        self._ranks = self._ranks.to(targets.device)
+        self._match = Nearest(len(targets), int(self._ranks.max()), targets.device)  # among survivors
         self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among all
         self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
         self._sample = Sample(targets)
@@ -141,26 +145,24 @@ class PoolMatcher:
 
         `gathered` returns the values of all matchers that a pool was dealt out to, (matchers, *shape); all must ask.
         """
-        if self._exact:
-            index, squared = self._match.ids[:, 0], self._match.squared[:, 0]
-        else:
-            index, squared = self._look_up()
-        index, squared = nearest_of(gathered(index), gathered(squared))
+        ids, squared = (self._match.ids, self._match.squared) if self._exact else self._look_up()
+        index, squared = together(gathered(ids), gathered(squared), self._ranks)
         fallback, fallback_squared = index, squared
         if self._rejects:
-            fallback, fallback_squared = nearest_of(gathered(self._any.ids[:, 0]), gathered(self._any.squared[:, 0]))
-        nearer = gathered(self._sample.count_nearer(self._queries, squared)).sum(0)
+            first = torch.ones_like(self._ranks)
+            fallback, fallback_squared = together(gathered(self._any.ids), gathered(self._any.squared), first)
+        nearer = gathered(self._sample.count_nearer(self._queries, squared)).sum(0) + self._ranks - 1
         seen, rejected = gathered(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
         return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), seen, rejected,
                      nearer.where(index >= 0, seen))  # fmt: skip
 
     def _look_up(self) -> tuple[Tensor, Tensor]:
-        """Find each target's nearest survivor with the index: pool ids (n,) and squared distances float64 (n,)."""
+        """Find each target's nearest survivor with the index: pool ids (n, 1) and squared distances float64 (n, 1)."""
         targets = self._queries.points
         points, ids = torch.cat(self._survivors), torch.cat(self._survivor_ids)
         self._survivors, self._survivor_ids = [points], [ids]
         if len(points) == 0:
-            return self._match.ids[:, 0], self._match.squared[:, 0]
+            return self._match.ids, self._match.squared
         index = self._open_index()
         index.add(points)
         found = index.query(targets)[1][:, 0]  # (n,) rows of points
@@ -168,13 +170,19 @@ class PoolMatcher:
         if len(lost):
             found[lost] = nearest(targets[lost], points)[1][:, 0]
         rows = torch.arange(len(targets), device=targets.device)
-        return ids[found], squared_distances(targets, points, rows, found)
+        return ids[found, None], squared_distances(targets, points, rows, found)[:, None]
 
 
-def nearest_of(ids: Tensor, squared: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each target's nearest (n,) of what several matchers found (matchers, n): by distance, then by lowest id."""
-    least = squared.amin(0)
-    return ids.masked_fill(squared > least, LAST).amin(0), least
+def together(ids: Tensor, squared: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each target's ranks[i]-th nearest (n,) of what several matchers found (matchers, n, k).
+
+    By distance, then by lowest id, as every matcher orders its own. A missing one, (-1, inf), comes last.
+    """
+    ids, squared = ids.movedim(0, 1).flatten(1), squared.movedim(0, 1).flatten(1)  # (n, matchers * k)
+    ids, order = ids.sort(dim=1)
+    squared, order = squared.gather(1, order).sort(dim=1, stable=True)
+    at = ranks[:, None] - 1
+    return ids.gather(1, order).gather(1, at)[:, 0], squared.gather(1, at)[:, 0]
 
 
 class Sample:
