@@ -1,0 +1,218 @@
+"""One cell of the few-shot experiment: a method trained on a set from one seed for so many CPU-seconds, scored on its way.
+
+CPU-seconds are what a run is charged, because they move less than the clock on a machine that others use too. What a step
+and a refresh cost is measured beforehand, the methods taking turns; the number of epochs follows from that, and with it the
+end of the learning rate's schedule. What scoring costs is not charged.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data import load_images, split_holdout
+from errors import UserError
+from imle import checkpoint
+from imle import config as configs
+from imle.config import Config
+from imle.runlog import RunLog
+from imle.sampling import generate
+from imle.sheets import grid, save_png
+from imle.trainer import Trainer
+from metrics import copying, frechet, prdc
+from metrics.features import FeaturePass
+from models.pixels import to_uint8
+
+HELD_OUT = 0.25  # of a set that comes without held-out images
+POINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the budget, where a run is scored
+SAVES = 20  # checkpoints of a run
+ROUNDS, STEPS = 5, 10  # of measuring what a method costs
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: settings upon the recipe, for a trainer with the attributes and methods of imle's."""
+
+    settings: tuple[str, ...] = ()
+    trainer: type = Trainer
+
+
+METHODS = {
+    "imle": Method(("imle.objective=imle",)),
+    "imle-n": Method(("imle.objective=imle", "imle.pool_factor=1")),
+    "adaptive": Method(("imle.objective=adaptive",)),
+    "rs": Method(("imle.objective=rs", "imle.epsilon_mode=rejected_fraction", "imle.rejected_fraction=0.1")),
+    "rs-half": Method(("imle.objective=rs", "imle.epsilon_mode=rejected_fraction", "imle.rejected_fraction=0.5")),
+    "rs-quantile": Method(("imle.objective=rs", "imle.epsilon_mode=quantile")),
+    "rs-rank": Method(("imle.objective=rs", "imle.epsilon_mode=rank")),
+}
+
+
+def method_of(word: str) -> tuple[str, Method]:
+    """Return the name and the method that a word asks for: a name in METHODS, or NAME:section.key=value;...
+
+    Raises UserError for an unknown name.
+    """
+    name, colon, settings = word.partition(":")
+    if colon:
+        return name, Method(tuple(filter(None, settings.split(";"))))
+    if name not in METHODS:
+        raise UserError(f"--methods {name}: not one of {', '.join(METHODS)}; or write NAME:section.key=value;...")
+    return name, METHODS[name]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A folder of training images, and one of held-out images; None holds out a quarter of the first."""
+
+    name: str
+    images: str
+    heldout: str | None = None
+
+
+def set_of(word: str) -> ImageSet:
+    """Return the set that a word asks for, NAME=IMAGES or NAME=IMAGES,HELDOUT. Raises UserError."""
+    name, sign, folders = word.partition("=")
+    images, comma, heldout = folders.partition(",")
+    if not (name and sign and images) or bool(comma) != bool(heldout):
+        raise UserError(f"--sets {word}: write NAME=IMAGES or NAME=IMAGES,HELDOUT")
+    return ImageSet(name, images, heldout or None)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained, and where."""
+
+    recipe: str  # a YAML file
+    set: ImageSet
+    method: str
+    how: Method
+    seed: int
+    samples: int  # to score
+    folder: str  # of the run
+
+    def config(self, epochs: int = 1) -> Config:
+        """Return the whole configuration. Raises UserError."""
+        return configs.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
+                                                 f"train.epochs={epochs}"])  # fmt: skip
+
+    def trainer(self, epochs: int = 1) -> Trainer:
+        """Return a new trainer. Raises UserError."""
+        config = self.config(epochs)
+        images, _, data = load(self.set, configs.resolution(config), config.data.fit, config.data.background)
+        return self.how.trainer(config, images, images[:0], data=data, device=torch.device("cpu"))
+
+
+@lru_cache(maxsize=4)
+def load(chosen: ImageSet, resolution: tuple[int, int], fit: str, background: str) -> tuple[Tensor, Tensor, dict]:
+    """Return a set's training images and held-out images, uint8 (N, 3, H, W), and what checkpoints say of them.
+
+    Raises UserError.
+    """
+    found = load_images(chosen.images, resolution=resolution, fit=fit, background=background, minimum=2)
+    train, held = split_holdout(found.names, 0.0 if chosen.heldout else HELD_OUT, 0)
+    heldout = found.images[held]
+    if chosen.heldout:
+        heldout = load_images(chosen.heldout, resolution=resolution, fit=fit, background=background, minimum=2).images
+    data = {"fingerprint": found.fingerprint, "names": [found.names[i] for i in train], "heldout": [found.names[i] for i in held]}
+    return found.images[train], heldout, data
+
+
+def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, float]:
+    """Return the CPU-seconds of an epoch of each method's cell, its share of a refresh included.
+
+    The methods take turns, and the median of the rounds counts. `known` costs stay what they are; the others are put in
+    proportion to them, since a machine may be slower on another day.
+    """
+    trainers = {name: cell.trainer() for name, cell in cells.items()}
+    rounds: dict[str, list[float]] = {name: [] for name in cells}
+    for _ in range(ROUNDS + 1):  # the first warms up
+        for name, trainer in trainers.items():
+            rounds[name].append(_epoch_cost(trainer))
+    found = {name: sorted(seconds[1:])[ROUNDS // 2] for name, seconds in rounds.items()}
+    ratios = sorted(known[name] / found[name] for name in cells if name in known)
+    ratio = ratios[len(ratios) // 2] if ratios else 1.0
+    return known | {name: cost * ratio for name, cost in found.items() if name not in known}
+
+
+def _epoch_cost(trainer: Trainer) -> float:
+    settings = trainer.config.imle
+    every = settings.staleness if settings.objective == "adaptive" else settings.refresh_epochs
+    started = time.process_time()
+    trainer.refresher.refresh(trainer.embed_latents, 0, trainer.step)
+    refreshed = time.process_time()
+    for _ in range(STEPS):
+        trainer.train_step()
+    return (time.process_time() - refreshed) / STEPS * trainer.steps_per_epoch + (refreshed - started) / max(1, every)
+
+
+def run(cell: Cell, epochs: int) -> list[dict]:
+    """Train a cell to its end, from where it was stopped, and return its scores at POINTS of the way."""
+    torch.set_num_threads(1)
+    folder = Path(cell.folder)
+    curve_path, last = folder / "curve.json", folder / "checkpoints" / "last.pt"
+    curve = json.loads(curve_path.read_text()) if curve_path.exists() else []
+    if len(curve) == len(POINTS):
+        return curve
+    trainer, spent, log = cell.trainer(epochs), 0.0, (0, 0)
+    if last.exists():
+        state = checkpoint.load(last)
+        trainer.load_state(state)
+        spent, log = state["cpu_seconds"], (state["log_position"], state["step"])
+    trainer.log = RunLog(folder, *log)
+    (folder / "config.yaml").write_text(configs.to_yaml(trainer.config), encoding="utf-8")
+    total = trainer.total_steps
+    stops = sorted({round(total * part) for part in (*POINTS, *((i + 1) / SAVES for i in range(SAVES)))})
+    for stop in stops:
+        started = time.process_time()
+        while trainer.step < stop:
+            trainer.rematch()
+            trainer.train_step()
+        trainer.check_finite()
+        spent += time.process_time() - started
+        if stop in [round(total * part) for part in POINTS[len(curve) :]]:
+            curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **state_of_matching(folder)})
+        if trainer.step == stop:
+            checkpoint.save(trainer.state() | {"cpu_seconds": spent}, last)
+            curve_path.write_text(json.dumps(curve, indent=1))
+    trainer.log.close()
+    return curve
+
+
+def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
+    """Return the scores of a trainer's average, and draw a sheet of its samples."""
+    drawn = to_uint8(generate(trainer.ema.module, trainer.sample_latents(cell.samples)))
+    save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
+    config = trainer.config
+    real, held = references(cell.set, configs.resolution(config), config.data.fit, config.data.background)
+    fake = features_of(drawn)
+    similarity = prdc.prdc(real, fake)
+    return {"fd_heldout": frechet.frechet_distance(held, fake), "fd_train": frechet.frechet_distance(real, fake),
+            "precision": similarity["precision"], "recall": similarity["recall"], "coverage": similarity["coverage"],
+            "copy_rate": copying.copy_rate(real, fake), "loss": trainer.losses.mean().item()}  # fmt: skip
+
+
+def features_of(images: Tensor) -> Tensor:
+    """Return the EfficientNet-Lite0 features (N, 1280) of uint8 images, as evaluate.py takes them."""
+    taken = FeaturePass("effnet-lite0", "cpu")
+    for batch in images.split(16):
+        taken.add(batch)
+    return taken.result()["features"]
+
+
+@lru_cache(maxsize=4)
+def references(*which) -> tuple[Tensor, Tensor]:
+    """Return the features of a set's training images and held-out images; see `load`."""
+    images, heldout, _ = load(*which)
+    return features_of(images), features_of(heldout)
+
+
+def state_of_matching(folder: Path) -> dict[str, float]:
+    """Return what a run logged at its last refresh."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    row = [row for row in rows if row["kind"] == "refresh"][-1]
+    return {name: row[name] for name in ("matched_level", "rejected_share", "pit", "unique_matches", "latent_gap", "train_test_gap")}

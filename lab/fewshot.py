@@ -1,0 +1,148 @@
+"""Which method makes the most of its CPU-seconds: python -m lab.fewshot --budget 300 --seeds 3
+
+Trains every method on every set from every seed for the same CPU-seconds, and scores it on held-out images at an eighth, a
+quarter, half and all of them. The same command goes on where it was stopped; more seeds, methods or sets may be asked for
+later and only what is missing is run. --out then holds results.md, results.json, curves.png, a sheet of samples of every
+set (methods in rows, the same latents in columns) and the runs, which sample.py and evaluate.py take like any others.
+
+Sets are given as NAME=IMAGES,HELDOUT or NAME=IMAGES, of which a quarter is then held out. Methods are names (--methods
+lists them when it is given an unknown one) or NAME:section.key=value;... for any settings upon the recipe.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ["OMP_NUM_THREADS"] = "1"  # a run has one thread: more change its time, hardly its work
+from tqdm import tqdm  # noqa: E402
+
+from errors import UserError, run_as_command  # noqa: E402
+from lab import cells  # noqa: E402
+from lab.cells import POINTS, Cell, ImageSet, Method  # noqa: E402
+from lab.fewshot_figures import draw_curves, draw_sheet  # noqa: E402
+from lab.intervals import shown  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_METHODS = ("imle", "imle-n", "rs", "rs-quantile", "rs-rank")
+DEFAULT_SET = f"fluent_faces={ROOT / 'data' / 'fluent_faces'},{ROOT / 'tests' / 'fluent_faces_heldout'}"
+COLUMNS = {  # of the table: (name, digits)
+    "cpu_seconds": ("CPU s", 0), "fd_heldout": ("FD held-out", 1), "fd_train": ("FD train", 1), "precision": ("precision", 2),
+    "recall": ("recall", 2), "coverage": ("coverage", 2), "copy_rate": ("copies", 3), "loss": ("loss", 3),
+    "matched_level": ("matched level", 3), "rejected_share": ("rejected", 2), "pit": ("PIT", 4), "latent_gap": ("latent gap", 2),
+}  # fmt: skip
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lab.fewshot", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--budget", type=positive(float), required=True, help="CPU-seconds of a run")
+    parser.add_argument("--seeds", type=positive(int), default=3, help="runs of a method on a set (3)")
+    parser.add_argument("--methods", nargs="+", default=DEFAULT_METHODS, metavar="METHOD", help=" ".join(DEFAULT_METHODS))
+    parser.add_argument("--sets", nargs="+", default=[DEFAULT_SET], metavar="SET", help="image sets (the shipped one)")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "fluent-faces-32.yaml", help="the recipe (32 pixels)")
+    parser.add_argument("--samples", type=positive(int), default=500, help="samples to score (500)")
+    parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="runs at once, of one thread each (all cores)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and results")
+    return parser.parse_args(words)
+
+
+def positive(kind: type):
+    """Return a converter of words to positive numbers."""
+
+    def convert(word: str):
+        value = kind(word)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"{word} is not positive")
+        return value
+
+    convert.__name__ = "number"
+    return convert
+
+
+def main(words: list[str]) -> None:
+    args = parse(words)
+    methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
+    every = [Cell(str(args.config), chosen, name, how, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"))
+             for seed in range(args.seeds) for chosen in sets for name, how in methods.items()]  # fmt: skip
+    for cell in every:
+        cell.config()  # what is wrong should be told before anything is begun
+    args.out.mkdir(parents=True, exist_ok=True)
+    check_same(args)
+    epochs = epochs_of(args.out, every, args.budget)
+    curves = train(every, epochs, args.workers)
+    results = {chosen.name: {name: [curves[cell] for cell in every if (cell.set, cell.method) == (chosen, name)] for name in methods}
+               for chosen in sets}  # fmt: skip
+    (args.out / "results.json").write_text(json.dumps(
+        {"budget": args.budget, "recipe": args.config.name, "samples": args.samples, "points": POINTS,
+         "methods": {name: " ".join(how.settings) for name, how in methods.items()}, "curves": results}, indent=1) + "\n")  # fmt: skip
+    text = tables(results, methods)
+    (args.out / "results.md").write_text(text)
+    print(text)
+    draw_curves(results, args.out / "curves.png")
+    for chosen in sets:
+        rows = [cell for cell in every if cell.set == chosen and cell.seed == 0]
+        draw_sheet({cell.method: Path(cell.folder) for cell in rows}, args.out / f"samples-{chosen.name}.png")
+
+
+def check_same(args: argparse.Namespace) -> None:
+    """Raise UserError where --out holds the runs of another recipe, budget or number of samples."""
+    asked = {"budget": args.budget, "samples": args.samples, "recipe": args.config.read_text()}
+    path = args.out / "asked.json"
+    if path.exists() and json.loads(path.read_text()) != asked:
+        differ = [name for name, value in json.loads(path.read_text()).items() if value != asked[name]]
+        raise UserError(f"--out {args.out}: holds runs of another {' and '.join(differ)}; choose another folder")
+    path.write_text(json.dumps(asked, indent=1))
+
+
+def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
+    """Return how many epochs each cell has, from costs that are measured once for every set and method."""
+    path = out / "costs.json"
+    costs = json.loads(path.read_text()) if path.exists() else {}
+    for name in {cell.set.name: None for cell in every}:
+        first = {cell.method: cell for cell in reversed(every) if cell.set.name == name}  # of the lowest seed
+        known = costs.get(name, {})
+        if not first.keys() <= known.keys():
+            print(f"measuring what an epoch costs on {name}", flush=True)
+            costs[name] = cells.epoch_costs(first, known)
+            path.write_text(json.dumps(costs, indent=1))
+    return {cell: max(1, round(budget / costs[cell.set.name][cell.method])) for cell in every}
+
+
+def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell, list[dict]]:
+    """Return the curves of all cells, trained side by side where that has not been done."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(cells.run, cell, epochs[cell]): cell for cell in every}
+        curves = {}
+        try:
+            for done in tqdm(as_completed(waiting), total=len(waiting), unit="run"):
+                cell, curves[waiting[done]] = waiting[done], done.result()
+                tqdm.write(f"{cell.set.name} {cell.method} seed {cell.seed}: {curves[cell][-1]['fd_heldout']:.1f} held-out")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return curves
+
+
+def tables(results: dict, methods: dict[str, Method]) -> str:
+    """Return a table for every set: the last scores, mean +- half of the 95% interval over seeds."""
+    heads = [head for head, _ in COLUMNS.values()]
+    lines = [f"`{name}`: {' '.join(how.settings) or 'the recipe as it is'}  " for name, how in methods.items()]
+    for chosen, of_method in results.items():
+        first = next(iter(of_method))
+        lines += ["", f"### {chosen}", "", f"| method | {' | '.join(heads)} | held-out less {first}'s |", "|---" * (len(heads) + 2) + "|"]
+        for name, runs in of_method.items():
+            last = [run[-1] for run in runs]
+            found = [shown([point[key] for point in last], digits) if last[0][key] is not None else "-"
+                     for key, (_, digits) in COLUMNS.items()]  # fmt: skip
+            pairs = [one[-1]["fd_heldout"] - other[-1]["fd_heldout"] for one, other in zip(runs, of_method[first])]
+            lines.append(f"| {name} | {' | '.join(found)} | {shown(pairs, 1) if name != first else '-'} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_as_command(main)

@@ -1,0 +1,21 @@
+"""The mean of a few runs, and how far it may be off: Student's 95% interval."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy.stats import t
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of the values and half the width of its 95% interval, which is NaN for a single one."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return mean, math.nan
+    return mean, float(t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+
+
+def shown(values: Sequence[float], digits: int) -> str:
+    """Return `mean +- half width` as a table has it; the mean alone for a single value."""
+    mean, half = interval(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" +- {half:.{digits}f}")

@@ -1,0 +1,166 @@
+"""The few-shot experiment: equal budgets, runs that go on where they were stopped, tables that say what was found."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from errors import UserError
+from lab import cells, fewshot
+from lab.cells import Cell, ImageSet, Method, method_of, set_of
+from lab.intervals import interval, shown
+
+ROOT = Path(__file__).parent.parent
+SMOKE = str(ROOT / "configs" / "smoke-32.yaml")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of sixteen images."""
+    folder = tmp_path_factory.mktemp("images")
+    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:16]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def cell(images, tmp_path, monkeypatch):
+    """A cell whose samples are scored by their mean, which takes no time."""
+    monkeypatch.setattr(cells, "score", lambda cell, trainer: {"fd_heldout": float(trainer.losses.sum())})
+    return Cell(SMOKE, ImageSet("few", str(images)), "imle", Method(("imle.objective=imle",)), 3, 8, str(tmp_path / "run"))
+
+
+def test_the_interval_is_students():
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert mean == 2 and half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert shown([1.0, 2.0, 3.0], 1) == "2.0 +- 2.5" and shown([4.25], 2) == "4.25"
+
+
+def test_methods_are_names_or_settings():
+    assert method_of("imle") == ("imle", cells.METHODS["imle"])
+    assert method_of("a b:train.epochs=1;seed=2") == ("a b", Method(("train.epochs=1", "seed=2")))
+    assert method_of("plain:") == ("plain", Method())
+    with pytest.raises(UserError, match="--methods fastgan: not one of imle, imle-n"):
+        method_of("fastgan")
+
+
+@pytest.mark.parametrize("name", cells.METHODS)
+def test_every_method_is_a_recipe(name, cell):
+    method_cell = Cell(cell.recipe, cell.set, name, cells.METHODS[name], 0, 8, cell.folder)
+    assert method_cell.config(7).train.epochs == 7
+
+
+def test_sets_are_one_folder_or_two():
+    assert set_of("a=x") == ImageSet("a", "x") and set_of("a=x,y=z") == ImageSet("a", "x", "y=z")
+    for word in ("a", "=x", "a=", "a=x,", "a=,y"):
+        with pytest.raises(UserError, match="write NAME=IMAGES"):
+            set_of(word)
+
+
+def test_a_set_without_held_out_images_keeps_a_quarter_of_its_own_apart(cell):
+    train, heldout, data = cells.load(cell.set, (32, 32), "crop", "white")
+    assert len(train) == 12 and len(heldout) == 4
+    assert set(data["names"]).isdisjoint(data["heldout"]) and len(data["names"]) == 12
+    assert cell.trainer().n == 12
+
+
+def test_a_stopped_run_ends_where_an_undisturbed_one_does(cell, tmp_path, monkeypatch):
+    whole = cells.run(cell, 5)
+    other = Cell(*(getattr(cell, name) for name in ("recipe", "set", "method", "how", "seed", "samples")), str(tmp_path / "other"))
+    step, scored = cells.Trainer.train_step, cells.score
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "score", lambda cell, trainer: 1 / 0 if trainer.step == 5 else scored(cell, trainer))  # 1/2 of the way
+        with pytest.raises(ZeroDivisionError):
+            cells.run(other, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(cells.Trainer, "train_step", lambda trainer: 1 / 0 if trainer.step == 8 else step(trainer))
+        with pytest.raises(ZeroDivisionError):
+            cells.run(other, 5)
+    assert len(json.loads((Path(other.folder) / "curve.json").read_text())) == 3
+    assert [without_seconds(point) for point in cells.run(other, 5)] == [without_seconds(point) for point in whole]
+    one, same = (torch.load(Path(c.folder) / "checkpoints" / "last.pt", weights_only=True) for c in (cell, other))
+    assert all(torch.equal(one["ema"][name], same["ema"][name]) for name in one["ema"])
+    assert cells.run(other, 5) == json.loads((Path(other.folder) / "curve.json").read_text())
+
+
+def without_seconds(point):
+    return {key: value for key, value in point.items() if key != "cpu_seconds"}
+
+
+def test_a_run_is_scored_at_parts_of_its_way_and_charged_for_training_alone(cell, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(cells.time, "process_time", lambda: clock[0])
+
+    def costing(function, seconds):
+        def charged(*words):
+            clock[0] += seconds
+            return function(*words)
+
+        return charged
+
+    monkeypatch.setattr(cells.Trainer, "train_step", costing(cells.Trainer.train_step, 1.0))
+    monkeypatch.setattr(cells, "score", costing(cells.score, 100.0))
+    curve = cells.run(cell, 4)
+    assert [point["step"] for point in curve] == [1, 2, 4, 8] and [point["cpu_seconds"] for point in curve] == [1, 2, 4, 8]
+    assert curve[-1]["rejected_share"] == 0 and curve[-1]["pit"] == pytest.approx(1 / 25)
+
+
+def test_costs_that_are_known_stay_and_others_are_put_in_proportion(cell, monkeypatch):
+    seconds = {"slow": 4.0, "fast": 1.0}
+    monkeypatch.setattr(Cell, "trainer", lambda cell: cell.method)
+    monkeypatch.setattr(cells, "_epoch_cost", seconds.get)
+    both = {name: Cell(cell.recipe, cell.set, name, cell.how, 0, 8, "") for name in seconds}
+    assert cells.epoch_costs(both, {}) == seconds
+    assert cells.epoch_costs(both, {"slow": 2.0, "gone": 9.0}) == {"slow": 2.0, "fast": 0.5, "gone": 9.0}
+
+
+def test_the_table_gives_means_intervals_and_differences():
+    def point(value, copies=None):
+        return {**dict.fromkeys(fewshot.COLUMNS, 0.0), "fd_heldout": value, "copy_rate": copies}
+
+    results = {"few": {"a": [[point(1)], [point(3)]], "b": [[point(2)], [point(4)]]}}
+    text = fewshot.tables(results, {"a": Method(), "b": Method(("seed=1",))})
+    rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    head, one, other = rows
+    assert [len(row) for row in rows] == [len(head)] * 3 and "`b`: seed=1" in text
+    assert one[head.index("FD held-out")] == "2.0 +- 12.7" and one[head.index("copies")] == "-"
+    assert one[-1] == "-" and other[-1] == "1.0 +- 0.0" and head[-1] == "held-out less a's"
+
+
+def lab(*words):
+    return subprocess.run([sys.executable, "-m", "lab.fewshot", *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_makes_tables_figures_and_runs_and_goes_on(images, tmp_path):
+    words = ("--budget", 0.3, "--samples", 8, "--config", SMOKE, "--workers", 1, "--out", tmp_path / "out", "--sets", f"few={images}")
+    done = lab(*words, "--methods", "imle", "small:model.style_dim=16", "--seeds", 1)
+    assert done.returncode == 0, done.stderr
+    for name in ("results.md", "results.json", "curves.png", "samples-few.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 100
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    (curve,) = found["curves"]["few"]["small"]
+    assert len(curve) == 4 and all(math.isfinite(point["fd_heldout"]) for point in curve)
+    assert (tmp_path / "out" / "few" / "small" / "seed0" / "checkpoints" / "last.pt").exists()
+    assert "| small | " in done.stdout
+    with pytest.raises(UserError, match="holds runs of another samples; choose another folder"):
+        fewshot.main([str(word) for word in (*words, "--samples", 9)])
+
+
+@pytest.mark.parametrize("words, told", [
+    (("--methods", "gan"), "--methods gan: not one of"), (("--sets", "x"), "--sets x: write"), (("--budget", "0"), "not positive"),
+    (("--config", "none.yaml"), "none.yaml"), (("--methods", "a:train.epoch=1"), "train.epoch: no such setting"),
+    (("--sets", "a=nowhere"), "nowhere")])  # fmt: skip
+def test_bad_input_is_told_in_a_line(words, told, tmp_path, capsys):
+    try:
+        fewshot.main(["--budget", "1", "--out", str(tmp_path / "out"), *words])
+    except UserError as error:
+        assert told in str(error)
+    except SystemExit as ended:
+        assert ended.code == 2 and told in capsys.readouterr().err
+    else:
+        pytest.fail("it was taken")
