@@ -5,11 +5,14 @@ import math
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from errors import UserError
 from imle import processes
 from imle.sheets import grid, save_png
 
@@ -20,12 +23,14 @@ class RunLog:
     def __init__(self, folder: Path, resume_at: int = 0, step: int = 0):
         """Open the log; `resume_at` is the length of metrics.jsonl at the checkpoint that the run goes on from.
 
-        Rows after it were written by steps that will be run again, and are cut off.
+        Rows after it were written by steps that will be run again, and are cut off. Raises UserError where another
+        process has the log open, before anything is changed.
         """
         self.folder = folder
         for name in ("samples", "matches", "checkpoints", "tensorboard"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.file = open(folder / "metrics.jsonl", "ab")
+        keep_to_oneself(self.file, folder)
         self.file.truncate(min(resume_at, self.file.tell()))
         self.file.seek(0, os.SEEK_END)
         from torch.utils.tensorboard import SummaryWriter
@@ -55,6 +60,20 @@ class RunLog:
     def close(self) -> None:
         self.tensorboard.close()
         self.file.close()
+
+
+def keep_to_oneself(file: BinaryIO, folder: Path) -> None:
+    """Lock an open file until it is closed, or its process ends in whatever way; Windows and some network disks have no locks.
+
+    Raises UserError where another process has locked it.
+    """
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--run {folder}: another process is training in it; wait for its end, or choose another --run") from None
 
 
 class SilentLog:

@@ -308,6 +308,24 @@ def test_a_run_that_cannot_be_written_is_told(images, command, tmp_path):
     assert (tmp_path / "file").read_text() == ""
 
 
+def test_a_run_has_one_process_at_a_time(images, command, finished):
+    before, go_on = hashes(finished), words(images, finished, *TINY, "train.epochs=9")
+    log = RunLog(finished, *position_of(finished))
+    try:
+        told = one_line(command("train.py", *go_on))
+    finally:
+        log.close()
+    shutil.rmtree(finished / "tensorboard")  # the log above left its own file
+    assert told == f"error: --run {finished}: another process is training in it; wait for its end, or choose another --run\n"
+    assert {name: value for name, value in before.items() if "tensorboard" not in name} == hashes(finished)
+    assert command("train.py", *go_on).returncode == 0
+
+
+def position_of(run):
+    state = checkpoint.load(run / "checkpoints" / "last.pt")
+    return state["log_position"], state["step"]
+
+
 def test_a_run_inside_its_own_images_is_refused(images, command):
     assert "lies in data.path" in one_line(command("train.py", *words(images, images / "run")))
     assert not (images / "run").exists()
