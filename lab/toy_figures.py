@@ -149,7 +149,7 @@ def draw_latents(runs: list[Run], path: Path) -> None:
             panel.set_title(run.method, color=COLORS[run.method], fontweight="bold")
             for radius in (1, 2, 3):
                 panel.add_patch(pyplot.Circle((0, 0), radius, fill=False, color=PALE, zorder=0))
-        figure.text(0.01, 0.967, "all that were selected in the last half of the training; the colour is that of the image:", va="top")
+        figure.text(0.01, 0.967, "all that were selected in the last half of training, in the colours of their images:", va="top")
         key = figure.add_axes((0.87, 0.938, 0.1, 0.055))  # beside the title
         key.scatter(*infinity_symbol().numpy().T, s=18, c=colors, linewidths=0)
         key.axis("off")
@@ -194,7 +194,8 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
         for panel, (name, heading) in zip(panels.flat, headings.items()):
             for method in METHODS:
                 steps, values = diagnostic([run for run in runs if run.method == method], name)
-                panel.plot(steps, values, "--" if method == "Adaptive IMLE" else "-", color=COLORS[method], label=method, linewidth=2)
+                dashes = "--" if method == "Adaptive IMLE" else "-"  # where it lies upon IMLE's
+                panel.plot(steps, values, dashes, color=COLORS[method], label=method, linewidth=2)
             panel.set_title(heading)
             panel.grid(True)
         pit, gap, difference, rejected = panels.flat
@@ -205,7 +206,8 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
                          textcoords="offset points", ha="right", fontsize=10)  # fmt: skip
         gap.axhline(1, color=INK, linewidth=0.8, linestyle=":")
         difference.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-        rejected.annotate("none: IMLE, Adaptive IMLE and the rank prior", (0, 0), xytext=(4, 5), textcoords="offset points", fontsize=10)
+        rejected.annotate("none: both IMLE, Adaptive IMLE and the rank prior", (0, 0), xytext=(4, 5), textcoords="offset points",
+                          fontsize=10)  # fmt: skip
         for panel in panels[1]:
             panel.set_xlabel("step")
             panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
