@@ -46,7 +46,12 @@ class Model:
 
     latent_dim: int = setting(32, "length of a latent z")
     style_dim: int = setting(256, "width of the mapping network and length of a style w")
-    mapping_layers: int = setting(4, "layers of the mapping network")
+    mapping: str = setting("mlp", "from latents to styles: mlp, or tokens (recursive token mapper)")
+    mapping_layers: int = setting(4, "layers of the mapping network (mlp)")
+    tokens: int = setting(8, "tokens that a latent becomes (tokens)")
+    token_dim: int = setting(32, "length of a token (tokens)")
+    token_cycles: int = setting(3, "refinements of the inner state in a step (tokens)")
+    token_steps: int = setting(3, "refinements of the outer state, the last of which alone has a gradient (tokens)")
     channels: list[int] = setting([128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards")
     blocks: list[int] = setting([2, 2, 2, 2, 1], "blocks at each resolution")
     bottleneck: float = setting(0.25, "inner width of a block as a share of its width")
@@ -58,6 +63,9 @@ class Loss:
 
     perceptual: str = setting("effnet-lite0", "lpips-vgg, effnet-lite0 or pixels")
     pixel_weight: float = setting(0.3, "weight of the mean squared error of pixels beside it")
+    distance: str = setting("squared", "squared, or robust: charbonnier or geman-mcclure, where what is far off counts for less")
+    scale: float = setting(1.0, "difference at a position, c, from which on it does (charbonnier, geman-mcclure); features have length 1")
+    stage_weight: float = setting(0.0, "weight of the mean squared error at the resolutions below the final one; 0 has no heads there")
     cache_gb: float = setting(4.0, "keep all targets' maps in memory up to this size, otherwise embed them at each step")
 
 
@@ -97,6 +105,7 @@ class Train:
     micro_batch: int = setting(0, "images of a step that a process takes at once, to save memory; 0 takes all")
     optimizer: str = setting("adamw", "adamw, or muon (for the convolutions, with adamw for the rest)")
     learning_rate: float = setting(2e-3, "of the optimiser")
+    mapping_rate: float = setting(1.0, "the mapping network's learning rate, as a share of the others'")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")
     weight_decay: float = setting(0.01, "of the optimiser")
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0")
@@ -132,7 +141,9 @@ class Config:
 
 CHOICES = {
     "data.fit": ("crop", "pad", "stretch"),
+    "model.mapping": ("mlp", "tokens"),
     "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
+    "loss.distance": ("squared", "charbonnier", "geman-mcclure"),
     "imle.objective": ("imle", "adaptive", "rs"),
     "imle.pool_precision": ("fp32", "bf16"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
@@ -147,14 +158,15 @@ RANGES = {
     "data.resolution": (8, 2048), "data.holdout": (0.0, 0.9),
     "model.latent_dim": (1, None), "model.style_dim": (1, None), "model.mapping_layers": (0, 64),
     "model.channels": (1, None), "model.blocks": (1, None), "model.bottleneck": (0.01, 4.0),
-    "loss.pixel_weight": (0.0, None), "loss.cache_gb": (0.0, None),
+    "model.tokens": (1, None), "model.token_dim": (2, None), "model.token_cycles": (1, None), "model.token_steps": (1, None),
+    "loss.pixel_weight": (0.0, None), "loss.scale": (0.001, 1000.0), "loss.stage_weight": (0.0, None), "loss.cache_gb": (0.0, None),
     "imle.pool_factor": (0.01, None), "imle.pool_batch": (1, None), "imle.refresh_epochs": (1, None),
     "imle.sketch_dim": (0, None), "imle.epsilon": (0.0, None), "imle.rejected_fraction": (0.0, 0.99),
     "imle.epsilon_ema": (0.0, 0.999), "imle.reject_after": (0, None), "imle.reject_below": (0.0, None),
     "imle.top_up": (1.0, None), "imle.perturbation": (0.0, None), "imle.adaptive_decay": (0.0, 1.0),
     "imle.staleness": (0, None), "imle.force_resample": (1, None),
     "train.epochs": (1, None), "train.batch_size": (1, None), "train.micro_batch": (0, None),
-    "train.learning_rate": (0.0, None),
+    "train.learning_rate": (0.0, None), "train.mapping_rate": (0.0, None),
     "train.betas": (0.0, 0.9999999), "train.weight_decay": (0.0, None), "train.warmup_steps": (0, None),
     "train.decay_epochs": (1, None), "train.decay_factor": (0.0, 1.0), "train.ema_decay": (0.0, 1.0),
     "log.sheet_epochs": (1, None), "log.checkpoint_epochs": (1, None), "log.num_scored": (2, None),
@@ -347,6 +359,8 @@ def _check_consistency(config: Config) -> None:
                 f"data.resolution: {side} does not fit {levels} entries in model.channels, which double a start of "
                 f"2 or more pixels {levels - 1} times; use a multiple of {scale} from {2 * scale}, or change model.channels"
             )
+    if config.loss.stage_weight and levels == 1:
+        raise UserError("loss.stage_weight: needs a resolution below the final one, and model.channels has a single entry; set it to 0")
     if len(config.train.betas) != 2:
         raise UserError(f"train.betas: expected two numbers, found {config.train.betas}")
     if config.imle.objective == "rs" and config.imle.epsilon_mode == "rank" and config.imle.search != "exact":

@@ -18,17 +18,28 @@ ITERATIONS = 3
 SMALLEST = 8  # rows and columns: colours and the like, of fewer, have little to be orthogonal to
 
 
-def make_optimizer(generator: nn.Module, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
-    """Return the optimiser that `train.optimizer` names."""
+def make_optimizer(network: nn.Module, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
+    """Return the optimiser of a generator, or of one with heads, that `train.optimizer` names."""
     if settings.optimizer == "adamw":
-        return adamw(list(generator.parameters()), settings)
-    return MuonAdamW(generator, settings)
+        return adamw(dict(network.named_parameters()), settings)
+    return MuonAdamW(network, settings)
 
 
-def adamw(parameters: list[nn.Parameter], settings: Train) -> torch.optim.Optimizer:
-    """Return AdamW in one kernel."""
-    return torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=tuple(settings.betas),
+def adamw(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.Optimizer:
+    """Return AdamW in fused kernels for parameters by name; a group's "share" says how much of the learning rate it has."""
+    groups = [{"params": list(parameters.values())}]
+    if settings.mapping_rate != 1:
+        mapping = {name for name in parameters if "mapping." in name}
+        groups = [{"params": [parameters[name] for name in parameters if name not in mapping]},
+                  {"params": [parameters[name] for name in parameters if name in mapping], "share": settings.mapping_rate}]  # fmt: skip
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.betas),
                              weight_decay=settings.weight_decay, fused=True)  # fmt: skip
+
+
+def set_learning_rate(optimizer: "torch.optim.Optimizer | MuonAdamW", rate: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 class MuonAdamW:
@@ -44,13 +55,13 @@ class MuonAdamW:
             groups.setdefault(tuple(bucket(side) for side in wide(matrix).shape), []).append(matrix)
         self.stacks = [Stack(group) for group in groups.values()]
         taken = {id(matrix) for group in groups.values() for matrix in group}
-        self.rest = adamw([p for p in generator.parameters() if id(p) not in taken], settings)
+        self.rest = adamw({name: p for name, p in generator.named_parameters() if id(p) not in taken}, settings)
         device = next(generator.parameters()).device
         self.found_inf = torch.zeros((), dtype=torch.float32, device=device)  # while it is 1, step() changes nothing
 
     @property
     def param_groups(self) -> list[dict]:
-        """Return the groups whose "lr" is the learning rate of all."""
+        """Return AdamW's groups; the learning rate of the first is Muon's too."""
         return self.rest.param_groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -9,9 +9,9 @@ DEFAULTS = to_dict(Config())  # what a checkpoint that knows nothing of a settin
 FIXED = {
     "data": ("resolution", "fit", "background", "flips", "holdout"),
     "model": None,
-    "loss": ("perceptual", "pixel_weight"),
+    "loss": ("perceptual", "pixel_weight", "distance", "scale", "stage_weight"),
     "imle": ("objective", "pool_factor", "features", "sketch_dim", "normalise"),
-    "train": ("optimizer",),
+    "train": ("optimizer", "mapping_rate"),
 }
 # Settings that change nothing but speed, memory or where things are.
 SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb", "train.micro_batch", "train.compile"}

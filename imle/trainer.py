@@ -16,11 +16,12 @@ from imle import checkpoint, processes, rng
 from imle.compiling import telling_of_compilation
 from imle.config import Config, to_dict
 from imle.device import send
+from imle.distance import make_distance
 from imle.ema import Ema
 from imle.features import SearchFeatures
 from imle.guard import Guard
 from imle.objectives import OBJECTIVES
-from imle.optimizer import make_optimizer
+from imle.optimizer import make_optimizer, set_learning_rate
 from imle.refresh import Refresher
 from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
@@ -28,8 +29,9 @@ from imle.scores import energy_distance, nearest_other
 from imle.search import distances
 from imle.targets import Targets, embed
 from models.memory import memory_for
-from models.perceptual import Embedding, load_embedding, squared_distance
-from models.pixels import to_uint8
+from models.perceptual import Embedding, load_embedding
+from models.pixels import to_float, to_uint8
+from models.stages import Staged, make_heads, shrunk, stage_maps
 
 SHEET = 64  # samples on a sheet, of seeds 0 to 63: the pictures that sample.py gives for these seeds
 
@@ -50,11 +52,15 @@ class Trainer:
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
         self.generator, embedding, self.search_features = self.networks(pretrained)
         self.ema = Ema(self.generator, config.train.ema_decay)
-        self.optimizer = make_optimizer(self.generator, config.train)
+        # Made after the generator, which so begins the same with heads and without.
+        self.heads = make_heads(self.generator).to(device) if config.loss.stage_weight else None
+        self.network = Staged(self.generator, self.heads) if self.heads else self.generator  # what a step runs and updates
+        self.distance = make_distance(config.loss)
+        self.optimizer = make_optimizer(self.network, config.train)
         self.guard = Guard(self.optimizer, device)
         self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
         compiled = torch.compile if config.train.compile else lambda network: network
-        self.parallel = processes.parallel(self.generator)
+        self.parallel = processes.parallel(self.network)
         self.draw, self.embedding = compiled(self.parallel), compiled(embedding)  # of a step; a pool's are not compiled
         self.reference = embed(self.search_features, heldout.to(device)) if len(heldout) > 1 else self.targets.features
         self.refresher = Refresher(config, self.targets.features)
@@ -113,12 +119,11 @@ class Trainer:
             latents = latents + self.config.imle.perturbation * send(noise, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         distance = self.backward(index, latents)
-        norm = nn.utils.get_total_norm([p.grad for p in self.generator.parameters()])
+        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters()])
         self.guard.watch(norm + distance.sum(), self.step)
         if self.guard.at_once:
             self.check_finite()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+        set_learning_rate(self.optimizer, self.learning_rate(self.step))
         self.optimizer.step()
         self.ema.update(self.generator, self.step)
         self.losses[index] = distance
@@ -137,13 +142,24 @@ class Trainer:
         parts, found = list(zip(index[own].split(size), latents[own].split(size))), []
         for number, (images, z) in enumerate(parts, 1):
             with telling_of_compilation(), processes.kept_apart(self.parallel, number < len(parts)):
-                with self.autocast(self.config.train.precision):
-                    maps = self.embedding(self.draw(z))
-                distance = squared_distance(maps, self.targets.maps(images))
-                (weight * distance.sum()).backward()
+                distance, total = self.compare(images, z)
+                (weight * total.sum()).backward()
             found.append(distance.detach().float())
         losses[share] = torch.cat(found)[: len(losses[share])]
         return processes.summed(losses)
+
+    def compare(self, images: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the distances (B,) of images numbered `images` (B,) to what `z` give, without and with their stages."""
+        with self.autocast(self.config.train.precision):
+            drawn = self.draw(z)
+            *stages, image = drawn if self.heads else [drawn]
+            maps = self.embedding(image)
+        distance = self.distance(maps, self.targets.maps(images))
+        if not stages:
+            return distance, distance
+        targets = shrunk(to_float(self.targets.images[images]), stages)
+        weight = self.config.loss.stage_weight / len(stages)
+        return distance, distance + weight * self.distance(stage_maps(stages), stage_maps(targets))
 
     def check_finite(self) -> None:
         """Raise UserError if a step was not finite. Nothing has been updated since; the host waits for the device."""
@@ -193,7 +209,7 @@ class Trainer:
     def save(self, name: str) -> None:
         """Write everything that the rest of the run depends on. Raises UserError for what is not finite."""
         self.check_finite()
-        if not torch.isfinite(nn.utils.get_total_norm(self.generator.parameters())):
+        if not torch.isfinite(nn.utils.get_total_norm(self.network.parameters())):
             raise self.diverged("a weight", self.step)
         if processes.is_main():
             selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
@@ -215,7 +231,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(), "latents": self.latents, "losses": self.losses,
             "objective": self.objective.state_dict(), "refresher": self.refresher.state_dict(),
             "best": self.best, "log_position": self.log.position(),
-        }  # fmt: skip
+        } | ({"heads": self.heads.state_dict()} if self.heads else {})  # fmt: skip
 
     def load_state(self, state: dict) -> None:
         """Go on from what `state` returned."""
@@ -223,6 +239,8 @@ class Trainer:
         self.saved_step = self.step
         self.generator.load_state_dict(state["generator"])
         self.ema.module.load_state_dict(state["ema"])
+        if self.heads:
+            self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.latents.copy_(state["latents"])
         self.losses.copy_(state["losses"])

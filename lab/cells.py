@@ -30,7 +30,7 @@ from models.pixels import to_uint8
 HELD_OUT = 0.25  # of a set that comes without held-out images
 POINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the budget, where a run is scored
 SAVES = 20  # checkpoints of a run
-ROUNDS, STEPS = 5, 10  # of measuring what a method costs
+ROUNDS, STEPS = 8, 10  # of measuring what a method costs
 
 
 @dataclass(frozen=True)
@@ -125,21 +125,22 @@ def load(chosen: ImageSet, resolution: tuple[int, int], fit: str, background: st
 def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, float]:
     """Return the CPU-seconds of an epoch of each method's cell, its share of a refresh included.
 
-    The methods take turns, and the median of the rounds counts. `known` costs stay what they are; the others are put in
-    proportion to them, since a machine may be slower on another day.
+    The methods take turns, and the fastest round of each counts, the one least disturbed by others. `known` costs stay what
+    they are; the others are put in proportion to them, since a machine may be slower on another day.
     """
     trainers = {name: cell.trainer() for name, cell in cells.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in cells}
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in cells}
     for _ in range(ROUNDS + 1):  # the first warms up
         for name, trainer in trainers.items():
-            rounds[name].append(_epoch_cost(trainer))
-    found = {name: sorted(seconds[1:])[ROUNDS // 2] for name, seconds in rounds.items()}
+            rounds[name].append(_costs(trainer))
+    found = {name: sum(map(min, zip(*seconds[1:]))) for name, seconds in rounds.items()}
     ratios = sorted(known[name] / found[name] for name in cells if name in known)
     ratio = ratios[len(ratios) // 2] if ratios else 1.0
     return known | {name: cost * ratio for name, cost in found.items() if name not in known}
 
 
-def _epoch_cost(trainer: Trainer) -> float:
+def _costs(trainer: Trainer) -> tuple[float, float]:
+    """Return what an epoch's steps and its share of a refresh cost."""
     settings = trainer.config.imle
     every = settings.staleness if settings.objective == "adaptive" else settings.refresh_epochs
     started = time.process_time()
@@ -147,7 +148,7 @@ def _epoch_cost(trainer: Trainer) -> float:
     refreshed = time.process_time()
     for _ in range(STEPS):
         trainer.train_step()
-    return (time.process_time() - refreshed) / STEPS * trainer.steps_per_epoch + (refreshed - started) / max(1, every)
+    return (time.process_time() - refreshed) / STEPS * trainer.steps_per_epoch, (refreshed - started) / max(1, every)
 
 
 def run(cell: Cell, epochs: int) -> list[dict]:

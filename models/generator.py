@@ -7,10 +7,13 @@ bias, because the norm would erase it too.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.token_mapper import TokenMapper
 
 NORM_EPSILON = 1e-2
 
@@ -82,16 +85,23 @@ class Generator(nn.Module):
     """Turn latents into images.
 
     `channels[k]` and `blocks[k]` are the width and the number of blocks at resolution `start * 2**k`, where `start` is
-    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles.
+    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles. `mapping` is mlp,
+    of `mapping_layers`, or tokens, of the settings that follow it.
     """
 
     def __init__(self, *, latent_dim: int, style_dim: int, mapping_layers: int, channels: list[int], blocks: list[int],
-                 bottleneck: float = 0.25, start: tuple[int, int] = (4, 4)):  # fmt: skip
+                 bottleneck: float = 0.25, start: tuple[int, int] = (4, 4), mapping: str = "mlp", tokens: int = 8,
+                 token_dim: int = 32, token_cycles: int = 3, token_steps: int = 3):  # fmt: skip
         super().__init__()
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
-        self.latent_dim = latent_dim
+        self.latent_dim, self.channels = latent_dim, list(channels)
         self.resolution = tuple(side * 2 ** (len(channels) - 1) for side in start)
-        self.mapping = MappingNetwork(latent_dim, style_dim, mapping_layers)
+        if mapping == "tokens":
+            self.mapping = TokenMapper(latent_dim, style_dim, tokens=tokens, token_dim=token_dim,
+                                       cycles=token_cycles, steps=token_steps)  # fmt: skip
+        else:
+            assert mapping == "mlp", mapping
+            self.mapping = MappingNetwork(latent_dim, style_dim, mapping_layers)
         self.constant = nn.Parameter(torch.randn(1, channels[0], *start))
         stack, inputs, total = [], channels[0], sum(blocks)
         for level, (width, count) in enumerate(zip(channels, blocks)):
@@ -107,8 +117,16 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim)."""
+        for x in self.levels(z):
+            pass
+        return self.to_rgb(x)
+
+    def levels(self, z: Tensor) -> Iterator[Tensor]:
+        """Yield what the last block of each resolution gives, (B, C, h, w), smallest first."""
         w = self.mapping(z)
         x = self.constant.expand(len(z), -1, -1, -1)
         for block in self.blocks:
+            if block.upsample:
+                yield x
             x = block(x, w)
-        return self.to_rgb(x)
+        yield x

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imle.config import Train
-from imle.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal
+from imle.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal, set_learning_rate
 from models.generator import Generator
 
 
@@ -59,18 +59,33 @@ def test_muon_takes_the_convolutions_and_adamw_the_rest():
     assert not any("norm" in name or "mapping" in name or name.endswith("bias") or name in ("constant", "to_rgb.weight") for name in taken)
     settings = Train(optimizer="muon")
     make_optimizer(with_gradients(network, 3), settings).step()
-    adamw(list(with_gradients(reference, 3).parameters()), settings).step()
+    adamw(dict(with_gradients(reference, 3).named_parameters()), settings).step()
     for (name, ours), theirs, old in zip(network.named_parameters(), reference.parameters(), before.parameters()):
         assert not torch.equal(ours, old)
         assert torch.equal(ours, theirs) == (name not in taken)
 
 
-def test_a_loaded_optimiser_goes_on_to_the_last_bit():
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_mapping_network_learns_at_its_own_rate(optimizer):
+    whole, less = generator(), generator()
+    before = copy.deepcopy(whole)
+    for network, share in ((whole, 1.0), (less, 0.25)):
+        made = make_optimizer(with_gradients(network, 3), Train(optimizer=optimizer, mapping_rate=share, weight_decay=0.0))
+        set_learning_rate(made, 0.5)
+        assert made.param_groups[0]["lr"] == 0.5 and made.param_groups[-1]["lr"] == 0.5 * share
+        made.step()
+    for (name, old), one, other in zip(before.named_parameters(), whole.parameters(), less.parameters()):
+        share = 0.25 if name.startswith("mapping.") else 1.0
+        torch.testing.assert_close(other - old, share * (one - old), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_a_loaded_optimiser_goes_on_to_the_last_bit(share):
     network = generator()
-    optimizer = make_optimizer(network, Train(optimizer="muon"))
+    optimizer = make_optimizer(network, Train(optimizer="muon", mapping_rate=share))
     with_gradients(network, 0), optimizer.step()
     other = copy.deepcopy(network)
-    loaded = make_optimizer(other, Train(optimizer="muon"))
+    loaded = make_optimizer(other, Train(optimizer="muon", mapping_rate=share))
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     with_gradients(network, 1), with_gradients(other, 1)
     optimizer.step(), loaded.step()

@@ -248,18 +248,24 @@ def until(ready, patience=60):
 LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs=5"]
 
 
-def test_any_number_of_processes_trains_alike(words, command, job, tmp_path):
-    settings = ["train.epochs=17", "train.batch_size=5", "train.learning_rate=1e-5", "imle.refresh_epochs=100", "log.sheet_epochs=100"]
+@pytest.mark.parametrize("switches, jobs", [
+    ([], ((2, 0), (2, 1), (3, 0))),
+    (["model.mapping=tokens", "loss.distance=geman-mcclure", "loss.stage_weight=0.5"], ((3, 1),))])  # fmt: skip
+def test_any_number_of_processes_trains_alike(switches, jobs, words, command, job, tmp_path):
+    settings = ["train.epochs=17", "train.batch_size=5", "train.learning_rate=1e-5", "imle.refresh_epochs=100", "log.sheet_epochs=100",
+                *switches]  # fmt: skip
     assert command("train.py", *words(tmp_path / "1", *settings)).returncode == 0
     alone = checkpoint.load(tmp_path / "1" / "checkpoints" / "last.pt")
-    for num, micro_batch in ((2, 0), (2, 1), (3, 0)):  # batches of 5, 5 and 2: unequal shares, and none for the third
+    for num, micro_batch in jobs:  # batches of 5, 5 and 2: unequal shares, and none for the third
         run = tmp_path / f"{num}-{micro_batch}"
         finished(job(num, *words(run, *settings, f"train.micro_batch={micro_batch}")))
         state = checkpoint.load(run / "checkpoints" / "last.pt")
         assert state["step"] == alone["step"] == 51 and torch.equal(state["latents"], alone["latents"])
         torch.testing.assert_close(state["losses"], alone["losses"], rtol=1e-5, atol=0)
-        for name, weights in alone["ema"].items():
-            torch.testing.assert_close(state["ema"][name], weights, rtol=1e-3, atol=1e-4)
+        assert ("heads" in state) == bool(switches)
+        for part in ("ema", "heads") if switches else ("ema",):
+            for name, weights in alone[part].items():
+                torch.testing.assert_close(state[part][name], weights, rtol=1e-3, atol=1e-4)
         assert [row for row in rows(run) if row["kind"] == "refresh"] == [row for row in rows(tmp_path / "1") if row["kind"] == "refresh"]
 
 

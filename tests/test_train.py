@@ -22,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
 RECIPES = {
     "rs": [*TINY, "train.schedule=cosine", "imle.epsilon_ema=0.5", "train.epochs=30", "log.sheet_epochs=10"],
+    "switches": [*TINY, "train.optimizer=muon", "model.mapping=tokens", "loss.distance=charbonnier", "loss.stage_weight=0.5",
+                 "train.epochs=24", "log.sheet_epochs=8"],
     "adaptive": [*TINY, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
 }
 
@@ -125,7 +127,7 @@ def one_line(result, code=2):
 # --- nothing is lost
 
 
-@pytest.mark.parametrize("recipe, kills", [("rs", 20), ("adaptive", 5)])
+@pytest.mark.parametrize("recipe, kills", [("rs", 20), ("adaptive", 5), ("switches", 5)])
 def test_killed_at_any_moment_the_same_command_goes_on_to_the_same_end(recipe, kills, images, start, straight, tmp_path):
     moment, run = random.Random(0), tmp_path / "run"
     attempts = killed = going_on = while_saving = 0
