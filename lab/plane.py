@@ -25,7 +25,7 @@ POOL_FACTOR, REFRESH_STEPS = 40, 10  # m = 800
 FAR, NEAR = 0.2, 0.1  # a sample farther than this from all points has left them; a point nearer to a sample is reached
 NUM_SAMPLES = 10_000  # that are scored
 NUM_SNAPSHOTS, NUM_SHOWN = 48, 1200  # of a run, and the samples in each
-LAW_REFRESHES, LAW_DRAWS = 100, 100_000  # pools and fresh latents by which the distance laws are measured
+LAW_REFRESHES, LAW_DRAWS = 50, 50_000  # pools and fresh latents by which the distance laws are measured
 LAW_GRID = np.geomspace(1e-3, 3, 240)  # distances at which they are evaluated
 
 METHODS = {
