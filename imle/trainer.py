@@ -50,7 +50,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(self.n / config.train.batch_size)
         self.total_steps = config.train.epochs * self.steps_per_epoch
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
-        self.generator = build_generator(to_dict(config)).to(device)
+        self.generator, embedding, self.search_features = self.networks(pretrained)
         self.ema = Ema(self.generator, config.train.ema_decay)
         # Made after the generator, which so begins the same with heads and without.
         self.heads = make_heads(self.generator).to(device) if config.loss.stage_weight else None
@@ -58,7 +58,6 @@ class Trainer:
         self.distance = make_distance(config.loss)
         self.optimizer = make_optimizer(self.network, config.train)
         self.guard = Guard(self.optimizer, device)
-        embedding, self.search_features = load_embeddings(config, device, pretrained)
         self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
         compiled = torch.compile if config.train.compile else lambda network: network
         self.parallel = processes.parallel(self.network)
@@ -71,6 +70,11 @@ class Trainer:
         self.order = -1, torch.empty(0)  # an epoch, and the numbers of the images in its order, int64 (n,)
         self.step, self.refreshes, self.best = 0, 0, math.inf
         self.saved_step: int | None = None  # of checkpoints/last.pt
+
+    def networks(self, pretrained: bool) -> tuple[nn.Module, nn.Module, SearchFeatures]:
+        """Return the untrained generator, the training embedding and the search features. Raises MissingWeights."""
+        generator = build_generator(to_dict(self.config)).to(self.device)
+        return generator, *load_embeddings(self.config, self.device, pretrained)
 
     def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the last step, or until `should_stop` in any process; save either way.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("data", "imle", "models", "metrics")
+PACKAGES = ("data", "imle", "models", "metrics", "lab")
 SCRIPTS = ("train.py", "sample.py", "evaluate.py")
 # What of our own each may import, besides itself.
 MAY_IMPORT = {
@@ -16,12 +16,13 @@ MAY_IMPORT = {
     "imle": {"models", "errors"},
     "models": {"errors"},
     "metrics": {"models", "errors"},
+    "lab": {"data", "imle", "models", "metrics", "errors"},
     "errors": set(),
 }
 LAZY = ("lpips", "pytorch_fid", "dciknn_cuda", "faiss", "tensorboard", "jinja2")  # imported in one module at most, in a function
 STANDARD = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy", "PIL": "pillow", "lpips": "lpips",
             "pytorch_fid": "pytorch-fid", "tqdm": "tqdm", "yaml": "pyyaml", "tensorboard": "tensorboard",
-            "jinja2": "jinja2"}  # module -> requirement
+            "jinja2": "jinja2", "matplotlib": "matplotlib"}  # module -> requirement
 OPTIONAL = {"faiss", "dciknn_cuda"}  # asked for by name in a setting, and installed by hand
 
 FILES = [ROOT / "errors.py", *(ROOT / script for script in SCRIPTS),
@@ -82,6 +83,13 @@ def test_heavy_libraries_are_imported_in_one_place_and_lazily(library):
         assert not any(names(node) for node in top)
 
 
+def test_figures_are_drawn_in_the_laboratory_alone_and_their_library_is_imported_lazily():
+    for path in FILES:
+        top = [node for node in TREES[path].body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+        users = TREES[path].body if layer(path) != "lab" else top
+        assert "matplotlib" not in set().union(*(roots(imports(node)) for node in users)), path
+
+
 def test_a_sampler_imports_nothing_but_torch_numpy_and_pillow():
     """Follow the imports at the top of sample.py through our own modules."""
     seen, waiting = set(), [ROOT / "sample.py"]
@@ -118,8 +126,8 @@ def test_nothing_runs_what_a_file_or_a_name_says(path):
 def test_everything_public_has_a_docstring(path):
     tree = TREES[path]
     assert path.name == "__init__.py" and not tree.body or ast.get_docstring(tree)
-    if layer(path) == "scripts":
-        return
+    if layer(path) == "scripts" or 'if __name__ == "__main__"' in path.read_text(encoding="utf-8"):
+        return  # a command's own docstring says what it does
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name

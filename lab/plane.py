@@ -1,0 +1,204 @@
+"""The 2-D experiment of lab.toy: twenty points on the infinity symbol (Vashist et al. 2024), learnt by every objective.
+
+Trainer, objectives, refresh, matcher and epsilon are the project's; its own are only the points, a small network from
+the plane to the plane in place of the generator, and an embedding that is none. Scored are samples of the average (EMA),
+as everywhere; matches and distance laws are the generator's, which is what a refresh sees.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imle import rng
+from imle.config import Config, from_dict
+from imle.features import SearchFeatures
+from imle.refresh import latent_gap
+from imle.search import distances
+from imle.trainer import Trainer
+
+NUM_POINTS, SCALE, WIDTH = 20, 1.16, 64
+POOL_FACTOR, REFRESH_STEPS = 40, 10  # m = 800
+FAR, NEAR = 0.2, 0.1  # a sample farther than this from all points has left them; a point nearer to a sample is reached
+NUM_SAMPLES = 10_000  # that are scored
+NUM_SNAPSHOTS, NUM_SHOWN = 48, 1200  # of a run, and the samples in each
+LAW_REFRESHES, LAW_DRAWS = 50, 50_000  # pools and fresh latents by which the distance laws are measured
+LAW_GRID = np.geomspace(1e-3, 3, 240)  # distances at which they are evaluated
+
+METHODS = {
+    "IMLE": {"objective": "imle"},
+    "IMLE, m = n": {"objective": "imle", "pool_factor": 1},
+    "Adaptive IMLE": {"objective": "adaptive"},
+    "RS-IMLE, epsilon 0.09": {"objective": "rs", "epsilon_mode": "fixed", "epsilon": 0.09},
+    "RS-IMLE, quantile": {"objective": "rs", "epsilon_mode": "quantile"},
+    "RS-IMLE, rank prior": {"objective": "rs", "epsilon_mode": "rank"},
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of a run, just after a refresh."""
+
+    step: int
+    samples: np.ndarray  # (NUM_SHOWN, 2) of the average, always of the same latents
+    matches: np.ndarray  # (20, 2) what the generator makes of the selected latents
+
+
+@dataclass(frozen=True)
+class Laws:
+    """Distances from an image to a sample of the last generator, averaged over images, at LAW_GRID."""
+
+    fresh: np.ndarray  # F, the share of fresh samples nearer than this
+    least_of_m: np.ndarray  # 1 - (1 - F)^m of each image: what IMLE selects
+    least_of_n: np.ndarray  # 1 - (1 - F)^n: what selected and fresh samples have in common where they are aligned
+    selected: np.ndarray  # the share of matches of LAW_REFRESHES pools that are nearer than this
+
+
+@dataclass
+class Run:
+    """What one method with one seed left; the last two are for the pictures, and empty where none are drawn of it."""
+
+    method: str
+    seed: int
+    scores: dict[str, float] = field(default_factory=dict)
+    refreshes: list[dict[str, float]] = field(default_factory=list)  # diagnostics, each with its step
+    latents: list[np.ndarray] = field(default_factory=list)  # (20, 2) selected, every REFRESH_STEPS
+    snapshots: list[Snapshot] = field(default_factory=list)
+    laws: Laws | None = None
+
+    def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
+        """Be the trainer's log."""
+        self.refreshes.append({"step": step, **values})
+
+
+class PlaneGenerator(nn.Module):
+    """Map latents (B, 2) to points (B, 2, 1, 1), images of one pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(2, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.last = nn.Linear(WIDTH, 2)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        for layer in (self.first, self.second, self.third):
+            latents = F.leaky_relu(layer(latents), 0.2)
+        return self.last(latents)[:, :, None, None]
+
+
+class Plane(nn.Module):
+    """The embedding that is none: distances are the plane's."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [images]
+
+
+class PlaneTrainer(Trainer):
+    """The project's trainer, for points of the plane."""
+
+    def __init__(self, config: Config, log: Run):
+        """Prepare to learn the infinity symbol, telling `log` of every refresh."""
+        images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # on the scale of bytes, but not rounded to them
+        super().__init__(config, images, images[:0], data={}, device=torch.device("cpu"))
+        self.log = log
+
+    def networks(self, pretrained: bool) -> tuple[nn.Module, nn.Module, SearchFeatures]:
+        plane = Plane()
+        return PlaneGenerator(), plane, SearchFeatures(plane, sketch_dim=0, normalise=False, seed=self.config.seed)
+
+    def samples(self, num: int) -> Tensor:
+        """Return `num` samples (num, 2) of the average, the first ones always of the same latents."""
+        with torch.inference_mode():
+            return self.ema.module(rng.normal((NUM_SAMPLES, 2), self.config.seed, "fresh")[:num]).flatten(1)
+
+
+def infinity_symbol() -> Tensor:
+    """Return the images: points (20, 2) on (cos t, sin t cos t), t equally spaced."""
+    t = torch.arange(NUM_POINTS) * (2 * math.pi / NUM_POINTS)
+    return SCALE * torch.stack([t.cos(), t.sin() * t.cos()], dim=1)
+
+
+def settings(method: str, seed: int, steps: int) -> Config:
+    """Return the configuration of a method's run, one step an epoch; what is not named is the project's default."""
+    return from_dict({
+        "seed": seed,
+        "model": {"latent_dim": 2},
+        "imle": {"pool_factor": POOL_FACTOR, "pool_batch": 1024, "refresh_epochs": REFRESH_STEPS, **METHODS[method]},
+        "train": {"epochs": steps, "batch_size": NUM_POINTS, "learning_rate": 1e-3, "betas": [0.9, 0.999],
+                  "weight_decay": 0.0, "warmup_steps": 0, "schedule": "constant"},
+    })  # fmt: skip
+
+
+def train(method: str, seed: int, steps: int, pictured: bool) -> Run:
+    """Train, score, and where it is `pictured` keep what pictures need."""
+    run = Run(method, seed)
+    trainer = PlaneTrainer(settings(method, seed, steps), run)
+    moments = snapshot_steps(steps) if pictured else set()
+    while trainer.step < steps:
+        trainer.rematch()
+        if trainer.step % REFRESH_STEPS == 0:
+            run.latents.append(trainer.latents.numpy().copy())
+        if trainer.step in moments:
+            run.snapshots.append(snapshot(trainer))
+        trainer.train_step()
+    run.scores = score(trainer, run)
+    if pictured:
+        run.laws = measure_laws(trainer)
+    return run
+
+
+def snapshot_steps(steps: int) -> set[int]:
+    """Return the steps to take snapshots at: of those that refresh, and the closer the earlier, as most happens then."""
+    last = (steps - 1) // REFRESH_STEPS
+    return {round(last * (k / (NUM_SNAPSHOTS - 1)) ** 2) * REFRESH_STEPS for k in range(NUM_SNAPSHOTS)}
+
+
+def snapshot(trainer: PlaneTrainer) -> Snapshot:
+    """Return what the pictures show of a moment."""
+    with torch.inference_mode():
+        matches = trainer.generator(trainer.latents).flatten(1)
+    return Snapshot(trainer.step, trainer.samples(NUM_SHOWN).numpy(), matches.numpy())
+
+
+def score(trainer: PlaneTrainer, run: Run) -> dict[str, float]:
+    """Return what the table shows: of the last samples, and of the refreshes in the last tenth of the steps.
+
+    The latent gap is that of all latents selected then: 20 from a single refresh leave gaps wherever they are.
+    """
+    between = distances(trainer.samples(NUM_SAMPLES), trainer.targets.features).double()  # (samples, n)
+    nearest = between.amin(dim=1)
+    begin = 0.9 * trainer.step
+    last = [row for row in run.refreshes if row["step"] >= begin] or run.refreshes[-1:]
+    return {
+        "far_share": (nearest > FAR).double().mean().item(),
+        "sample_distance": nearest.mean().item(),
+        "reached_share": (between.amin(dim=0) < NEAR).double().mean().item(),
+        "latent_gap": pooled_gap(run, begin, trainer.step),
+        "pit": float(np.mean([row["pit"] for row in last])),
+        "train_test_gap": float(np.mean([row["train_test_gap"] for row in last])),
+    }
+
+
+def pooled_gap(run: Run, begin: float, end: float) -> float:
+    """Return the latent gap of all latents that were selected at steps `begin` to `end`, or of the last ones before."""
+    first, last = math.ceil(begin / REFRESH_STEPS), math.ceil(end / REFRESH_STEPS)
+    selected = np.concatenate(run.latents[min(first, last - 1) : last])
+    return latent_gap(torch.from_numpy(selected), run.seed, first)
+
+
+def measure_laws(trainer: PlaneTrainer) -> Laws:
+    """Return the laws of the distances that the last generator gives, and those that the method's refresh selects."""
+    fresh = trainer.embed_latents(rng.normal((LAW_DRAWS, 2), trainer.config.seed, "laws"))
+    columns = distances(fresh, trainer.targets.features).T.sort(dim=1).values.numpy()  # (n, draws)
+    below = np.stack([np.searchsorted(column, LAW_GRID) for column in columns]) / LAW_DRAWS  # (n, grid)
+    pools = range(trainer.refreshes, trainer.refreshes + LAW_REFRESHES)  # which training has not seen
+    refresh = trainer.refresher.refresh
+    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool, trainer.step).distance for pool in pools]).numpy())
+    return Laws(
+        fresh=below.mean(0),
+        least_of_m=(1 - (1 - below) ** (POOL_FACTOR * NUM_POINTS)).mean(0),
+        least_of_n=(1 - (1 - below) ** NUM_POINTS).mean(0),
+        selected=np.searchsorted(selected, LAW_GRID) / len(selected),
+    )

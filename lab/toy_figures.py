@@ -1,0 +1,228 @@
+"""The pictures of the 2-D laboratory: what is sampled, what is selected and why, from the runs of lab.plane.
+
+One colour a method in all of them, warm where nothing is rejected and cold for RS-IMLE; one colour an image where latents
+are told apart. Pictures show the first seed, diagnostics the mean of all.
+"""
+
+import colorsys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from lab.plane import FAR, LAW_GRID, METHODS, NUM_POINTS, POOL_FACTOR, REFRESH_STEPS, Run, Snapshot, infinity_symbol, pooled_gap
+
+COLORS = dict(zip(METHODS, ("#c8553d", "#dd9a2b", "#8a5a9e", "#1f4e79", "#2a8fbd", "#2a9d6f")))
+INK, GREY, PALE = "#333333", "#8a8a8a", "#e4e4e4"
+STYLE = {
+    "font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.axisbelow": True, "grid.color": PALE, "legend.frameon": False, "legend.fontsize": 11, "text.color": INK,
+    "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "figure.titlesize": 15,
+    "figure.titleweight": "bold", "figure.constrained_layout.use": True,
+}  # fmt: skip
+LIMITS = (-1.4, 1.4), (-1.0, 1.0)  # of the plane of images; the samples beyond are few, and not shown
+MOMENTS = (0.0, 0.05, 1.0)  # of a run, as shares of it
+LATER = 0.5  # the share of a run whose selected latents are shown: its last half
+NUM_FILMED, NUM_TONES = 500, 5  # samples, and tones of each colour, of the film, which is to be small
+FRAME, LAST_FRAME = 160, 3000  # milliseconds
+NUM_BINS = 20  # of the steps, over which diagnostics are averaged
+
+
+def draw_all(runs: list[Run], folder: Path) -> None:
+    """Draw all pictures of `runs` into `folder`."""
+    first = [run for run in runs if run.laws is not None]
+    draw_samples(first, folder / "samples.png")
+    draw_film(first, folder / "training.gif")
+    draw_latents(first, folder / "latents.png")
+    draw_laws(first, folder / "laws.png")
+    draw_diagnostics(runs, folder / "diagnostics.png")
+
+
+@contextmanager
+def canvas() -> Iterator[ModuleType]:
+    """Give pyplot in this project's style, drawing to files."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context(STYLE):
+        yield pyplot
+    pyplot.close("all")
+
+
+def save(figure, path: Path) -> None:
+    """Save a figure as a PNG of 256 colours, which is a fraction of the size."""
+    figure.savefig(path, dpi=100)
+    with Image.open(path) as picture:
+        few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+
+
+class Scene:
+    """A panel of the plane: points, samples, and an arrow from every match to its point."""
+
+    def __init__(self, panel, run: Run):
+        points = infinity_symbol().numpy()
+        self.samples = panel.scatter([], [], s=5, color=COLORS[run.method], alpha=0.5, linewidths=0)
+        self.arrows = panel.quiver(*points.T, *np.zeros_like(points).T, angles="xy", scale_units="xy", scale=1, width=0.006,
+                                   headwidth=3.5, headlength=4, headaxislength=3.5, color=INK, zorder=3)  # fmt: skip
+        panel.scatter(*points.T, s=26, color="white", edgecolors=INK, linewidths=1.2, zorder=4)
+        panel.set(xlim=LIMITS[0], ylim=LIMITS[1], aspect="equal", xticks=[], yticks=[])
+        panel.spines[:].set(visible=True, color=PALE)
+        self.points = points
+
+    def show(self, snapshot: Snapshot, num: int | None = None) -> None:
+        """Show a moment of a run, with its first `num` samples."""
+        self.samples.set_offsets(snapshot.samples[:num])
+        self.arrows.set_offsets(snapshot.matches)
+        self.arrows.set_UVC(*(self.points - snapshot.matches).T)
+
+
+def draw_samples(runs: list[Run], path: Path) -> None:
+    """Draw samples and matches at three moments, a row for each method."""
+    with canvas() as pyplot:
+        figure, panels = pyplot.subplots(len(runs), len(MOMENTS), figsize=(10.5, 2.82 * len(runs) + 0.6))
+        figure.suptitle("IMLE's samples leave the curve, RS-IMLE's follow it\n ", x=0.01, ha="left")
+        figure.text(0.01, 0.98, "circles: the 20 points; dots: samples; arrows: from each point's match to the point", va="top")
+        for row, run in zip(panels, runs):
+            steps = np.array([snapshot.step for snapshot in run.snapshots])
+            for panel, moment in zip(row, MOMENTS):
+                snapshot = run.snapshots[np.abs(steps - moment * steps[-1]).argmin()]
+                Scene(panel, run).show(snapshot)
+                panel.set_title(f"step {snapshot.step:,}", loc="right", fontsize=11, color=GREY)
+            row[0].set_title(run.method, color=COLORS[run.method], fontweight="bold")
+            share = f"{100 * run.scores['far_share']:.0f}% farther than {FAR} from all points"
+            row[-1].text(0.5, 0.025, share, transform=row[-1].transAxes, ha="center", fontsize=10)
+        save(figure, path)
+
+
+def draw_film(runs: list[Run], path: Path) -> None:
+    """Draw samples and matches over training, a frame for each snapshot."""
+    with canvas() as pyplot:
+        figure, panels = pyplot.subplots(2, 3, figsize=(9.0, 5.3), dpi=80, layout="none")
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.86, wspace=0.03, hspace=0.12)
+        heading = figure.text(0.01, 0.95, "", fontsize=13, fontweight="bold")
+        scenes = [Scene(panel, run) for panel, run in zip(panels.flat, runs)]
+        for panel, run in zip(panels.flat, runs):
+            panel.set_title(run.method, color=COLORS[run.method], fontweight="bold", fontsize=11.5)
+        frames = []
+        for moment in zip(*(run.snapshots for run in runs)):
+            heading.set_text(f"Samples, and arrows from matches to their points: step {moment[0].step:,}")
+            for scene, snapshot in zip(scenes, moment):
+                scene.show(snapshot, NUM_FILMED)
+            figure.canvas.draw()
+            frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[:, :, :3].copy()))
+    palette = tones()
+    few = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    few[0].save(path, save_all=True, append_images=few[1:], duration=[FRAME] * (len(few) - 1) + [LAST_FRAME], loop=0)
+
+
+def tones() -> Image.Image:
+    """Return a picture whose palette is white and the colours of the film in a few tones each, and nothing else."""
+    used = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in (INK, *COLORS.values())])
+    mixed = [255 - (255 - used) * share for share in np.linspace(1, 0, NUM_TONES, endpoint=False)]
+    colors = np.concatenate([np.full((1, 3), 255), *mixed]).round().astype(int)
+    picture = Image.new("P", (1, 1))
+    picture.putpalette(np.resize(colors, (256, 3)).flatten().tolist())  # repeated: what is left out would be black
+    return picture
+
+
+def image_colors() -> list[tuple[float, float, float]]:
+    """Return a colour for each image, going round as they do."""
+    return [colorsys.hls_to_rgb(k / NUM_POINTS, 0.42 if k % 2 else 0.58, 0.68) for k in range(NUM_POINTS)]
+
+
+def draw_latents(runs: list[Run], path: Path) -> None:
+    """Draw the latents selected in the last half of training in the colours of their images."""
+    colors = image_colors()
+    with canvas() as pyplot:
+        figure, panels = pyplot.subplots(2, 3, figsize=(12, 9.0), sharex=True, sharey=True)
+        figure.suptitle("Selected latents: IMLE trains bands and leaves gaps, RS-IMLE fills the Gaussian\n ", x=0.01, ha="left")
+        for panel, run in zip(panels.flat, runs):
+            latents = np.stack(run.latents)[-max(1, round(LATER * len(run.latents))) :]  # (refreshes, 20, 2)
+            panel.scatter(*latents.reshape(-1, 2).T, s=5, c=np.tile(np.array(colors), (len(latents), 1)), linewidths=0)
+            panel.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), aspect="equal", xticks=range(-3, 4), yticks=range(-3, 4))
+            panel.set_title(run.method, color=COLORS[run.method], fontweight="bold")
+            for radius in (1, 2, 3):
+                panel.add_patch(pyplot.Circle((0, 0), radius, fill=False, color=PALE, zorder=0))
+        figure.text(0.01, 0.967, "all that were selected in the last half of training, in the colours of their images:", va="top")
+        key = figure.add_axes((0.87, 0.938, 0.1, 0.055))  # beside the title
+        key.scatter(*infinity_symbol().numpy().T, s=18, c=colors, linewidths=0)
+        key.axis("off")
+        save(figure, path)
+
+
+def draw_laws(runs: list[Run], path: Path) -> None:
+    """Draw the laws of the distance to an image, and the distances that each method's refresh selects."""
+    with canvas() as pyplot:
+        figure, panels = pyplot.subplots(2, 3, figsize=(12, 7.8), sharex=True, sharey=True)
+        figure.suptitle("Distance from an image to what is selected for it: IMLE's is the law of the nearest of m,\n"
+                        "the rank prior's that of the nearest of n, and a radius cuts off what is below it", x=0.01, ha="left")  # fmt: skip
+        for panel, run in zip(panels.flat, runs):
+            laws, grid = run.laws, LAW_GRID
+            panel.plot(grid, laws.fresh, color=GREY, label="$F$: any sample")
+            panel.plot(grid, laws.least_of_n, "--", color=INK, label=f"$1-(1-F)^n$: nearest of n = {NUM_POINTS}")
+            panel.plot(grid, laws.least_of_m, ":", color=INK, label=f"$1-(1-F)^m$: nearest of m = {POOL_FACTOR * NUM_POINTS}")
+            panel.plot(grid[::5], laws.selected[::5], "o", ms=5, color=COLORS[run.method])
+            panel.plot([], [], "o", ms=6, color=GREY, label="selected, measured")
+            panel.set(xscale="log", xlim=(2e-3, 3), ylim=(-0.02, 1.04), xticks=(0.01, 0.1, 1), xticklabels=("0.01", "0.1", "1"))
+            panel.set_title(run.method, color=COLORS[run.method], fontweight="bold")
+            panel.grid(True)
+        for panel in panels[1]:
+            panel.set_xlabel("distance")
+        for panel in panels[:, 0]:
+            panel.set_ylabel("share that is nearer")
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        save(figure, path)
+
+
+def draw_diagnostics(runs: list[Run], path: Path) -> None:
+    """Draw what a refresh tells of itself, against steps, as means over seeds."""
+    headings = {
+        "pit": "PIT: share of the pool nearer than the match",
+        "latent_gap": f"latent gap of what is selected in {len(runs[0].latents) * REFRESH_STEPS // NUM_BINS} steps: 1 is no gap",
+        "train_test_gap": "train-test gap: mean distance of samples less that of matches",
+        "rejected_share": "share of the pool rejected",
+    }  # fmt: skip
+    with canvas() as pyplot:
+        figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.7), sharex=True)
+        figure.suptitle("IMLE is trained on other latents than it is sampled from, and the diagnostics tell", x=0.01, ha="left")
+        for panel, (name, heading) in zip(panels.flat, headings.items()):
+            for method in METHODS:
+                steps, values = diagnostic([run for run in runs if run.method == method], name)
+                dashes = "--" if method == "Adaptive IMLE" else "-"  # where it lies upon IMLE's
+                panel.plot(steps, values, dashes, color=COLORS[method], label=method, linewidth=2)
+            panel.set_title(heading)
+            panel.grid(True)
+        pit, gap, difference, rejected = panels.flat
+        pit.set(yscale="log", ylim=(8e-4, 0.12), yticks=(0.001, 0.01, 0.1), yticklabels=("0.001", "0.01", "0.1"))
+        for count, name in ((NUM_POINTS, "n"), (POOL_FACTOR * NUM_POINTS, "m")):
+            pit.axhline(1 / (count + 1), color=INK, linewidth=0.8, linestyle=":")
+            pit.annotate(f"1/({name}+1)", (1, 1 / (count + 1)), xycoords=("axes fraction", "data"), xytext=(-4, 4),
+                         textcoords="offset points", ha="right", fontsize=10)  # fmt: skip
+        gap.axhline(1, color=INK, linewidth=0.8, linestyle=":")
+        difference.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+        rejected.annotate("none: both IMLE, Adaptive IMLE and the rank prior", (0, 0), xytext=(4, 5), textcoords="offset points",
+                          fontsize=10)  # fmt: skip
+        for panel in panels[1]:
+            panel.set_xlabel("step")
+            panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+        figure.legend(*pit.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        save(figure, path)
+
+
+def diagnostic(runs: list[Run], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps, and the means over a method's `runs` of a diagnostic around them."""
+    rows = [row for run in runs for row in run.refreshes]
+    steps, values = np.array([row["step"] for row in rows]), np.array([row[name] for row in rows])
+    edges = np.linspace(0, len(runs[0].latents) * REFRESH_STEPS, NUM_BINS + 1)
+    bins = [(begin, end) for begin, end in zip(edges, edges[1:]) if ((steps >= begin) & (steps < end)).any()]
+    if name == "latent_gap":
+        means = [np.mean([pooled_gap(run, begin, end) for run in runs]) for begin, end in bins]
+    else:
+        means = [values[(steps >= begin) & (steps < end)].mean() for begin, end in bins]
+    return np.array([(begin + end) / 2 for begin, end in bins]), np.array(means)
