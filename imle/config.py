@@ -82,7 +82,7 @@ class Imle:
     sketch_dim: int = setting(0, "length of the random sketch of the features; 0 compares them whole")
     normalise: bool = setting(False, "scale features to length 1")
     search: str = setting("exact", "exact, dci, faiss or dciknn_cuda")
-    epsilon_mode: str = setting("rejected_fraction", "fixed, rejected_fraction, quantile or rank (rs)")
+    epsilon_mode: str = setting("rejected_fraction", "fixed, rejected_fraction, quantile, rank or median_rank (rs)")
     epsilon: float = setting(0.0, "radius in feature units (fixed)")
     rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (rejected_fraction)")
     epsilon_ema: float = setting(0.0, "how much of the previous refreshes' radius to keep (rejected_fraction, quantile)")
@@ -148,7 +148,7 @@ CHOICES = {
     "imle.pool_precision": ("fp32", "bf16"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
     "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
-    "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile", "rank"),
+    "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile", "rank", "median_rank"),
     "train.optimizer": ("adamw", "muon"),
     "train.schedule": ("constant", "cosine", "step"),
     "train.precision": ("fp32", "bf16"),
@@ -363,7 +363,8 @@ def _check_consistency(config: Config) -> None:
         raise UserError("loss.stage_weight: needs a resolution below the final one, and model.channels has a single entry; set it to 0")
     if len(config.train.betas) != 2:
         raise UserError(f"train.betas: expected two numbers, found {config.train.betas}")
-    if config.imle.objective == "rs" and config.imle.epsilon_mode == "rank" and config.imle.search != "exact":
-        raise UserError(f"imle.epsilon_mode: rank counts every candidate, which imle.search={config.imle.search} does not; use exact")
+    mode, search = config.imle.epsilon_mode, config.imle.search
+    if config.imle.objective == "rs" and mode in ("rank", "median_rank") and search != "exact":
+        raise UserError(f"imle.epsilon_mode: {mode} counts every candidate, which imle.search={search} does not; use exact")
     if config.imle.staleness > config.imle.force_resample:
         raise UserError("imle.staleness: must not be larger than imle.force_resample")

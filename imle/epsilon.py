@@ -16,8 +16,11 @@ def target_share(n: int, m: int) -> float:
     return max(0.0, 1 - 2 ** -(1 / n - 1 / m))
 
 
-def prior_ranks(n: int, m: int, generator: torch.Generator) -> Tensor:
-    """Draw which of its nearest candidates in a pool of m each of n images is matched to, int64 (n,) from 1 (`rank`).
+RANKED = ("rank", "median_rank")  # the epsilon modes without a radius
+
+
+def ranks(mode: str, n: int, m: int, generator: torch.Generator) -> Tensor:
+    """Return which of its nearest candidates in a pool of m each of n images is matched to, int64 (n,) from 1.
 
     RS-IMLE asks for a prior under which the nearest of m is distributed as the nearest of n was: density phi(F) f, with
     phi(t) = (n/m) (1 - t)^(n/m - 1), which the hard ball approximates. A pool of m old draws gives that law exactly if, going
@@ -25,10 +28,13 @@ def prior_ranks(n: int, m: int, generator: torch.Generator) -> Tensor:
     F = (r - 1)/m but for the power n/m, and the first accepted is the match: its rank is then that of the nearest of n
     candidates chosen from the m at random. (Thinning the pool by phi over its largest value leaves some ten candidates of
     500, and the nearest of these has another law.)
+
+    `rank` draws from this law. `median_rank` takes its median for every image: no more of some images' matches than of
+    others' is asked of the generator.
     """
     accepted = (n / torch.arange(m, 0, -1, dtype=torch.float64)).clamp(max=1)  # (m,) of ranks 1 to m
     passed_over = (1 - accepted).cumprod(0)  # (m,) that ranks 1 to r all are
-    chance = torch.rand(n, dtype=torch.float64, generator=generator)
+    chance = torch.rand(n, dtype=torch.float64, generator=generator) if mode == "rank" else torch.full((n,), 0.5, dtype=torch.float64)
     return 1 + torch.searchsorted(-passed_over, -chance).clamp(max=m - 1)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imle import processes, rng
 from imle.config import Config
-from imle.epsilon import Epsilon, prior_ranks
+from imle.epsilon import RANKED, Epsilon, ranks
 from imle.search import PoolMatcher, distances
 from imle.search.bounds import block_size
 
@@ -58,13 +58,13 @@ class Refresher:
         first, last = self._share(0, self.pilot_size)
         pilot = torch.cat([self.targets[:0], *(features for _, features in self._candidates(embed, number, first, last))])
         pilot_distances = processes.joined(distances(pilot, self.targets))  # (pilot, n)
-        radius, ranks = torch.zeros(()), None
+        radius, chosen = torch.zeros(()), None
         if settings.objective == "rs" and self.epsilon.gate(step, self.level):
-            if settings.epsilon_mode == "rank":
-                ranks = prior_ranks(self.n, self.pool_size, rng.generator(seed, "ranks", number))
+            if settings.epsilon_mode in RANKED:
+                chosen = ranks(settings.epsilon_mode, self.n, self.pool_size, rng.generator(seed, "ranks", number))
             else:
                 radius = self.epsilon.measure(pilot_distances)
-        matcher = PoolMatcher(self.targets, radius, settings.search, ranks=ranks, generator=rng.generator(seed, "search", number))
+        matcher = PoolMatcher(self.targets, radius, settings.search, ranks=chosen, generator=rng.generator(seed, "search", number))
         survivors = processes.summed((~matcher.offer(pilot, first)).sum())
         start, enough, bound = self.pilot_size, min(self.n, self.pool_size), round(self.pool_size * settings.top_up)
         while start < self.pool_size or (survivors < enough and start < bound):

@@ -51,6 +51,7 @@ METHODS = {
     "rs-half": Method(("imle.objective=rs", "imle.epsilon_mode=rejected_fraction", "imle.rejected_fraction=0.5")),
     "rs-quantile": Method(("imle.objective=rs", "imle.epsilon_mode=quantile")),
     "rs-rank": Method(("imle.objective=rs", "imle.epsilon_mode=rank")),
+    "rs-median": Method(("imle.objective=rs", "imle.epsilon_mode=median_rank")),
 }
 
 

@@ -33,8 +33,10 @@ METHODS = {
     "IMLE, m = n": {"objective": "imle", "pool_factor": 1},
     "Adaptive IMLE": {"objective": "adaptive"},
     "RS-IMLE, epsilon 0.09": {"objective": "rs", "epsilon_mode": "fixed", "epsilon": 0.09},
+    "RS-IMLE, half rejected": {"objective": "rs", "epsilon_mode": "rejected_fraction", "rejected_fraction": 0.5},
     "RS-IMLE, quantile": {"objective": "rs", "epsilon_mode": "quantile"},
     "RS-IMLE, rank prior": {"objective": "rs", "epsilon_mode": "rank"},
+    "RS-IMLE, median rank": {"objective": "rs", "epsilon_mode": "median_rank"},
 }
 
 

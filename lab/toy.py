@@ -2,7 +2,7 @@
 
 Trains every objective on the infinity symbol (lab.plane), once for each seed, and writes into --out: table.md and
 table.json, the means over seeds with 95% intervals, and the pictures of lab.toy_figures, which show the first seed.
-A run takes some 10 CPU-seconds, of which there are six for each seed.
+A run takes some 10 CPU-seconds, of which there are eight for each seed.
 """
 
 import argparse

@@ -15,7 +15,8 @@ from PIL import Image
 
 from lab.plane import FAR, LAW_GRID, METHODS, NUM_POINTS, POOL_FACTOR, REFRESH_STEPS, Run, Snapshot, infinity_symbol, pooled_gap
 
-COLORS = dict(zip(METHODS, ("#c8553d", "#dd9a2b", "#8a5a9e", "#1f4e79", "#2a8fbd", "#2a9d6f")))
+COLORS = dict(zip(METHODS, ("#c8553d", "#dd9a2b", "#8a5a9e", "#1f4e79", "#5b7fb5", "#2a8fbd", "#2a9d6f", "#7a8b23")))
+GRID = (2, 4)  # of panels, one for each method
 INK, GREY, PALE = "#333333", "#8a8a8a", "#e4e4e4"
 STYLE = {
     "font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
@@ -103,7 +104,7 @@ def draw_samples(runs: list[Run], path: Path) -> None:
 def draw_film(runs: list[Run], path: Path) -> None:
     """Draw samples and matches over training, a frame for each snapshot."""
     with canvas() as pyplot:
-        figure, panels = pyplot.subplots(2, 3, figsize=(9.0, 5.3), dpi=80, layout="none")
+        figure, panels = pyplot.subplots(*GRID, figsize=(11.2, 5.0), dpi=80, layout="none")
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.86, wspace=0.03, hspace=0.12)
         heading = figure.text(0.01, 0.95, "", fontsize=13, fontweight="bold")
         scenes = [Scene(panel, run) for panel, run in zip(panels.flat, runs)]
@@ -140,7 +141,7 @@ def draw_latents(runs: list[Run], path: Path) -> None:
     """Draw the latents selected in the last half of training in the colours of their images."""
     colors = image_colors()
     with canvas() as pyplot:
-        figure, panels = pyplot.subplots(2, 3, figsize=(12, 9.0), sharex=True, sharey=True)
+        figure, panels = pyplot.subplots(*GRID, figsize=(14.4, 8.2), sharex=True, sharey=True)
         figure.suptitle("Selected latents: IMLE trains bands and leaves gaps, RS-IMLE fills the Gaussian\n ", x=0.01, ha="left")
         for panel, run in zip(panels.flat, runs):
             latents = np.stack(run.latents)[-max(1, round(LATER * len(run.latents))) :]  # (refreshes, 20, 2)
@@ -159,9 +160,9 @@ def draw_latents(runs: list[Run], path: Path) -> None:
 def draw_laws(runs: list[Run], path: Path) -> None:
     """Draw the laws of the distance to an image, and the distances that each method's refresh selects."""
     with canvas() as pyplot:
-        figure, panels = pyplot.subplots(2, 3, figsize=(12, 7.8), sharex=True, sharey=True)
+        figure, panels = pyplot.subplots(*GRID, figsize=(14.4, 7.6), sharex=True, sharey=True)
         figure.suptitle("Distance from an image to what is selected for it: IMLE's is the law of the nearest of m,\n"
-                        "the rank prior's that of the nearest of n, and a radius cuts off what is below it", x=0.01, ha="left")  # fmt: skip
+                        "the rank prior's that of the nearest of n; a radius or a single rank makes all alike", x=0.01, ha="left")  # fmt: skip
         for panel, run in zip(panels.flat, runs):
             laws, grid = run.laws, LAW_GRID
             panel.plot(grid, laws.fresh, color=GREY, label="$F$: any sample")
@@ -206,12 +207,12 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
                          textcoords="offset points", ha="right", fontsize=10)  # fmt: skip
         gap.axhline(1, color=INK, linewidth=0.8, linestyle=":")
         difference.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-        rejected.annotate("none: both IMLE, Adaptive IMLE and the rank prior", (0, 0), xytext=(4, 5), textcoords="offset points",
+        rejected.annotate("none: both IMLE, Adaptive IMLE and the ranks", (0, 0), xytext=(4, 5), textcoords="offset points",
                           fontsize=10)  # fmt: skip
         for panel in panels[1]:
             panel.set_xlabel("step")
             panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-        figure.legend(*pit.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        figure.legend(*pit.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         save(figure, path)
 
 

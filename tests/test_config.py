@@ -6,8 +6,9 @@ import pytest
 
 from errors import UserError
 from imle.config import CHOICES, RANGES, Config, describe_settings, from_dict, load_config, resolution, to_dict, to_yaml
+from imle.epsilon import RANKED
 
-RECIPES = ["adaptive-256", "fewshot-128", "fewshot-256", "fluent-faces-64", "imle-256", "paper-256", "smoke-32"]
+RECIPES = ["adaptive-256", "fewshot-128", "fewshot-256", "fluent-faces-32", "fluent-faces-64", "imle-256", "paper-256", "smoke-32"]
 
 
 def refused(words=(), path=None):
@@ -118,7 +119,8 @@ def test_wrong_values(word, told):
 
 
 def test_ranks_are_counted_by_an_exact_search_alone():
-    assert refused(["imle.epsilon_mode=rank", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
+    for mode in RANKED:
+        assert refused([f"imle.epsilon_mode={mode}", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
     load_config(None, ["imle.epsilon_mode=rank", "imle.search=dci", "imle.objective=imle"])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imle.config import Imle
-from imle.epsilon import Epsilon, prior_ranks, radius_below, target_share
+from imle.epsilon import Epsilon, radius_below, ranks, target_share
 
 
 def table(candidates=400, n=7, seed=0):
@@ -42,11 +42,13 @@ def test_as_many_entries_lie_below_the_radius_as_asked_and_clearly(candidates, s
 @pytest.mark.parametrize("n, m", [(1, 5), (7, 40), (100, 500), (100, 2000), (5, 5), (5, 3)])
 def test_the_rank_is_that_of_the_nearest_of_n_chosen_from_m(n, m):
     """Against the counting of combinations: the nearest r are all passed over in C(m - r, n) of C(m, n) choices."""
-    draws = torch.cat([prior_ranks(n, m, torch.Generator().manual_seed(seed)) for seed in range(-(-20_000 // n))])
+    draws = torch.cat([ranks("rank", n, m, torch.Generator().manual_seed(seed)) for seed in range(-(-20_000 // n))])
     assert draws.min() == 1 and draws.max() <= max(1, m - n + 1)
     beyond = torch.tensor([math.comb(m - r, n) / math.comb(m, n) if n < m else 0.0 for r in range(1, m + 1)])
     seen = torch.tensor([(draws > r).double().mean() for r in range(1, m + 1)])
     assert (seen - beyond).abs().max() < 0.015
+    (median,) = ranks("median_rank", n, m, torch.Generator()).unique().tolist()
+    assert beyond[median - 1] <= 0.5 and (median == 1 or beyond[median - 2] > 0.5)
 
 
 def test_fixed_is_the_number_itself():

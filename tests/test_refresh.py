@@ -7,7 +7,7 @@ import torch
 
 from imle import refresh, rng
 from imle.config import from_dict
-from imle.epsilon import prior_ranks
+from imle.epsilon import ranks
 from imle.refresh import Refresher, latent_gap
 
 LATENT_DIM, FEATURES, N = 6, 10, 12
@@ -237,17 +237,18 @@ def test_selected_distances_follow_the_law_of_the_nearest_of_so_many(settings, e
 
 @pytest.mark.parametrize("pool_batch", [64, 7])
 @pytest.mark.parametrize("pool_factor, top_rank", [(20, 2), (1, 1), (0.5, 1)])
-def test_the_rank_prior_matches_the_candidate_of_the_drawn_rank(pool_factor, top_rank, pool_batch):
-    chosen = refresher(epsilon_mode="rank", pool_factor=pool_factor, pool_batch=pool_batch)
+@pytest.mark.parametrize("mode", ["rank", "median_rank"])
+def test_ranks_match_the_candidate_of_that_rank(mode, pool_factor, top_rank, pool_batch):
+    chosen = refresher(epsilon_mode=mode, pool_factor=pool_factor, pool_batch=pool_batch)
     matches = chosen.refresh(embed, 3, 0)
     latents, table = table_of(chosen, 3, round(N * pool_factor))
     ids = ids_of(matches, latents)
-    ranks = prior_ranks(N, len(table), rng.generator(0, "ranks", 3))
-    assert torch.equal(ids, table.argsort(dim=0)[ranks - 1, torch.arange(N)])
-    assert ranks.max() >= top_rank and (pool_factor > 1 or (ranks == 1).all())
+    drawn = ranks(mode, N, len(table), rng.generator(0, "ranks", 3))
+    assert torch.equal(ids, table.argsort(dim=0)[drawn - 1, torch.arange(N)])
+    assert drawn.max() >= top_rank and (pool_factor > 1 or (drawn == 1).all())
     told = matches.diagnostics
     assert told["rejected_share"] == 0 and told["fallback_images"] == 0
-    assert told["pit"] == pytest.approx(ranks.double().mean().item() / (len(table) + 1))
+    assert told["pit"] == pytest.approx(drawn.double().mean().item() / (len(table) + 1))
 
 
 def test_the_rank_prior_waits_for_the_gate():
