@@ -83,7 +83,7 @@ def test_the_record_holds_means_and_intervals():
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path):
-    result = started("--seeds", 2, "--steps", 25, "--out", tmp_path / "toy", "--workers", 2)
+    result = started("--seeds", 2, "--steps", 25, "--out", tmp_path / "toy", "--workers", 1)
     assert result.returncode == 0, result.stderr
     table = json.loads((tmp_path / "toy" / "table.json").read_text())
     assert table["seeds"] == 2 and list(table["methods"]) == list(METHODS)
