@@ -44,7 +44,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=DEFAULT_METHODS, metavar="METHOD", help=" ".join(DEFAULT_METHODS))
     parser.add_argument("--sets", nargs="+", default=[DEFAULT_SET], metavar="SET", help="image sets (the shipped one)")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "fluent-faces-32.yaml", help="the recipe (32 pixels)")
-    parser.add_argument("--samples", type=positive(int), default=500, help="samples to score (500)")
+    parser.add_argument("--samples", type=positive(int), default=250, help="samples to score, four times in a run (250)")
     parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="runs at once, of one thread each (all cores)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and results")
     return parser.parse_args(words)
