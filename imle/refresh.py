@@ -75,8 +75,7 @@ class Refresher:
             survivors, start = survivors + processes.summed(found), stop
         match = matcher.result(processes.gathered)
         fell_back = match.index < 0
-        index = torch.where(fell_back, match.fallback, match.index).cpu()
-        distance = torch.where(fell_back, match.fallback_distance, match.distance)
+        index, distance = match.taken.cpu(), match.taken_distance
         self.level = (distance.mean() / self.between_images).item()
         latents = rng.pool_latents_at(seed, number, index, self.config.model.latent_dim)
         return Matches(latents, distance, {

@@ -131,7 +131,7 @@ def test_matchers_agree_however_a_pool_is_dealt_out(epsilon, search, monkeypatch
     expected = whole.result()
     for match in Players(3, monkeypatch).play(job):
         assert (match.seen, match.rejected) == (expected.seen, expected.rejected) == (300, int(rejected.sum()))
-        assert torch.equal(match.fallback, expected.fallback) and torch.equal(match.fallback_distance, expected.fallback_distance)
+        assert torch.equal(match.taken, expected.taken) and torch.equal(match.taken_distance, expected.taken_distance)
         if search == "exact":
             assert torch.equal(match.index, expected.index) and torch.equal(match.distance, expected.distance)
             assert torch.equal(match.nearer, expected.nearer)

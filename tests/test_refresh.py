@@ -189,7 +189,8 @@ def test_diagnostics_equal_their_definitions():
     distance = table[ids, torch.arange(N)]
     between = torch.pdist(chosen.targets.double())
     assert told["unique_matches"] == len(set(ids.tolist())) / N < 1
-    assert told["pit"] == pytest.approx(((table < distance).sum(dim=0).double().mean().item() + 1) / 241)
+    nearer = (table < distance * (1 - 1e-6)).sum(dim=0)  # one lies within float32 rounding of its image's match
+    assert told["pit"] == pytest.approx((nearer.double().mean().item() + 1) / 241)
     assert told["pit"] > 2 / 241
     assert told["matched_distance"] == pytest.approx(distance.mean().item(), rel=1e-6)
     assert told["train_test_gap"] == pytest.approx((table.amin(dim=1).mean() - distance.mean()).item(), rel=1e-4)

@@ -106,9 +106,10 @@ def test_exact_is_brute_force_for_any_shape_and_radius():
         torch.testing.assert_close(match.distance.double(), expected[2], rtol=1e-7, atol=0)
         assert match.seen == len(pool) and match.rejected == int(expected[0].sum())
         torch.testing.assert_close(match.nearer, expected[3].where(match.index >= 0, len(pool)))
-        assert torch.equal(match.fallback, expected[4])
-        fallback_distance = true_distances(pool, targets).amin(0)
-        torch.testing.assert_close(match.fallback_distance.double(), fallback_distance, rtol=1e-7, atol=0)
+        none = match.index < 0
+        assert torch.equal(match.taken, expected[4].where(none, match.index))
+        fallback_distance = true_distances(pool, targets).amin(0).where(none, expected[2])
+        torch.testing.assert_close(match.taken_distance.double(), fallback_distance, rtol=1e-7, atol=0)
 
 
 def test_no_match_is_nearer_than_epsilon_to_any_target(search):
@@ -119,7 +120,7 @@ def test_no_match_is_nearer_than_epsilon_to_any_target(search):
         chosen = match.index[match.index >= 0]
         assert len(chosen) == (len(targets) if (~rejected).any() else 0)
         assert not (true_distances(pool[chosen], targets) < torch.as_tensor(epsilon, dtype=torch.float64)).any()
-        assert (match.fallback >= 0).all() and torch.isfinite(match.fallback_distance).all()
+        assert (match.taken >= 0).all() and torch.isfinite(match.taken_distance).all()
         assert (match.distance.double() >= expected[2] * (1 - 1e-7)).all()
 
 
@@ -274,7 +275,7 @@ def test_epsilon_zero_rejects_nothing_not_even_copies(search):
     pool = torch.cat((normal(30, 12, seed=2), targets))
     rejected, match = run(targets, [pool], 0.0, search)
     assert not rejected.any() and match.rejected == 0
-    assert match.index.tolist() == list(range(30, 38)) == match.fallback.tolist()
+    assert match.index.tolist() == list(range(30, 38)) == match.taken.tolist()
     assert not match.distance.any() and not match.nearer.any()
 
 
@@ -282,7 +283,7 @@ def test_a_copy_of_a_target_is_rejected_by_any_radius(search):
     targets = normal(8, 12, seed=1)
     rejected, match = run(targets, [torch.cat((targets, targets + 1))], 1e-30, search)
     assert rejected.tolist() == [True] * 8 + [False] * 8
-    assert (match.index >= 8).all() and match.fallback.tolist() == list(range(8))
+    assert (match.index >= 8).all() and torch.equal(match.taken, match.index)
 
 
 def test_the_radius_is_strict():
@@ -306,7 +307,7 @@ def test_everything_rejected_falls_back_to_the_nearest(search, monkeypatch):
     rejected, match = run(targets, pool.split(20), 1e6, search)
     assert rejected.all() and match.rejected == match.seen == 70
     assert (match.index == -1).all() and (match.distance == torch.inf).all() and (match.nearer == 70).all()
-    assert torch.equal(match.fallback, true_distances(pool, targets).argmin(0))
+    assert torch.equal(match.taken, true_distances(pool, targets).argmin(0))
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0])
@@ -315,8 +316,8 @@ def test_an_empty_pool_matches_nothing(search, epsilon):
         pool = PoolMatcher(normal(3, 4), epsilon, search)
         assert [pool.offer(offer).shape for offer in offers] == [(0,)] * len(offers)
         match = pool.result()
-        assert (match.index == -1).all() and (match.fallback == -1).all() and not match.nearer.any()
-        assert (match.distance == torch.inf).all() and (match.fallback_distance == torch.inf).all()
+        assert (match.index == -1).all() and (match.taken == -1).all() and not match.nearer.any()
+        assert (match.distance == torch.inf).all() and (match.taken_distance == torch.inf).all()
         assert match.seen == match.rejected == 0
 
 
@@ -689,7 +690,7 @@ def test_adapters_reject_exactly(stand_in):
     for targets, pool, epsilon in cases():
         one, other = run(targets, [pool], epsilon, stand_in), run(targets, [pool], epsilon)
         assert torch.equal(one[0], other[0])
-        for name in ("index", "distance", "fallback", "fallback_distance"):
+        for name in ("index", "distance", "taken", "taken_distance"):
             assert torch.equal(vars(one[1])[name], vars(other[1])[name])
 
 

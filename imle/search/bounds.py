@@ -157,6 +157,14 @@ class Bounds:
                 self.low.addmm_(rows[:, part], columns[:, part].T, alpha=-2)
         self.width = 2 * band
 
+    def estimates(self, columns: Tensor) -> Tensor:
+        """Return about the squared distances (n, chosen) of the block's points numbered `columns` (chosen,).
+
+        They lie a tenth of the width above its middle, which rounding in practice does not reach: equal distances are
+        then not taken for smaller ones.
+        """
+        return self.low.index_select(1, columns).add_(self.width[columns], alpha=0.6)
+
     @cached_property
     def sharper(self) -> "Bounds":
         """The same bounds from a float64 product: about twice the work, a band 5e8 times narrower."""

@@ -39,11 +39,11 @@ class Nearest:
         live = (lowest <= ceiling).nonzero()[:, 0]  # few rows, once the pool is under way
         if len(live) == 0:
             return live, live
-        low, ceiling = low.index_select(0, live), ceiling[live]
+        low, ceiling = low.index_select(0, live) if len(live) < len(low) else low, ceiling[live]  # a copy that can be spared
         if low.shape[1] >= k:
             kth = lowest[live] if k == 1 else low.topk(k, largest=False).values[:, -1]
             ceiling = torch.minimum(ceiling, kth + bounds.width.max())
-        rows, columns = not_positive(low.sub_(ceiling[:, None]))
+        rows, columns = not_positive(low - ceiling[:, None])
         return live[rows], columns
 
     def merge(self, rows: Tensor, ids: Tensor, squared: Tensor) -> None:

@@ -25,13 +25,13 @@ class Match:
     power of two for which at most SAMPLE_SIZE of them are kept. With `exact` only rejected candidates can be nearer: it
     is right up to SAMPLE_SIZE rejections. Other searches may overlook survivors: it is right up to SAMPLE_SIZE
     candidates. Beyond, it is an unbiased estimate; a share u of the pool has a standard error below
-    sqrt(2 u / SAMPLE_SIZE).
+    sqrt(2 u / SAMPLE_SIZE). It is a diagnostic, and content with float32 distances.
     """
 
     index: Tensor  # int64 (n,) pool id of each target's nearest surviving candidate (or `ranks`-th), -1 = none survived
     distance: Tensor  # float32 (n,) its Euclidean distance, rounded from float64; inf where none survived
-    fallback: Tensor  # int64 (n,) pool id of the nearest candidate, rejected or not; -1 only for an empty pool
-    fallback_distance: Tensor  # float32 (n,)
+    taken: Tensor  # int64 (n,) the same, but where all were rejected the nearest of these; -1 only for an empty pool
+    taken_distance: Tensor  # float32 (n,)
     seen: int  # candidates offered
     rejected: int  # of these, rejected
     nearer: Tensor  # int64 (n,) candidates strictly nearer than the match (with `ranks`, before it); `seen` where none survived
@@ -76,7 +76,8 @@ class PoolMatcher:
         self._ranks = torch.ones(len(targets), dtype=torch.int64) if ranks is None else ranks
         self._ranks = self._ranks.to(targets.device)
         self._match = Nearest(len(targets), int(self._ranks.max()), targets.device)  # among survivors
-        self._any = Nearest(len(targets), 1, targets.device) if self._rejects else self._match  # among all
+        self._any = Nearest(len(targets), 1, targets.device)  # among all, as long as all are rejected
+        self._some_survived = not self._rejects
         self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
         self._sample = Sample(targets)
         self._seen = self._skipped = 0  # candidates offered here, and those before the next one that were not
@@ -99,24 +100,35 @@ class PoolMatcher:
 
     def _offer_block(self, features: Tensor) -> Tensor:
         first, rejected = self._seen + self._skipped, torch.zeros(len(features), dtype=torch.bool, device=features.device)
-        ids = torch.arange(first, first + len(features), device=features.device)
         if self._exact or self._rejects:
             bounds = Bounds(self._queries, features, "candidate features")
             if self._rejects:
                 rejected = self._reject(bounds)
-                self._any.update(bounds, first)
+                self._some_survived = self._some_survived or not bool(rejected.all())
+                if not self._some_survived:
+                    self._any.update(bounds, first)
+            self._keep_sample(bounds.estimates, rejected if self._exact else ~torch.zeros_like(rejected))
             if self._exact:
                 self._match.update(bounds, first, rejected.nonzero()[:, 0] if self._rejects else None)
         else:
             check_finite(torch.linalg.vector_norm(features, dim=1), "candidate features")
+            self._keep_sample(lambda chosen: self._estimates(features[chosen]), ~rejected)
         if not self._exact:
+            ids = torch.arange(first, first + len(features), device=features.device)
             self._survivors.append(features[~rejected])
             self._survivor_ids.append(ids[~rejected])
-        if self._rejects or not self._exact:
-            self._sample.add(features, ids - self._skipped, rejected if self._exact else torch.ones_like(rejected))
         self._seen += len(features)
         self._rejected += rejected.sum()
         return rejected
+
+    def _keep_sample(self, squared: Callable[[Tensor], Tensor], eligible: Tensor) -> None:
+        """Keep of a block's `eligible` (c,) candidates what the sample takes; `squared` gives distances (n, chosen) of those."""
+        if self._rejects or not self._exact:
+            ids = torch.arange(self._seen, self._seen + len(eligible), device=eligible.device)
+            self._sample.add(ids, eligible, squared)
+
+    def _estimates(self, features: Tensor) -> Tensor:
+        return Bounds(self._queries, features, "candidate features").estimates(torch.arange(len(features), device=features.device))
 
     def _reject(self, bounds: Bounds) -> Tensor:
         """Say which candidates of a block are nearer than epsilon to any target, bool (c,)."""
@@ -147,13 +159,11 @@ class PoolMatcher:
         """
         ids, squared = (self._match.ids, self._match.squared) if self._exact else self._look_up()
         index, squared = together(gathered(ids), gathered(squared), self._ranks)
-        fallback, fallback_squared = index, squared
-        if self._rejects:
-            first = torch.ones_like(self._ranks)
-            fallback, fallback_squared = together(gathered(self._any.ids), gathered(self._any.squared), first)
-        nearer = gathered(self._sample.count_nearer(self._queries, squared)).sum(0) + self._ranks - 1
+        taken, taken_squared = together(gathered(self._any.ids), gathered(self._any.squared), torch.ones_like(self._ranks))
+        taken, taken_squared = index.where(index >= 0, taken), squared.where(index >= 0, taken_squared)
+        nearer = gathered(self._sample.count_nearer(squared)).sum(0) + self._ranks - 1
         seen, rejected = gathered(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
-        return Match(index, squared.sqrt().float(), fallback, fallback_squared.sqrt().float(), seen, rejected,
+        return Match(index, squared.sqrt().float(), taken, taken_squared.sqrt().float(), seen, rejected,
                      nearer.where(index >= 0, seen))  # fmt: skip
 
     def _look_up(self) -> tuple[Tensor, Tensor]:
@@ -186,47 +196,31 @@ def together(ids: Tensor, squared: Tensor, ranks: Tensor) -> tuple[Tensor, Tenso
 
 
 class Sample:
-    """Every `stride`-th of the candidates given to it by id, so few that they fit SAMPLE_SIZE.
+    """The distances of every `stride`-th of the candidates given to it by id, so few that they fit SAMPLE_SIZE.
 
     The stride ends up as the smallest power of two that suffices, whatever the chunks.
     """
 
     def __init__(self, targets: Tensor):
         self.stride = 1
-        self.size = 0
-        self.points = [targets[:0]]  # (s, D) in parts
-        self.ids = [torch.zeros(0, dtype=torch.int64, device=targets.device)]  # (s,) in parts
+        self.ids = torch.zeros(0, dtype=torch.int64, device=targets.device)  # (s,)
+        self.squared = [targets.new_zeros((len(targets), 0))]  # (n, s) in parts
 
-    def add(self, features: Tensor, ids: Tensor, eligible: Tensor) -> None:
-        """Take in the `eligible` (c,) of candidates `features` (c, D), the `ids` (c,)-th that there were."""
+    def add(self, ids: Tensor, eligible: Tensor, squared: Callable[[Tensor], Tensor]) -> None:
+        """Take in the `eligible` (c,) of the `ids` (c,)-th candidates; `squared` gives distances (n, chosen) of those chosen."""
         chosen = (eligible & (ids % self.stride == 0)).nonzero()[:, 0]
-        while self.size + len(chosen) > SAMPLE_SIZE:
+        while len(self.ids) + len(chosen) > SAMPLE_SIZE:
             self.stride *= 2
             chosen = chosen[ids[chosen] % self.stride == 0]
-            kept = [(part % self.stride == 0).nonzero()[:, 0] for part in self.ids]
-            self.points = [part[k] for part, k in zip(self.points, kept)]
-            self.ids = [part[k] for part, k in zip(self.ids, kept)]
-            self.size = sum(map(len, kept))
+            kept = self.ids % self.stride == 0
+            self.ids, self.squared = self.ids[kept], [torch.cat(self.squared, dim=1)[:, kept]]
         if len(chosen):
-            self.points.append(features.index_select(0, chosen))
-            self.ids.append(ids[chosen])
-            self.size += len(chosen)
+            self.ids = torch.cat((self.ids, ids[chosen]))
+            self.squared.append(squared(chosen))
 
-    def count_nearer(self, queries: Queries, squared: Tensor) -> Tensor:
-        """Estimate how many candidates are strictly nearer to query i than `squared[i]`, float64 (n,): int64 (n,)."""
-
-        def verdicts(bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
-            margins = bounds.low - squared[:, None].to(bounds.low.dtype)
-            rows, columns = not_positive(margins)
-            certain = margins[rows, columns] + bounds.width[columns] < 0
-            return rows[~certain], columns[~certain], rows[certain]
-
-        count = torch.zeros_like(squared, dtype=torch.int64)
-        for _, block in blocks(torch.cat(self.points), len(squared)):
-            rows, columns, certain = Bounds(queries, block, "candidate features").settle(verdicts)
-            less = squared_distances(queries.points, block, rows, columns) < squared[rows]
-            count += torch.bincount(torch.cat((certain, rows[less])), minlength=len(count))
-        return count * self.stride
+    def count_nearer(self, squared: Tensor) -> Tensor:
+        """Estimate how many candidates are nearer to target i than the root of `squared[i]`, float64 (n,): int64 (n,)."""
+        return (torch.cat(self.squared, dim=1) < squared[:, None]).sum(dim=1) * self.stride
 
 
 def as_radii(epsilon: float | Tensor, targets: Tensor) -> Tensor:
