@@ -194,7 +194,9 @@ def run(cell: Cell, epochs: int) -> list[dict]:
             curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **state_of_matching(folder)})
         if trainer.step == stop:
             checkpoint.save(trainer.state() | {"cpu_seconds": spent}, last)
-            curve_path.write_text(json.dumps(curve, indent=1))
+            part = curve_path.with_name("curve.json.part")
+            part.write_text(json.dumps(curve, indent=1))
+            part.replace(curve_path)  # whole or not at all
     trainer.log.close()
     return curve
 

@@ -71,7 +71,7 @@ def main(words: list[str]) -> None:
     for cell in every:
         cell.config()  # what is wrong should be told before anything is begun
     args.out.mkdir(parents=True, exist_ok=True)
-    check_same(args)
+    check_same(args, methods, sets)
     epochs = epochs_of(args.out, every, args.budget)
     curves = train(every, epochs, args.workers)
     results = {chosen.name: {name: [curves[cell] for cell in every if (cell.set, cell.method) == (chosen, name)] for name in methods}
@@ -88,14 +88,17 @@ def main(words: list[str]) -> None:
         draw_sheet({cell.method: Path(cell.folder) for cell in rows}, args.out / f"samples-{chosen.name}.png")
 
 
-def check_same(args: argparse.Namespace) -> None:
-    """Raise UserError where --out holds the runs of another recipe, budget or number of samples."""
-    asked = {"budget": args.budget, "samples": args.samples, "recipe": args.config.read_text()}
+def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[ImageSet]) -> None:
+    """Raise UserError where --out holds runs of another recipe, budget or number of samples, or others by the same names."""
     path = args.out / "asked.json"
-    if path.exists() and json.loads(path.read_text()) != asked:
-        differ = [name for name, value in json.loads(path.read_text()).items() if value != asked[name]]
-        raise UserError(f"--out {args.out}: holds runs of another {' and '.join(differ)}; choose another folder")
-    path.write_text(json.dumps(asked, indent=1))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    asked = {"budget": args.budget, "samples": args.samples, "recipe": args.config.read_text()}
+    asked |= {f"method {name}": list(how.settings) for name, how in methods.items()}
+    asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout] for chosen in sets}
+    differ = [name for name in asked if before.get(name, asked[name]) != asked[name]]
+    if differ:
+        raise UserError(f"--out {args.out}: holds runs of another {' and '.join(differ)}; choose another folder, or another name")
+    path.write_text(json.dumps(before | asked, indent=1))
 
 
 def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:

@@ -166,8 +166,10 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
     assert len(curve) == 4 and all(math.isfinite(point["fd_heldout"]) for point in curve)
     assert (tmp_path / "out" / "few" / "small" / "seed0" / "checkpoints" / "last.pt").exists()
     assert "| small | " in done.stdout
-    with pytest.raises(UserError, match="holds runs of another samples; choose another folder"):
-        fewshot.main([str(word) for word in (*words, "--samples", 9)])
+    for other, told in ((("--samples", 9), "samples"), (("--methods", "small:model.style_dim=8"), "method small"),
+                        (("--sets", f"few={images},{images}"), "set few")):  # fmt: skip
+        with pytest.raises(UserError, match=f"holds runs of another {told}; choose another folder"):
+            fewshot.main([str(word) for word in (*words, *other)])
 
 
 @pytest.mark.parametrize("words, told", [
