@@ -102,7 +102,10 @@ def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[
 
 
 def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
-    """Return how many epochs each cell has, from costs that are measured once for every method and number of images."""
+    """Return how many epochs each cell has, from costs that are measured once for every method and number of images.
+
+    Raises UserError for a budget of which the first part to be scored is not a whole epoch.
+    """
     path = out / "costs.json"
     costs = json.loads(path.read_text()) if path.exists() else {}
     numbers = {cell: str(len(cells.load(*cell.which())[0])) for cell in every}
@@ -113,7 +116,11 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
             print(f"measuring what an epoch costs with {number} images", flush=True)
             costs[number] = cells.epoch_costs(first, known)
             path.write_text(json.dumps(costs, indent=1))
-    return {cell: max(1, round(budget / costs[numbers[cell]][cell.method])) for cell in every}
+    dearest = max(costs[numbers[cell]][cell.method] for cell in every)
+    if POINTS[0] * budget < dearest:
+        raise UserError(f"--budget {budget:g}: runs are first scored at {POINTS[0]:.1%} of it, which is less than an epoch; "
+                        f"give {dearest / POINTS[0]:.3g} CPU-seconds or more")  # fmt: skip
+    return {cell: round(budget / costs[numbers[cell]][cell.method]) for cell in every}
 
 
 def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell, list[dict]]:

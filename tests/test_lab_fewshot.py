@@ -156,7 +156,7 @@ def lab(*words):
 def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "costs.json").write_text('{"12": {"small": 0.1}}')  # not to be measured here
-    words = ("--budget", 0.3, "--samples", 8, "--config", SMOKE, "--workers", 1, "--out", tmp_path / "out", "--sets", f"few={images}")
+    words = ("--budget", 0.8, "--samples", 8, "--config", SMOKE, "--workers", 1, "--out", tmp_path / "out", "--sets", f"few={images}")
     done = lab(*words, "--methods", "small:model.style_dim=16", "--seeds", 1)
     assert done.returncode == 0, done.stderr
     for name in ("results.md", "results.json", "curves.png", "samples-few.png"):
@@ -170,6 +170,13 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
                         (("--sets", f"few={images},{images}"), "set few")):  # fmt: skip
         with pytest.raises(UserError, match=f"holds runs of another {told}; choose another folder"):
             fewshot.main([str(word) for word in (*words, *other)])
+
+
+def test_a_budget_that_is_too_small_to_be_parted_is_refused(images, tmp_path):
+    (tmp_path / "costs.json").write_text('{"12": {"small": 0.1, "large": 0.25}}')
+    words = ["--config", str(SMOKE), "--out", str(tmp_path), "--sets", f"few={images}", "--methods", "small:", "large:"]
+    with pytest.raises(UserError, match="--budget 1.9: .* less than an epoch; give 2 CPU-seconds or more"):
+        fewshot.main([*words, "--budget", "1.9"])
 
 
 @pytest.mark.parametrize("words, told", [
