@@ -114,7 +114,8 @@ def measure(config, device: torch.device, refreshes: int) -> dict:
 def watch(clock: Clock, trainer, log) -> None:
     """Let the clock count what the trainer calls."""
 
-    def split_backward(images):
+    def split_backward(drawn):
+        images = drawn[-1] if isinstance(drawn, list) else drawn
         if images.requires_grad:  # the gradient reaches the images when the perceptual network is done
             images.register_hook(lambda _: clock.split("perceptual backward", "generator backward"))
 
@@ -125,7 +126,8 @@ def watch(clock: Clock, trainer, log) -> None:
             (trainer.refresher, "refresh", "reject, match, latents"), (trainer, "draw_and_score", "sheets and score"),
             (trainer, "save", "checkpoint"), (log, "row", "log"), (trainer, "train_step", "rest of the step")):  # fmt: skip
         clock.watch(owner, method, name)
-    clock.watch(trainer.generator, "forward", "generator forward of", after=split_backward)
+    for network in {trainer.generator, trainer.network}:  # two where there are heads, and then neither runs the other's forward
+        clock.watch(network, "forward", "generator forward of", after=split_backward)
 
 
 def work_of(trainer) -> dict[str, tuple[float, float]]:

@@ -1,12 +1,16 @@
 """The clock of benchmarks/training.py: every second is counted once, in the innermost part that it was spent in."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-SPEC = importlib.util.spec_from_file_location("training_benchmark", Path(__file__).parent.parent / "benchmarks" / "training.py")
+ROOT = Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
 benchmark = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
 
@@ -73,3 +77,11 @@ def test_networks_are_told_apart_by_where_they_are_called(clock):
             network.forward()
     assert {name for name in clock.seconds if name.startswith("generator")} == {
         "generator forward of the step", "generator forward of the pool", "generator forward of sheets"}  # fmt: skip
+
+
+def test_the_parts_of_a_training_with_stages_are_all_counted():
+    command = [sys.executable, ROOT / "benchmarks" / "training.py", "--config", ROOT / "configs" / "smoke-32.yaml", "--refreshes", "1",
+               "--threads", "1", "--json", "loss.stage_weight=0.5"]  # fmt: skip
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    for part in ("generator forward of the step", "perceptual backward", "generator backward", "optimiser"):
+        assert found["calls"][part] == found["steps"], part
