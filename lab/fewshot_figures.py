@@ -10,7 +10,8 @@ from imle.sheets import grid, save_png
 from lab.intervals import interval
 
 SAMPLES = 16  # on a sheet, of seeds 0 to 15
-SCORES = {"fd_heldout": "FD to held-out images", "fd_train": "FD to the training images", "copy_rate": "share of near copies"}
+SCORES = {"fd_heldout": "FD to held-out images", "fd_train": "FD to the training images", "copy_rate": "share of near copies",
+          "loss": "loss of the matches"}  # fmt: skip
 COLOURS = ("#1f4e79", "#c8553d", "#588157", "#e09f3e", "#7b5ea7", "#3d9dae", "#9a8c98", "#b56576")
 STYLE = {"font.size": 11, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
          "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e4e4", "legend.frameon": False, "lines.linewidth": 1.8}  # fmt: skip
@@ -24,7 +25,7 @@ def draw_curves(results: dict, path: Path) -> None:
     from matplotlib import pyplot
 
     with pyplot.rc_context(STYLE):
-        figure, panels = pyplot.subplots(len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 9), sharex="col",
+        figure, panels = pyplot.subplots(len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 3 * len(SCORES)), sharex="col",
                                          squeeze=False, layout="constrained")  # fmt: skip
         for row, (score, label) in zip(panels, SCORES.items()):
             row[0].set_ylabel(label)
