@@ -38,7 +38,7 @@ def draw_curves(results: dict, path: Path) -> None:
             bottom.set_xscale("log", base=2)
             bottom.xaxis.set_major_formatter(lambda at, _: f"{at:,.0f}")
             bottom.set_xlabel("CPU-seconds")
-        panels[0, -1].legend()
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 
