@@ -11,6 +11,7 @@ lists them when it is given an unknown one) or NAME:section.key=value;... for an
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -119,7 +120,7 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
     dearest = max(costs[numbers[cell]][cell.method] for cell in every)
     if POINTS[0] * budget < dearest:
         raise UserError(f"--budget {budget:g}: runs are first scored at {POINTS[0]:.1%} of it, which is less than an epoch; "
-                        f"give {dearest / POINTS[0]:.3g} CPU-seconds or more")  # fmt: skip
+                        f"give {math.ceil(dearest / POINTS[0])} CPU-seconds or more")  # fmt: skip
     return {cell: round(budget / costs[numbers[cell]][cell.method]) for cell in every}
 
 
