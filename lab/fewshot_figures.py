@@ -23,7 +23,9 @@ def draw_curves(results: dict, path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+    plain = StrMethodFormatter("{x:,g}")
     with pyplot.rc_context(STYLE):
         figure, panels = pyplot.subplots(len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 3 * len(SCORES)), sharex="col",
                                          squeeze=False, layout="constrained")  # fmt: skip
@@ -32,13 +34,16 @@ def draw_curves(results: dict, path: Path) -> None:
             for panel, of_method in zip(row, results.values()):
                 for number, (name, runs) in enumerate(of_method.items()):
                     plot_score(panel, runs, score, label=name, number=number, shift=1 + 0.02 * (number - len(of_method) / 2))
+                if score == "copy_rate":
+                    panel.set_ylim(bottom=0)  # bars reach below
         for top, bottom, chosen in zip(panels[0], panels[-1], results):
             top.set_title(chosen)
-            top.set_yscale("log")
+            bottom.set_yscale("log")  # losses
+            bottom.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=plain, minor_formatter=NullFormatter())
             bottom.set_xscale("log", base=2)
-            bottom.xaxis.set_major_formatter(lambda at, _: f"{at:,.0f}")
+            bottom.xaxis.set_major_formatter(plain)
             bottom.set_xlabel("CPU-seconds")
-        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=8)
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 

@@ -152,7 +152,7 @@ def draw_latents(runs: list[Run], path: Path) -> None:
                 panel.add_patch(pyplot.Circle((0, 0), radius, fill=False, color=PALE, zorder=0))
         figure.text(0.01, 0.967, "all that were selected in the last half of training, in the colours of their images:", va="top")
         key = figure.add_axes((0.87, 0.938, 0.1, 0.055))  # beside the title
-        key.scatter(*infinity_symbol().numpy().T, s=18, c=colors, linewidths=0)
+        key.scatter(*infinity_symbol().numpy().T, s=18, c=colors, linewidths=0, clip_on=False)
         key.axis("off")
         save(figure, path)
 
