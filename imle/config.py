@@ -108,6 +108,7 @@ class Train:
     mapping_rate: float = setting(1.0, "the mapping network's learning rate, as a share of the others'")
     betas: list[float] = setting([0.9, 0.99], "of AdamW")
     weight_decay: float = setting(0.01, "of the optimiser")
+    clip: float = setting(0.0, "clip each weight's gradient at so many times its usual norm; 0 does not")
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0")
     schedule: str = setting("cosine", "after the warm-up: constant, cosine (to 0) or step")
     decay_epochs: int = setting(4000, "epochs between two decays (step)")
@@ -166,7 +167,7 @@ RANGES = {
     "imle.top_up": (1.0, None), "imle.perturbation": (0.0, None), "imle.adaptive_decay": (0.0, 1.0),
     "imle.staleness": (0, None), "imle.force_resample": (1, None),
     "train.epochs": (1, None), "train.batch_size": (1, None), "train.micro_batch": (0, None),
-    "train.learning_rate": (0.0, None), "train.mapping_rate": (0.0, None),
+    "train.learning_rate": (0.0, None), "train.mapping_rate": (0.0, None), "train.clip": (0.0, None),
     "train.betas": (0.0, 0.9999999), "train.weight_decay": (0.0, None), "train.warmup_steps": (0, None),
     "train.decay_epochs": (1, None), "train.decay_factor": (0.0, 1.0), "train.ema_decay": (0.0, 1.0),
     "log.sheet_epochs": (1, None), "log.checkpoint_epochs": (1, None), "log.num_scored": (2, None),
@@ -363,6 +364,8 @@ def _check_consistency(config: Config) -> None:
         raise UserError("loss.stage_weight: needs a resolution below the final one, and model.channels has a single entry; set it to 0")
     if len(config.train.betas) != 2:
         raise UserError(f"train.betas: expected two numbers, found {config.train.betas}")
+    if 0 < config.train.clip <= 1:
+        raise UserError(f"train.clip: at {config.train.clip} times the usual norm gradients die out; use more than 1, or 0 for none")
     mode, search = config.imle.epsilon_mode, config.imle.search
     if config.imle.objective == "rs" and mode in ("rank", "median_rank") and search != "exact":
         raise UserError(f"imle.epsilon_mode: {mode} counts every candidate, which imle.search={search} does not; use exact")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from errors import UserError
 from imle import checkpoint, processes, rng
+from imle.clipping import Clipping
 from imle.compiling import telling_of_compilation
 from imle.config import Config, to_dict
 from imle.device import send
@@ -57,6 +58,7 @@ class Trainer:
         self.network = Staged(self.generator, self.heads) if self.heads else self.generator  # what a step runs and updates
         self.distance = make_distance(config.loss)
         self.optimizer = make_optimizer(self.network, config.train)
+        self.clipping = Clipping(list(self.network.parameters()), config.train.clip) if config.train.clip else None
         self.guard = Guard(self.optimizer, device)
         self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
         compiled = torch.compile if config.train.compile else lambda network: network
@@ -119,10 +121,12 @@ class Trainer:
             latents = latents + self.config.imle.perturbation * send(noise, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         distance = self.backward(index, latents)
-        norm = nn.utils.get_total_norm([p.grad for p in self.network.parameters()])
-        self.guard.watch(norm + distance.sum(), self.step)
+        norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in self.network.parameters()]))
+        self.guard.watch(norms.sum() + distance.sum(), self.step)
         if self.guard.at_once:
             self.check_finite()
+        if self.clipping:
+            self.clipping.clip(norms)
         set_learning_rate(self.optimizer, self.learning_rate(self.step))
         self.optimizer.step()
         self.ema.update(self.generator, self.step)
@@ -231,7 +235,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(), "latents": self.latents, "losses": self.losses,
             "objective": self.objective.state_dict(), "refresher": self.refresher.state_dict(),
             "best": self.best, "log_position": self.log.position(),
-        } | ({"heads": self.heads.state_dict()} if self.heads else {})  # fmt: skip
+        } | ({"heads": self.heads.state_dict()} if self.heads else {}) \
+          | ({"usual_norms": self.clipping.usual} if self.clipping else {})  # fmt: skip
 
     def load_state(self, state: dict) -> None:
         """Go on from what `state` returned."""
@@ -242,6 +247,8 @@ class Trainer:
         if self.heads:
             self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.clipping and "usual_norms" in state:  # not where clipping was asked for later
+            self.clipping.usual.copy_(state["usual_norms"])
         self.latents.copy_(state["latents"])
         self.losses.copy_(state["losses"])
         self.objective.load_state_dict(state["objective"])

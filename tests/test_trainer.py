@@ -254,7 +254,7 @@ def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("settings", [{}, {"train": {"micro_batch": 3}}, {"train": {"precision": "bf16"}}, *SWITCHES], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"train": {"micro_batch": 3}}, {"train": {"precision": "bf16"}}, {"train": {"clip": 2.0}}, *SWITCHES], ids=str)
 def test_a_step_does_not_wait_for_the_gpu(settings):
     made = trainer(imle={"perturbation": 0.1}, **settings, device="cuda")
     train(made, 2)  # the first step sets up libraries
