@@ -228,6 +228,12 @@ def references(*which) -> tuple[Tensor, Tensor]:
     return features_of(images), features_of(heldout)
 
 
+def reference_scores(cell: Cell) -> dict[str, float]:
+    """Return what real images score: the training images' distance to the held-out ones, and how many of these are near copies."""
+    real, held = references(*cell.which())
+    return {"fd_heldout": frechet.frechet_distance(held, real), "copy_rate": copying.copy_rate(real, held)}
+
+
 def state_of_matching(folder: Path) -> dict[str, float]:
     """Return what a run logged at its last refresh."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

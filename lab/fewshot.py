@@ -34,6 +34,7 @@ COLUMNS = {  # of the table: (name, digits)
     "cpu_seconds": ("CPU s", 0), "fd_heldout": ("FD held-out", 1), "fd_train": ("FD train", 1), "precision": ("precision", 2),
     "recall": ("recall", 2), "coverage": ("coverage", 2), "copy_rate": ("copies", 3), "loss": ("loss", 3),
     "matched_level": ("matched level", 3), "rejected_share": ("rejected", 2), "pit": ("PIT", 4), "latent_gap": ("latent gap", 2),
+    "train_test_gap": ("train-test gap", 2),
 }  # fmt: skip
 
 
@@ -77,10 +78,12 @@ def main(words: list[str]) -> None:
     curves = train(every, epochs, args.workers)
     results = {chosen.name: {name: [curves[cell] for cell in every if (cell.set, cell.method) == (chosen, name)] for name in methods}
                for chosen in sets}  # fmt: skip
+    reals = {chosen.name: cells.reference_scores(next(cell for cell in every if cell.set == chosen)) for chosen in sets}
     (args.out / "results.json").write_text(json.dumps(
         {"budget": args.budget, "recipe": args.config.name, "samples": args.samples, "points": POINTS,
-         "methods": {name: " ".join(how.settings) for name, how in methods.items()}, "curves": results}, indent=1) + "\n")  # fmt: skip
-    text = tables(results, methods)
+         "methods": {name: " ".join(how.settings) for name, how in methods.items()}, "real images": reals, "curves": results},
+        indent=1) + "\n")  # fmt: skip
+    text = tables(results, methods, reals)
     (args.out / "results.md").write_text(text)
     print(text)
     draw_curves(results, args.out / "curves.png")
@@ -140,20 +143,25 @@ def curve_of(job: tuple[Cell, int]) -> tuple[Cell, list[dict]]:
     return job[0], cells.run(*job)
 
 
-def tables(results: dict, methods: dict[str, Method]) -> str:
-    """Return a table for every set: the last scores, mean +- half of the 95% interval over seeds."""
+def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float]]) -> str:
+    """Return a table for every set: what real images score, and every method's last scores, mean +- half of the 95% interval."""
     heads = [head for head, _ in COLUMNS.values()]
     lines = [f"`{name}`: {' '.join(how.settings) or 'the recipe as it is'}  " for name, how in methods.items()]
+    lines.append("`real images`: the training images' distance to the held-out ones, and how many of the held-out ones would count as copies")
     for chosen, of_method in results.items():
         first = next(iter(of_method))
-        lines += ["", f"### {chosen}", "", f"| method | {' | '.join(heads)} | held-out less {first}'s |", "|---" * (len(heads) + 2) + "|"]
+        lines += ["", f"### {chosen}", "", f"| method | {' | '.join(heads)} | held-out less {first}'s |", "|---" * (len(heads) + 2) + "|",
+                  f"| real images | {' | '.join(scores([reals[chosen]]))} | - |"]  # fmt: skip
         for name, runs in of_method.items():
-            last = [run[-1] for run in runs]
-            found = [shown([point[key] for point in last], digits) if last[0][key] is not None else "-"
-                     for key, (_, digits) in COLUMNS.items()]  # fmt: skip
             pairs = [one[-1]["fd_heldout"] - other[-1]["fd_heldout"] for one, other in zip(runs, of_method[first])]
-            lines.append(f"| {name} | {' | '.join(found)} | {shown(pairs, 1) if name != first else '-'} |")
+            lines.append(f"| {name} | {' | '.join(scores([run[-1] for run in runs]))} | {shown(pairs, 1) if name != first else '-'} |")
     return "\n".join(lines) + "\n"
+
+
+def scores(points: list[dict]) -> list[str]:
+    """Return what the table shows of the scores of all seeds; a dash for what they have not."""
+    return [shown([point[key] for point in points], digits) if points[0].get(key) is not None else "-"
+            for key, (_, digits) in COLUMNS.items()]  # fmt: skip
 
 
 if __name__ == "__main__":

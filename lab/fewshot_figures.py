@@ -39,7 +39,7 @@ def draw_curves(results: dict, path: Path) -> None:
         for top, bottom, chosen in zip(panels[0], panels[-1], results):
             top.set_title(chosen)
             bottom.set_yscale("log")  # losses
-            bottom.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=plain, minor_formatter=NullFormatter())
+            bottom.yaxis.set(major_locator=LogLocator(subs=(1, 1.5, 2, 3, 5, 7)), major_formatter=plain, minor_formatter=NullFormatter())
             bottom.set_xscale("log", base=2)
             bottom.xaxis.set_major_formatter(plain)
             bottom.set_xlabel("CPU-seconds")

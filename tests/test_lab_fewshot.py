@@ -141,10 +141,11 @@ def test_the_table_gives_means_intervals_and_differences():
         return {**dict.fromkeys(fewshot.COLUMNS, 0.0), "fd_heldout": value, "copy_rate": copies}
 
     results = {"few": {"a": [[point(1)], [point(3)]], "b": [[point(2)], [point(4)]]}}
-    text = fewshot.tables(results, {"a": Method(), "b": Method(("seed=1",))})
+    text = fewshot.tables(results, {"a": Method(), "b": Method(("seed=1",))}, {"few": {"fd_heldout": 7.25, "copy_rate": 0.0625}})
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    head, one, other = rows
-    assert [len(row) for row in rows] == [len(head)] * 3 and "`b`: seed=1" in text
+    head, real, one, other = rows
+    assert [len(row) for row in rows] == [len(head)] * 4 and "`b`: seed=1" in text
+    assert {name: word for name, word in zip(head, real) if word != "-"} == {"method": "real images", "FD held-out": "7.2", "copies": "0.062"}
     assert one[head.index("FD held-out")] == "2.0 +- 12.7" and one[head.index("copies")] == "-"
     assert one[-1] == "-" and other[-1] == "1.0 +- 0.0" and head[-1] == "held-out less a's"
 
@@ -166,6 +167,8 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
     assert len(curve) == 4 and all(math.isfinite(point["fd_heldout"]) for point in curve)
     assert (tmp_path / "out" / "few" / "small" / "seed0" / "checkpoints" / "last.pt").exists()
     assert "| small | " in done.stdout
+    real, held = (cells.features_of(images) for images in cells.load(set_of(f"few={images}"), (32, 32), "crop", "white")[:2])
+    assert found["real images"]["few"] == {"fd_heldout": cells.frechet.frechet_distance(held, real), "copy_rate": cells.copying.copy_rate(real, held)}
     for other, told in ((("--samples", 9), "samples"), (("--methods", "small:model.style_dim=8"), "method small"),
                         (("--sets", f"few={images},{images}"), "set few")):  # fmt: skip
         with pytest.raises(UserError, match=f"holds runs of another {told}; choose another folder"):
