@@ -17,6 +17,7 @@ class References(NamedTuple):
     heldout: Tensor                  # uint8 (h, 3, H, W), h = 0 where there are none
     real_originals: list[Tensor] | None
     heldout_originals: list[Tensor] | None
+    heldout_names: list[str]
     fingerprint: str
     report: list[str]
     warnings: list[str]
@@ -28,7 +29,7 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: dict |
 
     `trained` holds the fingerprint, names and held-out names of a run: images that are still those are divided as they
     were for it. `heldout` is another folder to take the held-out images from. Raises UserError when the images are not
-    those of the run, unless they `may_differ`, which is a warning.
+    those of the run, unless they `may_differ`, which is a warning, and when a held-out image is a training image.
     """
     whole = load_images(path, **transform)
     names, held_names, warnings = whole.names, [], []
@@ -45,12 +46,23 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: dict |
     if heldout:
         held_path, held = heldout, load_images(heldout, **transform)
         held_names = held.names
+        _refuse_trained(heldout, held, path, _chosen(whole, names), names)
     background = transform["background"]
     return References(
         _chosen(whole, names), _chosen(held, held_names),
         load_originals(path, names, background=background) if originals else None,
         load_originals(held_path, held_names, background=background) if originals else None,
-        whole.fingerprint, whole.report, warnings)
+        held_names, whole.fingerprint, whole.report, warnings)
+
+
+def _refuse_trained(heldout: Path, held: ImageSet, path: str | os.PathLike, real: Tensor, names: list[str]) -> None:
+    """Raise UserError where held-out images are training images, to the bit or mirrored: they would pass for new ones."""
+    known = {image.tobytes(): name for images in (real.flip(3), real) for image, name in zip(images.numpy(), names)}
+    same = [f"{name} is {known[image.tobytes()]}" for name, image in zip(held.names, held.images.numpy()) if image.tobytes() in known]
+    if same:
+        shown = "; ".join(same[:3]) + ("; ..." if len(same) > 3 else "")
+        raise UserError(f"--heldout {heldout}: {len(same)} of its {len(held.names)} images are images of {path} ({shown}); "
+                        "held-out images are those that training never saw, so take these out")
 
 
 def _chosen(whole: ImageSet, names: list[str]) -> Tensor:

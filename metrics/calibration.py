@@ -4,13 +4,17 @@ A generator that repeats its 100 training images scores far better than fresh im
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from metrics.alterations import COPIES
 from metrics.measure import Features, Protocol, Sets, measure
 
 SEED = 0  # of the draws: calibration belongs to the real images, not to the samples
 SPLITS = 5
+Splits = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -24,22 +28,31 @@ class Calibration:
     deviations: dict[str, float | None] | None = None  # over the draws, where there are several
 
 
-def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, Calibration | None]:
+class Altered(NamedTuple):
+    """The features of real images that were changed in known ways (`metrics.alterations`)."""
+
+    copies: Features | None  # of k copies, each changed in one of COPIES
+    ways: Tensor             # (k,) in which
+    spoilt: dict[str, tuple[Features, Tensor]]  # by the names of SPOILT: k images, and which real ones went into each (k, s)
+
+
+def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered | None = None) -> dict[str, Calibration | None]:
     """Return what the same numbers are in comparisons that say how to read them, None where there is nothing to compare.
 
     copy: the training images against as many draws of themselves as there are samples. split_half: one half of them
     against the other, and as_halves: as many samples in the place of the other, both the mean of 5 splits. held_out:
-    the held-out images as fakes, and as_many: as many samples, the mean of 5 draws. Numbers by the metrics' names.
+    the held-out images as fakes, and as_many: as many samples, the mean of 5 draws. Of images that were `altered`:
+    changed_copy: copies that are not equal to the bit, and "changed_copy, WAY" those of one way alone; "spoilt, WAY":
+    spoilt images in the place of the other half. Numbers by the metrics' names.
     """
     n, m = _count(sets.real), _count(sets.fake)
     generator = torch.Generator().manual_seed(SEED)
     draws = torch.randint(n, (m,), generator=generator)
-    splits = [torch.randperm(n, generator=generator).tensor_split(2) for _ in range(SPLITS)]
-    splits = [(first, second[:m]) for first, second in splits]  # equal counts, however few samples there are
+    whole = [torch.randperm(n, generator=generator).tensor_split(2) for _ in range(SPLITS)]
+    splits = [(first, second[:m]) for first, second in whole]  # equal counts, however few samples there are
 
     def values(compared: Sets) -> dict[str, float | None]:
-        measured = measure(compared, protocol, metrics, errors=False)
-        return {name: measurement.value for name, measurement in measured.items()}
+        return _values(compared, protocol, metrics)
 
     def some(count: int) -> Features:
         return _part(sets.fake, torch.randperm(m, generator=generator)[:count])
@@ -51,6 +64,7 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, C
         "copy": Calibration(
             f"what a generator would score that only repeats the {n} real images, {m} times in all", n, m,
             values(sets._replace(fake=_part(sets.real, draws)))),
+        "changed_copy": None,
         "split_half": Calibration(
             f"one half of the real images against the other, mean of {SPLITS} splits", half, other, *_over(halves)),
         "as_halves": Calibration(
@@ -67,7 +81,45 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, C
         answer["as_many"] = Calibration(
             f"as many of the samples as are held out, mean of {SPLITS} draws", n, h,
             *_over([values(sets._replace(fake=some(h))) for _ in range(SPLITS)]))
+    if altered:
+        answer |= _changed_copies(sets, protocol, metrics, altered) | _spoilt(sets, protocol, whole, altered)
     return answer
+
+
+def _changed_copies(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered) -> dict[str, Calibration]:
+    """Return what copies score that are not equal to the bit: of all ways together, and of each whether it is noticed."""
+    if altered.copies is None:
+        return {}
+
+    def scored(rows: Tensor, chosen: list[str], meaning: str) -> Calibration:
+        values = _values(sets._replace(fake=_part(altered.copies, rows)), protocol, chosen)
+        return Calibration(meaning, _count(sets.real), len(rows), values)
+
+    everyone = torch.arange(len(altered.ways))
+    rows = {name: everyone[altered.ways == number] for number, name in enumerate(COPIES)}
+    together = f"what a generator would score that repeats real images, each changed in one way of {', '.join(COPIES)}"
+    return {"changed_copy": scored(everyone, metrics, together)} | {
+        f"changed_copy, {name}": scored(index, ["copying"], f"those changed by {name}") for name, index in rows.items() if len(index)}
+
+
+def _spoilt(sets: Sets, protocol: Protocol, splits: Splits, altered: Altered) -> dict[str, Calibration]:
+    """Return the precision of spoilt images in the place of one half of the real ones, for every way of spoiling.
+
+    Those count that were made of images of that half alone; with an image of the other half its source would be near.
+    """
+    answer = {}
+    for name, (features, sources) in altered.spoilt.items():
+        chosen = [(first, torch.isin(sources, second).all(dim=1)) for first, second in splits]
+        if all(rows.any() for _, rows in chosen):
+            draws = [_values(Sets(_part(sets.real, first), _part(features, rows)), protocol, ["pr"]) for first, rows in chosen]
+            half, other = (len(part) for part in splits[0])
+            answer[f"spoilt, {name}"] = Calibration(
+                f"real images {name} in the place of the other half, mean of {SPLITS} splits", half, int(chosen[0][1].sum()), *_over(draws))
+    return answer
+
+
+def _values(compared: Sets, protocol: Protocol, metrics: list[str]) -> dict[str, float | None]:
+    return {name: number.value for name, number in measure(compared, protocol, metrics, errors=False).items()}
 
 
 def _count(features: Features) -> int:

@@ -1,18 +1,27 @@
-"""Is it copying? Three answers from distances to the training images alone, in the features of one network.
+"""Is it copying? Answers from distances to the training images alone, in the features of one network and between thumbnails.
 
-All three look at where fresh images of the same kind would lie: a distance to the nearest training image means nothing
-by itself.
+All look at where fresh images of the same kind would lie: a distance to the nearest training image means nothing by
+itself. In a network's features a texture that all samples share moves them as far as two images differ, so that copies
+behind JPEG or noise pass; between thumbnails it does not count.
 """
 
+import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metrics.prdc import nearest_distances, nearest_other_distances
 
 MINIMUM = 20  # training images, for a 5th percentile; and held-out images, for a test against them
 PERCENTILE = 0.05
+MOST_THUMBNAILS = 1000  # training images, beyond which comparing thumbnails in 150 positions takes long
+SIDE, COMPARED = 16, 8  # pixels of a thumbnail, and at which two are compared
+SHIFTS = (-3 / 64, -1.5 / 64, 0.0, 1.5 / 64, 3 / 64)  # as shares of the image, in either direction
+ZOOMS = (-0.1, 0.0, 0.1)
+EQUAL = 0.1  # levels, below which a difference is rounding
+CHUNK = 256
 
 
 def copy_rate(real: Tensor, fake: Tensor, mirror: Tensor | None = None) -> float | None:
@@ -57,6 +66,50 @@ def copying_test(real: Tensor, fake: Tensor, heldout: Tensor, mirror: Tensor | N
     ties = torch.cat([fakes, fresh]).unique(return_counts=True)[1].double()
     variance = m * n / 12 * ((m + n + 1) - float((ties**3 - ties).sum()) / ((m + n) * (m + n - 1)))
     return (wins - m * n / 2) / math.sqrt(variance) if variance > 0 else 0.0
+
+
+def thumbnail_copy_rate(real: Tensor, fake: Tensor) -> float | None:
+    """Return the copy rate between thumbnails (N, 768) and (M, 768), which texture does not move.
+
+    None below 20 training images, above 1000, and where so many repeat each other that the threshold is 0.
+    """
+    if not MINIMUM <= len(real) <= MOST_THUMBNAILS:
+        return None
+    threshold = torch.quantile(thumbnail_distances(real, real).fill_diagonal_(math.inf).amin(dim=1), PERCENTILE)
+    return float((thumbnail_distances(fake, real).amin(dim=1) < threshold).double().mean()) if threshold > 0 else None
+
+
+def thumbnail_distances(points: Tensor, real: Tensor) -> Tensor:
+    """Return the distances (M, N) of thumbnails (M, 768) to real ones (N, 768): root mean square, in levels, at 8 x 8 pixels.
+
+    Each is the least over small shifts and zooms of the real one and of its mirror image.
+    """
+    points, moved = _compared(points), _moved(real)  # (M, 192), (150, N, 192)
+    centre = moved.mean(dim=(0, 1))
+    points, moved = points - centre, (moved - centre).flatten(0, 1)
+    lengths = moved.square().sum(dim=1)
+    nearest = torch.empty(len(points), len(real))
+    for start in range(0, len(points), CHUNK):
+        chunk = points[start:start + CHUNK]
+        squares = chunk.square().sum(dim=1, keepdim=True) + lengths - 2 * chunk @ moved.T  # (chunk, 150 N)
+        nearest[start:start + CHUNK] = squares.view(len(chunk), -1, len(real)).amin(dim=1)
+    nearest = nearest.double() / points.shape[1]
+    return torch.where(nearest < EQUAL**2, 0.0, nearest).sqrt()
+
+
+def _moved(real: Tensor) -> Tensor:
+    """Return thumbnails (N, 768) in 75 positions, and mirrored, as they are compared: (150, N, 192)."""
+    images, moved = real.view(-1, 3, SIDE, SIDE), []
+    for zoom, down, right in itertools.product(ZOOMS, SHIFTS, SHIFTS):
+        place = images.new_tensor([[1 - zoom, 0, 2 * right], [0, 1 - zoom, 2 * down]]).expand(len(images), 2, 3)
+        at = F.affine_grid(place, list(images.shape), align_corners=False)
+        there = F.grid_sample(images, at, padding_mode="border", align_corners=False)
+        moved += [_compared(there), _compared(there.flip(3))]
+    return torch.stack(moved)
+
+
+def _compared(thumbnails: Tensor) -> Tensor:
+    return F.avg_pool2d(thumbnails.reshape(-1, 3, SIDE, SIDE), SIDE // COMPARED).flatten(1)
 
 
 def _to_nearest(real: Tensor, points: Tensor, mirror: Tensor | None) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from metrics import backtracking, paths
+from metrics.alterations import changed_copies, spoilt
 from metrics.cache import Cache
-from metrics.calibration import Calibration, calibrate
+from metrics.calibration import Altered, Calibration, calibrate
 from metrics.features import NETWORKS, FeaturePass
 from metrics.images import Images, Request, digest, sweep
 from metrics.measure import (
@@ -25,6 +26,7 @@ from models.weights import sha256_of
 SEED = 0  # of the latents that paths and searches start from, which are none of the samples
 MOST_CLUSTERS = 500  # training images, beyond which intra-LPIPS (a few-shot measure) would take too much memory
 HELDOUT_QUERIES = 24  # held-out images whose nearest samples are shown
+MOST_ALTERED = 100  # training images that are changed, to see what the verdict would make of them
 NO_GENERATOR = "needs the generator itself: give a run, a checkpoint or an export"
 
 
@@ -73,7 +75,7 @@ class Backtrack(NamedTuple):
 
 def weights_of(protocol: Protocol, metrics: list[str], images_only: bool) -> list[str]:
     """Return the keys of all weights that an evaluation needs, so that none is found missing later."""
-    keys = [NETWORKS[network].weights for network in protocol.networks(metrics)]
+    keys = list(filter(None, (NETWORKS[network].weights for network in protocol.networks(metrics))))
     looked_at = set(metrics) & set(PERCEPTUAL_METRICS) - set(GENERATOR_METRICS if images_only else ())
     return list(dict.fromkeys([*keys, *(WEIGHTS_OF[protocol.perceptual] if looked_at else ())]))
 
@@ -109,6 +111,8 @@ class Evaluator:
         """Return the image passes that everything takes."""
         sets = [reals.real, *filter(None, [reals.held, reals.mirror]), *samples]
         work = {"features": len(self.networks) * sum(images.count for images in sets)}
+        altered = min(len(reals.images), MOST_ALTERED)
+        work["features"] += altered * (len(self.networks) * ("copying" in self.metrics) + 3 * ("pr" in self.metrics))
         if len(reals.images) <= MOST_CLUSTERS:
             work["intra_lpips"] = samples[0].count
         if decoder:
@@ -122,18 +126,29 @@ class Evaluator:
         real, mirror = self._taken(reals.real), self._taken(reals.mirror)
         heldout = self._taken(reals.held)
         sets = [Sets(real, self._taken(images), heldout, mirror) for images in samples]
+        altered = self._altered(reals)
         self.progress.stage("comparing features")
         measured = [measure(each, self.protocol, self.metrics) for each in sets]
         answer.sets = sets[0]
         answer.measured = {name: repeated(first, [other[name] for other in measured[1:]]) for name, first in measured[0].items()}
-        answer.calibration = calibrate(sets[0], self.protocol, self.metrics)
+        answer.calibration = calibrate(sets[0], self.protocol, self.metrics, altered)
 
-    def _taken(self, images: Images | None) -> Features | None:
+    def _altered(self, reals: Reals) -> Altered:
+        """Take the features of training images changed in known ways, as far as there are sentences to try on them."""
+        index = torch.tensor(spread(len(reals.images), MOST_ALTERED))
+        copies, ways = changed_copies(reals.images[index])
+        taken = self._taken(Images.of_tensor("features of changed copies", copies)) if "copying" in self.metrics else None
+        manifold = [self.protocol.manifold]
+        found = {name: (self._taken(Images.of_tensor(f"features of real images {name}", images), manifold), index[sources])
+                 for name, (images, sources) in spoilt(reals.images[index]).items()} if "pr" in self.metrics else {}  # fmt: skip
+        return Altered(taken, ways, found)
+
+    def _taken(self, images: Images | None, networks: list[str] | None = None) -> Features | None:
         if images is None:
             return None
         requests = {name: Request({"pass": "features", "network": name, "input": NETWORKS[name].input,
-                                   "weights": sha256_of(NETWORKS[name].weights)},
-                                  lambda name=name: FeaturePass(name, self.device)) for name in self.networks}  # fmt: skip
+                                   "weights": NETWORKS[name].weights and sha256_of(NETWORKS[name].weights)},
+                                  lambda name=name: FeaturePass(name, self.device)) for name in networks or self.networks}  # fmt: skip
         results = sweep(images, requests, self.device, self.cache, self.progress)
         return {name: result["features"] for name, result in results.items()}
 

@@ -86,11 +86,20 @@ class DinoV2(nn.Module):
         return self.network(_imagenet_normalised(resize_to_224(images)))
 
 
+class Thumbnail(nn.Module):
+    """The image itself at 16 x 16 pixels, in levels, D = 768: no network, and too small for texture."""
+
+    SIDE = 16
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.interpolate(images.float(), size=(self.SIDE, self.SIDE), mode="bilinear", antialias=True).flatten(1)
+
+
 class Network(NamedTuple):
-    """How to build a network, its key in `models.weights`, the dimension of its features, and its input in words."""
+    """How to build a network, its key in `models.weights` (None without), the dimension of its features, and its input in words."""
 
     build: Callable[[], nn.Module]
-    weights: str
+    weights: str | None
     dimension: int
     input: str
 
@@ -101,6 +110,7 @@ NETWORKS = {
     "vgg16": Network(VGG16, "vgg16", 4096, "bicubic antialiased resize to 224; fc2 after ReLU"),
     "vgg16-linear": Network(lambda: VGG16(linear=True), "vgg16", 4096, "bicubic antialiased resize to 224; fc2 before ReLU"),
     "dinov2": Network(DinoV2, "dinov2", 1024, "bicubic antialiased resize to 224; class token"),
+    "thumbnail": Network(Thumbnail, None, 768, "bilinear antialiased resize to 16; the pixels themselves"),
     "effnet-lite0": Network(EffNetLite0, "effnet-lite0", 1280, "bicubic antialiased resize to 224; pooled head"),
 }
 

@@ -66,9 +66,9 @@ class Protocol(NamedTuple):
 
     def networks(self, metrics: list[str]) -> list[str]:
         """Return the networks whose features these metrics need, each once."""
-        needed = {"fid": self.distance, "fid_clean": self.clean, "kid": self.distance, "pr": self.manifold, "copying": self.distance,
-                  "dinov2": "dinov2"}
-        return list(dict.fromkeys(needed[metric] for metric in metrics if metric in needed))
+        needed = {"fid": [self.distance], "fid_clean": [self.clean], "kid": [self.distance], "pr": [self.manifold],
+                  "copying": [self.distance, "thumbnail"], "dinov2": ["dinov2"]}
+        return list(dict.fromkeys(network for metric in metrics for network in needed.get(metric, ())))
 
 
 _EVERYWHERE = ("pr", "copying", "intra_lpips", "ppl", "jumps", "backtracking")
@@ -177,12 +177,14 @@ def _copying(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurem
     real, fake = sets.real[network], sets.fake[network]
     mirror = sets.mirror and sets.mirror[network]
     counts = len(real), len(fake)
+    small = _share(copying.thumbnail_copy_rate(sets.real["thumbnail"], sets.fake["thumbnail"]), len(fake), "lower", *counts,
+                   f"needs {copying.MINIMUM} to {copying.MOST_THUMBNAILS} real images, most of them different at this size")
     rate = _share(copying.copy_rate(real, fake, mirror), len(fake), "lower", *counts,
                   f"needs at least {copying.MINIMUM} real images, most of them different in these features")
     authentic = _share(copying.authentic_share(real, fake), len(fake), "higher", *counts, _too_few(2, "the side of the reals"))
     heldout = sets.heldout[network] if sets.heldout else real[:0]
     test = copying.copying_test(real, fake, heldout, mirror)
-    return {"copy_rate" + protocol.suffix: rate, "authpct" + protocol.suffix: authentic,
+    return {"copy_rate" + protocol.suffix: rate, "copy_rate_thumbnail": small, "authpct" + protocol.suffix: authentic,
             "c_t" + protocol.suffix: Measurement(
                 test, "higher", *counts, reason=None if test is not None else
                 f"needs at least {copying.MINIMUM} held-out images ({len(heldout)} here)")}  # fmt: skip

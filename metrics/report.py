@@ -25,7 +25,7 @@ from models.weights import sha256_of
 
 SCHEMA = "rs-imle.evaluation.2"
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pytorch-fid")
-BESIDE = {"copies": "copy", "halves": "split_half", "as halves": "as_halves", "held-out": "held_out", "as held-out": "as_many"}
+BESIDE = {"copies": "copy", "changed": "changed_copy", "halves": "split_half", "as halves": "as_halves", "held-out": "held_out", "as held-out": "as_many"}
 COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", *BESIDE, "comparable")
 SMALL = ("backtrack", "intra_lpips")  # perceptual distances, printed with a decimal more
 RIGHT = ("value", *BESIDE)  # aligned at the decimal point
@@ -73,6 +73,11 @@ def legend(measured: Measured, calibration: Calibrations) -> list[str]:
     """Return in words what the table's columns of comparison are, and what is to be known of single numbers."""
     lines = [f"{column}: {calibration[key].meaning} ({calibration[key].num_real}/{calibration[key].num_fake})"
              for column, key in BESIDE.items() if calibration.get(key)]  # fmt: skip
+    spoilt = {key: each for key, each in calibration.items() if key.startswith("spoilt, ")}
+    if spoilt:
+        shares = ", ".join(f"{name.removeprefix('spoilt, ')} {value:.2f}" for name, each in spoilt.items()
+                           for key, value in each.values.items() if key.startswith("precision") and value is not None)  # fmt: skip
+        lines.append(f"precision of real images that were spoilt, in the place of the other half: {shares}")
     if not calibration.get("held_out"):
         lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see what fresh images score")
     lines.append("comparable: with published numbers; Frechet distances fall as counts grow, so compare equal counts")
@@ -100,9 +105,9 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
 
 
 def networks_record(names: list[str]) -> dict[str, dict]:
-    """Return what metrics.json says of the networks that the features came from."""
+    """Return what metrics.json says of the networks that the features came from; thumbnails have none."""
     return {name: {"weights_sha256": sha256_of(NETWORKS[name].weights), "dimension": NETWORKS[name].dimension,
-                   "input": NETWORKS[name].input} for name in names}
+                   "input": NETWORKS[name].input} for name in names if NETWORKS[name].weights}
 
 
 def numbers_record(measured: Measured, calibration: Calibrations) -> dict[str, dict]:

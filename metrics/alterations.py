@@ -1,0 +1,85 @@
+"""Real images changed in known ways: copies that are not equal to the bit, and pictures that nobody takes for real.
+
+They are what the verdict is tried on: a test that would not recognise these cannot clear anybody of the same.
+"""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+SEED = 0             # of the noise and of the pairs
+QUALITY = 40         # of JPEG
+NOISE = 8            # levels, at most
+BLUR = 1 / 64        # standard deviation of the blur, as a share of the shorter side
+SHIFT = 3 / 64       # as a share of the width
+
+
+def jpeg(images: Tensor) -> Tensor:
+    """Return uint8 images (N, 3, H, W) as they come back from a JPEG of quality 40."""
+    changed = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=QUALITY)
+        changed.append(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1))
+    return torch.stack(changed)
+
+
+def noise(images: Tensor) -> Tensor:
+    """Return uint8 images (N, 3, H, W) with uniform noise of up to 8 levels."""
+    generator = torch.Generator().manual_seed(SEED)
+    change = torch.randint(-NOISE, NOISE + 1, images.shape, generator=generator, dtype=torch.int16)
+    return (images.short() + change).clamp(0, 255).to(torch.uint8)
+
+
+def blur(images: Tensor) -> Tensor:
+    """Return uint8 images (N, 3, H, W) behind a Gaussian blur of a 64th of their shorter side."""
+    deviation = BLUR * min(images.shape[2:])
+    reach = max(1, round(3 * deviation))
+    kernel = torch.exp(-torch.arange(-reach, reach + 1).square() / (2 * deviation**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, -1)
+    padded = F.pad(images.float(), [reach] * 4, mode="replicate")
+    return _bytes(F.conv2d(F.conv2d(padded, kernel[..., None], groups=3), kernel[:, :, None], groups=3))
+
+
+def shift(images: Tensor) -> Tensor:
+    """Return uint8 images (N, 3, H, W) moved right by 3/64 of their width, the edge repeated, and behind JPEG."""
+    pixels = max(1, round(SHIFT * images.shape[3]))
+    return jpeg(torch.cat([images[..., :1].expand(-1, -1, -1, pixels), images[..., :-pixels]], dim=3))
+
+
+def quarter(images: Tensor) -> Tensor:
+    """Return uint8 images (N, 3, H, W) resized to a quarter of their side and back."""
+    small = F.interpolate(images.float(), scale_factor=1 / 4, mode="bicubic", antialias=True)
+    return _bytes(F.interpolate(small, size=images.shape[2:], mode="bicubic"))
+
+
+# By the word that names each in a report.
+COPIES: dict[str, Callable[[Tensor], Tensor]] = {"JPEG": jpeg, "noise": noise, "blur": blur, "shift and JPEG": shift}
+
+
+def changed_copies(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images uint8 (N, 3, H, W), each changed in one of COPIES, and the number of that way (N,)."""
+    ways = torch.arange(len(images)) % len(COPIES)
+    changed = images.clone()
+    for number, change in enumerate(COPIES.values()):
+        if (ways == number).any():
+            changed[ways == number] = change(images[ways == number])
+    return changed, ways
+
+
+def spoilt(images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return images uint8 (N, 3, H, W) spoilt in three ways, by name, and which of them went into each (N, 1) or (N, 2)."""
+    own = torch.arange(len(images))[:, None]  # (N, 1)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
+    pairs = torch.stack([order, order.roll(1)], dim=1)  # (N, 2)
+    return {"blurred": (blur(images), own), "reduced to a quarter": (quarter(images), own),
+            "averaged in pairs": (_bytes(images.float()[pairs].mean(dim=1)), pairs)}
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return images.round().clamp(0, 255).to(torch.uint8)
