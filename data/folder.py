@@ -28,6 +28,7 @@ MAX_REPORT_LINES = 20
 
 Read = Callable[..., bytes]  # () reads the content, (n) its first n bytes; raises Unusable
 ARCHIVE = Unusable("archive", "an archive inside; unpack it")
+SHEET = Unusable("of sample.py", "a sheet or film beside its samples")
 REPLACED = Unusable("replaced", "a later member of the .zip has the same name")
 
 
@@ -49,9 +50,8 @@ class ImageSet:
         Spelling is the Unicode normal form, and folders that all images lie in. Order and fingerprint become those of
         `names` too, so that a run goes on with a copy whose names a file system or an archive spells otherwise.
         """
-        number = {name: index for index, name in enumerate(self.names)}
         names = sorted(names)
-        order = spelling.matched(names, number | {file: number[twin] for file, twin in self.duplicates.items()})
+        order = spelling.matched(names, self.names, self.duplicates)
         if order is None or names == self.names:
             return self
         images = self.images[order]
@@ -66,13 +66,14 @@ class Listing:
     images: dict[str, Read]  # what has the beginning or the suffix of an image, by name
     others: list[str]        # no images
     archives: list[str]      # which may hold images
+    sheets: list[str]        # images that sample.py wrote beside its samples
     replaced: list[str]      # members of a .zip that a later one of the same name replaces
     system: list[str]        # what systems make, by its own name alone; nobody looks into it
 
     @property
     def total(self) -> int:
         """Return how many files there are, without what systems make."""
-        return len(self.images) + len(self.others) + len(self.archives) + len(self.replaced)
+        return len(self.images) + len(self.others) + len(self.archives) + len(self.sheets) + len(self.replaced)
 
     def left_out(self) -> str:
         """Return what systems make, as the end of a summary."""
@@ -163,7 +164,7 @@ class _Notes:
 
     def report(self, found: Listing, num_images: int, resolution: tuple[int, int]) -> list[str]:
         """Write the summary, a line per file left out, at most MAX_REPORT_LINES of them, and one of what is no image."""
-        for names, reason in ((found.archives, ARCHIVE), (found.replaced, REPLACED)):
+        for names, reason in ((found.archives, ARCHIVE), (found.sheets, SHEET), (found.replaced, REPLACED)):
             for name in names:
                 self.skip(name, reason)
         height, width = resolution
@@ -210,7 +211,7 @@ def some(names: list[str]) -> str:
 
 def _sorted_out(files: list[tuple[str, Read]], system: dict[str, None]) -> Listing:
     """Tell images from other files. Of equal names the last is taken, as by those who unpack an archive."""
-    found = Listing({}, [], [], [], list(map(spelling.printable, system)))
+    found = Listing({}, [], [], [], [], list(map(spelling.printable, system)))
     last: dict[str, Read] = {}
     for name, (_, read) in zip(spelling.spelled([name for name, _ in files]), files):
         if name in last:
@@ -218,6 +219,9 @@ def _sorted_out(files: list[tuple[str, Read]], system: dict[str, None]) -> Listi
         last[name] = read
     for name in sorted(last):
         _place(found, name, last[name])
+    found.sheets.extend(spelling.sheets(found.images))
+    for name in found.sheets:
+        del found.images[name]
     return found
 
 
@@ -297,7 +301,8 @@ def _zip_files(archive: zipfile.ZipFile, named: str) -> tuple[list[tuple[str, Re
     system: dict[str, None] = {}
     for info in archive.infolist():
         marked = info.flag_bits & 0x800  # as UTF-8; macOS writes UTF-8 and does not say so
-        member = PureWindowsPath(info.filename if marked else spelling.utf8(info.filename))  # splits at both slashes and knows drive letters
+        name = info.filename if marked else spelling.utf8(info.filename)
+        member = PureWindowsPath(name)  # splits at both slashes and knows drive letters
         if info.filename.endswith(("/", "\\")) or any(map(spelling.hidden, member.parts)):
             continue
         made = [part for part in member.parts if spelling.made_by_system(part)]
@@ -314,7 +319,7 @@ def _zip_files(archive: zipfile.ZipFile, named: str) -> tuple[list[tuple[str, Re
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, first: int | None = None) -> bytes:
-    """Read one member, or its first bytes; zipfile stops at the size that the header declares, so the check on it bounds the memory."""
+    """Read one member, or its first bytes; zipfile stops at the size that the header declares, so that bounds the memory."""
     try:
         if first is None:
             _check_bytes(info.file_size)

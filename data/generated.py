@@ -1,6 +1,5 @@
 """A folder, .zip or .npz of images from any generator, read exactly as it is: nothing resized, skipped or dropped."""
 
-import re
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +15,6 @@ from data.sniff import SUFFIXES
 from errors import UserError
 
 WHITE = (255, 255, 255)
-# What sample.py writes besides samples, and what it calls samples and the frames of a film.
-_SHEETS = re.compile(r"grid\.png|nearest\.png|film\.gif|frame\d+\.png", re.IGNORECASE)
-_SEED = re.compile(r"seed\d+\.png", re.IGNORECASE)
-_FRAME = re.compile(r"frame\d+\.png", re.IGNORECASE)
 
 
 class Generated(NamedTuple):
@@ -51,8 +46,7 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
         return Generated(images, f"1 file -> {len(images)} images")
     progress, pixels, first = ProgressLine(), [], None
     with listed(path, "the samples") as found:
-        sheets = _sheets([*found.images])
-        names = [name for name in found.images if name not in sheets]
+        names = list(found.images)
         if not names:
             raise UserError(f"{path}: no images (none of {' '.join(SUFFIXES)}{found.left_out()}); point at the folder that holds them")
         for done, name in enumerate(names[:limit], 1):
@@ -65,12 +59,12 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
             pixels.append(image)
             progress(done, len(names[:limit]))
     images = _enough(torch.stack(pixels), path, limit)
-    return Generated(images, _report(found, len(images), len(names) - len(images), sheets))
+    return Generated(images, _report(found, len(images), len(names) - len(images)))
 
 
-def _report(found: Listing, num_images: int, num_beyond: int, sheets: list[str]) -> str:
+def _report(found: Listing, num_images: int, num_beyond: int) -> str:
     """Say what the files of a folder are."""
-    kinds = ((sheets, "sheet or film of sample.py", "sheets or films of sample.py"), (found.others, "no image", "no images"),
+    kinds = ((found.sheets, "sheet or film of sample.py", "sheets or films of sample.py"), (found.others, "no image", "no images"),
              (found.archives, "archive inside", "archives inside"),
              (found.replaced, "replaced by a later member of its name", "replaced by later members of their names"))  # fmt: skip
     parts = [f"{len(names)} {one if len(names) == 1 else more} ({some(names)})" for names, one, more in kinds if names]
@@ -78,15 +72,6 @@ def _report(found: Listing, num_images: int, num_beyond: int, sheets: list[str])
         parts.append(f"{num_beyond} beyond --num-samples")
     summary = f"{found.total} file{'s' * (found.total != 1)} -> {num_images} image{'s' * (num_images != 1)}"
     return (f"{summary}: {', '.join(parts)}" if parts else summary) + found.left_out()
-
-
-def _sheets(names: list[str]) -> list[str]:
-    """Return the names of what sample.py wrote beside samples, and the film beside its frames."""
-    beside = {name: name.rpartition("/")[::2] for name in names}  # (folder, file)
-    seeds = {folder for folder, file in beside.values() if _SEED.fullmatch(file)}
-    films = {folder for folder, file in beside.values() if _FRAME.fullmatch(file)}
-    return [name for name, (folder, file) in beside.items()
-            if folder in seeds and _SHEETS.fullmatch(file) or folder in films and file.lower() == "film.gif"]  # fmt: skip
 
 
 def _enough(images: Tensor, path: Path, limit: int | None) -> Tensor:

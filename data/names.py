@@ -13,6 +13,8 @@ _SYSTEM = frozenset((
     "resource.frk", "finder.dat", "ipod photo cache", "lost+found", "lost.dir", "zbthumbnail.info"))  # fmt: skip
 _SYSTEM_BEGINNINGS = ("~$", "@gmt-")
 _SYSTEM_PATTERN = re.compile(r"found\.\d{3}|.+@syno(eastream|resource)")
+# What sample.py calls samples, and what it may write beside them; a film is two files at least.
+_SAMPLE, _SHEET, _FILM, _FRAME = (re.compile(name) for name in (r"seed\d+\.png", r"(grid|nearest)\.png", r"film\.gif", r"frame\d+\.png"))
 
 
 def hidden(part: str) -> bool:
@@ -24,6 +26,19 @@ def made_by_system(part: str) -> bool:
     """Tell whether a file or folder has a name that systems give to what they make, in any case of its letters."""
     name = part.casefold()
     return name in _SYSTEM or name.startswith(_SYSTEM_BEGINNINGS) or bool(_SYSTEM_PATTERN.fullmatch(name))
+
+
+def sheets(names: Iterable[str]) -> list[str]:
+    """Return the names of sheets and films that sample.py wrote beside samples, and of films beside their frames."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name[: name.rfind("/") + 1], []).append(name)
+    found = []
+    for folder, inside in folders.items():
+        samples, sheet, film, frames = ([name for name in inside if pattern.fullmatch(name, len(folder))]
+                                        for pattern in (_SAMPLE, _SHEET, _FILM, _FRAME))  # fmt: skip
+        found += sheet * bool(samples) + film * bool(samples or frames) + frames * bool(samples and film)
+    return sorted(found)
 
 
 def printable(name: str) -> str:
@@ -67,24 +82,28 @@ def key(name: str) -> str:
     return _composed(utf8(name))
 
 
-def matched(names: list[str], numbers: dict[str, int]) -> list[int] | None:
-    """Return the number of each of `names`, if these and the names that have numbers differ in nothing but spelling.
+def matched(names: list[str], own: list[str], duplicates: dict[str, str]) -> list[int] | None:
+    """Return where each of `names` stands in `own`, or None if the two lists differ in more than spelling.
 
-    Spelling is the normal form, and folders that all lie in. Files with the same pixels have the same number; every
-    number must be found once, otherwise None is returned.
+    Spelling is the normal form, and folders that all of a list lie in. `duplicates` are further names of some in `own`.
     """
-    known = dict(zip(_bare(numbers), numbers.values()))
-    found = [known.get(name) for name in _bare(names)]
-    return found if len(known) == len(numbers) and {*found} == {*numbers.values()} and len(found) == len({*found}) else None
+    top, other_top = _common_folders(own), _common_folders(names)
+    known = {key(name).removeprefix(top): index for index, name in enumerate(own)}
+    if len(known) < len(own):
+        return None
+    for name, twin in duplicates.items():
+        known.setdefault(key(name).removeprefix(top), own.index(twin))
+    found = [known.get(key(name).removeprefix(other_top)) for name in names]
+    return found if len(found) == len(own) and {*found} == {*range(len(own))} else None
 
 
 def _composed(name: str) -> str:
     return printable(unicodedata.normalize("NFC", name))
 
 
-def _bare(names: Iterable[str]) -> list[str]:
-    """Return the keys of names without the folders that all of them lie in."""
-    bare = [key(name) for name in names]
+def _common_folders(names: list[str]) -> str:
+    """Return the folders, such as `sets/cats/`, that the keys of all the names lie in."""
+    bare, common = [key(name) for name in names], ""
     while top := top_folder(bare):
-        bare = [name.removeprefix(top) for name in bare]
-    return bare
+        bare, common = [name.removeprefix(top) for name in bare], common + top
+    return common

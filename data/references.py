@@ -27,8 +27,8 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: dict |
     """Read the real images in a folder or .zip, `transform` being the keywords of `load_images`.
 
     `trained` holds the fingerprint, names and held-out names of a run: images that are still those, however their names
-    are spelled, are divided as they were for it. `heldout` is another folder to take the held-out images from. Raises UserError when the images are not
-    those of the run, unless they `may_differ`, which is a warning.
+    are spelled, are divided as they were for it. `heldout` is another folder to take the held-out images from. Raises
+    UserError when the images are not those of the run, unless they `may_differ`, which is a warning.
     """
     whole = load_images(path, **transform)
     if trained:

@@ -26,7 +26,7 @@ _FOREIGN = {
     "PFM": (rb"P[Ff]\s+\d+\s+\d+\s+[-+\d.]", (".pfm",)),
     "Photoshop": (rb"8BPS", (".psd", ".psb")),
     "GIMP": (rb"gimp xcf", (".xcf",)),
-    "SVG": (rb"(?:\xef\xbb\xbf)?\s*(?>(?:<\?.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE\s+svg[^\[>]*(?:\[.*?\]\s*)?>\s*)*)<(?:\w+:)?svg[\s>]",
+    "SVG": (rb"(?:\xef\xbb\xbf)?\s*(?>(?:<\?.*?\?>\s*|<!--.*?-->\s*|<!DOCTYPE\s+svg[^\[>]*(?:\[.*?\]\s*)?>\s*)*)<(?:\w+:)?svg[\s/>]",
             (".svg", ".svgz")),
     "EPS": (rb"%!PS-Adobe-\S+ EPSF|\xc5\xd0\xd3\xc6", (".eps", ".epsf")),
     "WMF or EMF": (rb"\xd7\xcd\xc6\x9a|\x01\0\0\0.{36} EMF", (".wmf", ".emf")),
