@@ -127,7 +127,8 @@ def load_images(
             f"({'; '.join(report[:2])}); add or mend images")
     pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: gives the unused memory back without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
-    return ImageSet(torch.from_numpy(pixels), names, report, _fingerprint(pixels, names, transform), names, notes.duplicates, transform)
+    fingerprint = _fingerprint(pixels, names, transform)
+    return ImageSet(torch.from_numpy(pixels), names, report, fingerprint, files=names, duplicates=notes.duplicates, transform=transform)
 
 
 def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:
@@ -226,7 +227,7 @@ def _sorted_out(files: list[tuple[str, Read]], system: dict[str, None]) -> Listi
 
 
 def _place(found: Listing, name: str, read: Read) -> None:
-    """Put a file where it belongs by its name and its first bytes."""
+    """Put a file among the images, the archives or the others, by its name and its first bytes."""
     if name.lower().endswith((*SUFFIXES, "/")):
         found.images[name] = read  # whatever it begins with: reading it tells
         return
@@ -257,11 +258,11 @@ def _folder_files(root: str, what: str) -> tuple[list[tuple[str, Read]], dict[st
     system: dict[str, None] = {}
     entered = {os.path.realpath(root)}
 
-    def note_unlistable(error: OSError) -> None:
-        files.append((inside(error.filename) + "/", partial(_refuse, "unreadable", f"cannot list it: {error.strerror}")))
-
     def inside(path: str) -> str:
         return Path(path).relative_to(root).as_posix()
+
+    def note_unlistable(error: OSError) -> None:
+        files.append((inside(error.filename) + "/", partial(_refuse, "unreadable", f"cannot list it: {error.strerror}")))
 
     for folder, subfolders, filenames in os.walk(root, followlinks=True, onerror=note_unlistable):
         visible = [name for name in sorted([*subfolders, *filenames]) if not spelling.hidden(name)]
@@ -310,11 +311,11 @@ def _zip_files(archive: zipfile.ZipFile, named: str) -> tuple[list[tuple[str, Re
             system[made[0]] = None
             continue
         if info.flag_bits & 1:
-            raise UserError(f"{named} is encrypted; unpack it and point data.path at the folder")
+            raise UserError(f"{named} is encrypted; unpack it and give the folder")
         outside = member.anchor or ".." in member.parts
         refuse = partial(_refuse, "unsafe", "its name points outside the archive")
         files.append((member.as_posix(), refuse if outside else partial(_read_member, archive, info)))
-    top = spelling.top_folder(name for name, _ in files)
+    top = spelling.top_folder([name for name, _ in files])
     return [(name.removeprefix(top), read) for name, read in files], system
 
 

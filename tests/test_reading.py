@@ -238,6 +238,12 @@ def test_a_suffix_is_enough_to_name_a_picture(name, tmp_path):
     assert read(put(tmp_path, {"0.png": picture(0), name: b"?"})).report[0].endswith(": 1 unsupported")
 
 
+@pytest.mark.parametrize("name", ["x.jfif", "x.JPE", "x.jpg_large", "x.mpo"])
+def test_an_unusual_suffix_of_an_image_is_named_when_nothing_like_one_is_inside(name, tmp_path):
+    found = read(put(tmp_path, {"0.png": picture(0), name: b"text"}))
+    assert found.report[0].endswith(": 1 unrecognised") and found.report[1].startswith(f"skipped {name}: unrecognised (")
+
+
 @pytest.mark.parametrize("suffix", [".dng", ".nef", ".ARW", ".cr2"])
 def test_of_a_raw_file_the_thumbnail_is_not_taken(suffix, tmp_path):
     found = read(put(tmp_path, {"0.png": picture(0), f"x{suffix}": picture(1, "TIFF")}))
