@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-from data import load_references
+from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from imle.device import choose_device
 from imle.sampling import Sampler
-from metrics import generated, page, report
+from metrics import page, report
 from metrics.cache import Cache
 from metrics.compare import compare
 from metrics.evaluation import Evaluator, Reals, weights_of
@@ -40,9 +40,8 @@ def main(argv: list[str]) -> None:
     if args.compare:
         return print(compare(*args.compare))
     protocol, metrics = protocol_of(args.protocol, args.features, args.metrics, args.ref_raw)
-    is_images = generated.is_generated(args.source)
-    weights.require(*weights_of(protocol, metrics, is_images))  # before anything slow
-    subject = (read if is_images else sample)(args)
+    weights.require(*weights_of(protocol, metrics, is_generated(args.source)))  # before anything slow
+    subject = (read if is_generated(args.source) else sample)(args)
     reals, data, warnings = real_images(args, subject, protocol.raw)
     out = report.make_folder(args.out or report.default_folder(args.source, args.protocol, args.features))
 
@@ -89,10 +88,12 @@ def read(args: argparse.Namespace) -> Subject:
     """Read the images that some generator left in a folder or archive; the real ones are brought to their size."""
     if args.repeats > 1:
         raise UserError(f"--repeats: {args.source} holds images and not their generator; give one folder after the other")
-    pixels = generated.read_generated(args.source, args.num_samples)
-    images = Images.of_tensor("features of generated images", pixels)
-    transform = {"resolution": tuple(pixels.shape[2:]), "fit": "crop", "background": "white"}
-    return Subject([images], None, transform, False, None, None, {"input": {"path": str(args.source)} | images.identity, "sampling": None})
+    found = read_generated(args.source, args.num_samples)
+    print(f"samples: {found.report}", file=sys.stderr)
+    images = Images.of_tensor("features of generated images", found.images)
+    transform = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
+    record = {"path": str(args.source), "files": found.report} | images.identity
+    return Subject([images], None, transform, False, None, None, {"input": record, "sampling": None})
 
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:

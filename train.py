@@ -55,12 +55,15 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
     dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
                           background=config.data.background, minimum=2)  # fmt: skip
     tell(*dataset.report)
+    state = checkpoint.load(last) if last.exists() else None
+    if state is not None:
+        with checkpoint.unpacking(last):
+            dataset = dataset.respelled([*state["data"]["names"], *state["data"]["heldout"]])
     train, heldout = split_holdout(dataset.names, config.data.holdout, config.seed)
     data = {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
             "heldout": [dataset.names[i] for i in heldout]}  # fmt: skip
     images = mirrored(dataset.images[train]) if config.data.flips else dataset.images[train]
 
-    state = checkpoint.load(last) if last.exists() else None
     if state is not None:
         with checkpoint.unpacking(last):
             notices = check_same_run(state, config, data)

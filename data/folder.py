@@ -4,40 +4,80 @@ import difflib
 import hashlib
 import json
 import os
-import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import torch
 from PIL import ImageColor
 from torch import Tensor
 
+from data import names as spelling
 from data.decode import FITS, Unusable, decode, fitted
+from data.progress import ProgressLine
+from data.sniff import HEAD, SUFFIXES, foreign_format, is_archive, is_picture
 from errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Pictures that Pillow alone may not read: skipped by name, because a phone's folder is often half made of them.
-FOREIGN_SUFFIXES = (".heic", ".heif", ".avif")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_REPORT_LINES = 20
 
-Files = dict[str, Callable[[], bytes]]  # name -> a function that reads the content or raises Unusable
+Read = Callable[..., bytes]  # () reads the content, (n) its first n bytes; raises Unusable
+ARCHIVE = Unusable("archive", "an archive inside; unpack it")
+SHEET = Unusable("of sample.py", "a sheet or film beside its samples")
+REPLACED = Unusable("replaced", "a later member of the .zip has the same name")
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """The usable images of one folder or .zip, sorted by name."""
 
-    images: Tensor      # uint8 (N, 3, H, W)
-    names: list[str]    # POSIX path relative to the folder, or inside the .zip
-    report: list[str]   # the summary, then a line for each file left out (bounded)
-    fingerprint: str    # sha256 hex of the pixels, the names and the transform
+    images: Tensor               # uint8 (N, 3, H, W)
+    names: list[str]             # POSIX path relative to the folder, or inside the .zip without the folder that holds all
+    report: list[str]            # the summary, then a line for each file left out (bounded)
+    fingerprint: str             # sha256 hex of the pixels, the names and the transform
+    files: list[str]             # the names that `load_originals` finds the images by
+    duplicates: dict[str, str]   # a file left out -> the image whose pixels it has
+    transform: dict
+
+    def respelled(self, names: list[str]) -> "ImageSet":
+        """Return these images under `names`, by which a run knows them, if the two differ in spelling alone; else itself.
+
+        Spelling is the Unicode normal form, and folders that all images lie in. Order and fingerprint become those of
+        `names` too, so that a run goes on with a copy whose names a file system or an archive spells otherwise.
+        """
+        names = sorted(names)
+        order = spelling.matched(names, self.names, self.duplicates)
+        if order is None or names == self.names:
+            return self
+        images = self.images[order]
+        return replace(self, images=images, names=names, files=[self.files[i] for i in order],
+                       fingerprint=_fingerprint(images.numpy(), names, self.transform))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder or .zip, but for hidden ones; a folder that cannot be listed is one of the images, as `so/`."""
+
+    images: dict[str, Read]  # what has the beginning or the suffix of an image, by name
+    others: list[str]        # no images
+    archives: list[str]      # which may hold images
+    sheets: list[str]        # images that sample.py wrote beside its samples
+    replaced: list[str]      # members of a .zip that a later one of the same name replaces
+    system: list[str]        # what systems make, by its own name alone; nobody looks into it
+
+    @property
+    def total(self) -> int:
+        """Return how many files there are, without what systems make."""
+        return len(self.images) + len(self.others) + len(self.archives) + len(self.sheets) + len(self.replaced)
+
+    def left_out(self) -> str:
+        """Return what systems make, as the end of a summary."""
+        return f"; left out what systems make: {some(self.system)}" if self.system else ""
 
 
 def load_images(
@@ -52,21 +92,23 @@ def load_images(
     """Read every image in a folder (nested or flat) or .zip at `resolution` (height, width).
 
     A file that gives no image is skipped and named in the report; of images with the same pixels the first is kept.
-    `background` is a colour name or #rrggbb for what is transparent or padded. `progress(done, total)` is called after
-    each file.
+    The summary counts every file, but for hidden ones (whose name, or a folder's, begins with a dot) and for the files
+    and folders that systems make, which are named at its end. `background` is a colour name or #rrggbb for what is
+    transparent or padded. `progress(done, total)` is called after each file; by default it is a line on stderr.
 
     Raises UserError when the path, `fit` or `background` is wrong, or fewer than `minimum` images are usable.
     """
     _check_fit(fit)
     colour = _colour(background)
-    with _files(path) as files:
-        candidates = _candidates(files, path)
-        pixels = np.empty((len(candidates), 3, *resolution), dtype=np.uint8)
+    progress = progress or ProgressLine()
+    with listed(path) as found:
+        _check_any(found, path)
+        pixels = np.empty((len(found.images), 3, *resolution), dtype=np.uint8)
         notes = _Notes()
         kept: dict[bytes, str] = {}  # digest of the pixels -> name, in the order of `pixels`
-        for done, name in enumerate(candidates, 1):
+        for done, (name, read) in enumerate(found.images.items(), 1):
             try:
-                image, enlarged = fitted(decode(files[name](), colour), resolution, fit, colour)
+                image, enlarged = fitted(decode(read(), colour), resolution, fit, colour)
                 pixels[len(kept)] = np.asarray(image).transpose(2, 0, 1)
                 digest = hashlib.sha256(pixels[len(kept)]).digest()
                 if digest in kept:
@@ -76,34 +118,32 @@ def load_images(
                     notes.num_upscaled += enlarged
             except Unusable as reason:
                 notes.skip(name, reason)
-            if progress:
-                progress(done, len(candidates))
+            progress(done, len(found.images))
     names = list(kept.values())
-    report = notes.report(len(candidates), len(names), resolution)
+    report = notes.report(found, len(names), resolution)
     if len(names) < minimum:
         raise UserError(
             f"data.path: {path} gives {_count(len(names), 'usable image')} and at least {minimum} are needed "
             f"({'; '.join(report[:2])}); add or mend images")
     pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: gives the unused memory back without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
-    return ImageSet(torch.from_numpy(pixels), names, report, _fingerprint(pixels, names, transform))
+    fingerprint = _fingerprint(pixels, names, transform)
+    return ImageSet(torch.from_numpy(pixels), names, report, fingerprint, files=names, duplicates=notes.duplicates, transform=transform)
 
 
 def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:
-    """Return images of a folder or .zip at the size they have there, uint8 (3, H, W) each, by the names in an ImageSet."""
-    with _files(path) as files:
-        pictures = [np.asarray(decode(files[name](), _colour(background))) for name in names]
+    """Return images of a folder or .zip at the size they have there, uint8 (3, H, W) each, by the `files` of an ImageSet."""
+    with listed(path) as found:
+        pictures = [np.asarray(decode(found.images[name](), _colour(background))) for name in names]
     return [torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures]
 
 
-def _candidates(files: Files, path: str | os.PathLike) -> list[str]:
-    """Return the names that promise an image, sorted; a folder that cannot be listed, named `so/`, may hold some."""
-    candidates = sorted(name for name in files if name.lower().endswith((*SUFFIXES, *FOREIGN_SUFFIXES, "/")))
-    if not candidates:
+def _check_any(found: Listing, path: str | os.PathLike) -> None:
+    if not found.images:
+        archives = f"; {some(found.archives)}: an archive inside, unpack it" if found.archives else ""
         raise UserError(
-            f"data.path: no images in {path} ({_count(len(files), 'file')}, none of {' '.join(SUFFIXES)}); "
+            f"data.path: no images in {path} ({_count(found.total, 'file')}, none of {' '.join(SUFFIXES)}{archives}{found.left_out()}); "
             "point it at the folder that holds them")
-    return candidates
 
 
 class _Notes:
@@ -112,137 +152,193 @@ class _Notes:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.kinds: Counter[str] = Counter()
-        self.num_duplicates = 0
+        self.duplicates: dict[str, str] = {}
         self.num_upscaled = 0
 
     def skip(self, name: str, reason: Unusable) -> None:
         self.kinds[reason.kind] += 1
-        self.lines.append(f"skipped {name}: {reason.kind} ({_printable(reason.detail)})")
+        self.lines.append(f"skipped {name}: {reason.kind} ({spelling.printable(reason.detail)})")
 
     def duplicate(self, name: str, twin: str) -> None:
-        self.num_duplicates += 1
+        self.duplicates[name] = twin
         self.lines.append(f"dropped {name}: same pixels as {twin}")
 
-    def report(self, num_files: int, num_images: int, resolution: tuple[int, int]) -> list[str]:
-        """Write the summary line, then one line per file left out, at most MAX_REPORT_LINES of them."""
+    def report(self, found: Listing, num_images: int, resolution: tuple[int, int]) -> list[str]:
+        """Write the summary, a line per file left out, at most MAX_REPORT_LINES of them, and one of what is no image."""
+        for names, reason in ((found.archives, ARCHIVE), (found.sheets, SHEET), (found.replaced, REPLACED)):
+            for name in names:
+                self.skip(name, reason)
         height, width = resolution
         size = f"{height}x{width}" if height == width else f"{height}x{width} (height x width)"
         counts = [f"{number} {kind}" for kind, number in self.kinds.items()]
-        if self.num_duplicates:
-            counts.append(_count(self.num_duplicates, "duplicate"))
+        if self.duplicates:
+            counts.append(_count(len(self.duplicates), "duplicate"))
+        if found.others:
+            counts.append(_count(len(found.others), "no image"))
         if self.num_upscaled:
             counts.append(f"{self.num_upscaled} upscaled")
-        summary = f"{_count(num_files, 'file')} -> {_count(num_images, 'image')} at {size}"
+        summary = f"{_count(found.total, 'file')} -> {_count(num_images, 'image')} at {size}"
         lines = self.lines[:MAX_REPORT_LINES]
         if len(self.lines) > len(lines):
             lines.append(f"and {len(self.lines) - len(lines)} more")
-        return [": ".join([summary, ", ".join(counts)]) if counts else summary, *lines]
+        if found.others:
+            lines.append(f"no image: {some(found.others)}")
+        return [(": ".join([summary, ", ".join(counts)]) if counts else summary) + found.left_out(), *lines]
 
 
 @contextmanager
-def _files(path: str | os.PathLike) -> Iterator[Files]:
-    """Open a folder or .zip as its files by name, hidden ones left out. Raises UserError when it is neither."""
+def listed(path: str | os.PathLike, what: str = "data.path") -> Iterator[Listing]:
+    """Open a folder or .zip and list its files; `what` it is begins the message of the UserError when it is neither."""
     root = os.path.expanduser(path)  # the shell leaves the ~ of `data.path=~/cats` alone
     if os.path.isdir(root):
-        yield _folder_files(root)
+        yield _sorted_out(*_folder_files(root, what))
         return
     if not os.path.isfile(root):
-        raise UserError(f"data.path: no folder or .zip {root!r} (looked from {os.getcwd()}); name one that has images")
+        raise UserError(f"{what}: no folder or .zip {root!r} (looked from {os.getcwd()}); name one that has images")
     try:
         archive = zipfile.ZipFile(root)
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise UserError(
-            f"data.path: {root} is neither a folder nor a .zip that opens ({error}); give a folder or .zip of images"
-        ) from None
+            f"{what}: {root} is neither a folder nor a .zip that opens ({error}); give a folder or .zip of images") from None
     with archive:
-        yield _zip_files(archive, root)
+        yield _sorted_out(*_zip_files(archive, f"{what}: {root}"))
 
 
-def _folder_files(root: str) -> Files:
-    """List a folder, following links to folders but entering each real folder once, so that a loop ends."""
+def some(names: list[str]) -> str:
+    """Return the first MAX_REPORT_LINES of the names, and how many there are more."""
+    more = len(names) - MAX_REPORT_LINES
+    return ", ".join(names[:MAX_REPORT_LINES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _sorted_out(files: list[tuple[str, Read]], system: dict[str, None]) -> Listing:
+    """Tell images from other files. Of equal names the last is taken, as by those who unpack an archive."""
+    found = Listing({}, [], [], [], [], list(map(spelling.printable, system)))
+    last: dict[str, Read] = {}
+    for name, (_, read) in zip(spelling.spelled([name for name, _ in files]), files):
+        if name in last:
+            found.replaced.append(name)
+        last[name] = read
+    for name in sorted(last):
+        _place(found, name, last[name])
+    found.sheets.extend(spelling.sheets(found.images))
+    for name in found.sheets:
+        del found.images[name]
+    return found
+
+
+def _place(found: Listing, name: str, read: Read) -> None:
+    """Put a file among the images, the archives or the others, by its name and its first bytes."""
+    if name.lower().endswith((*SUFFIXES, "/")):
+        found.images[name] = read  # whatever it begins with: reading it tells
+        return
+    try:
+        head = read(HEAD)
+    except Unusable:
+        found.images[name] = read  # nobody knows what it is; reading it says why
+        return
+    foreign = foreign_format(name, head) if head else None
+    if foreign:
+        found.images[name] = partial(_refuse, "unsupported", f"{foreign}, which is not read here; save it as PNG or JPEG")
+    elif is_picture(name, head):
+        found.images[name] = read
+    else:
+        (found.archives if is_archive(name, head) else found.others).append(name)
+
+
+def _folder_files(root: str, what: str) -> tuple[list[tuple[str, Read]], dict[str, None]]:
+    """List a folder, following links to folders but entering each real folder once, so that a loop ends.
+
+    Returns POSIX paths inside it with what reads them, and the names of what systems make.
+    """
     try:
         os.listdir(root)
     except OSError as error:
-        raise UserError(f"data.path: cannot list {root} ({error.strerror}); make it readable") from None
-    files: Files = {}
+        raise UserError(f"{what}: cannot list {root} ({error.strerror}); make it readable") from None
+    files: list[tuple[str, Read]] = []
+    system: dict[str, None] = {}
     entered = {os.path.realpath(root)}
 
+    def inside(path: str) -> str:
+        return Path(path).relative_to(root).as_posix()
+
     def note_unlistable(error: OSError) -> None:
-        files[_name(error.filename, root) + "/"] = partial(_refuse, "unreadable", f"cannot list it: {error.strerror}")
+        files.append((inside(error.filename) + "/", partial(_refuse, "unreadable", f"cannot list it: {error.strerror}")))
 
     for folder, subfolders, filenames in os.walk(root, followlinks=True, onerror=note_unlistable):
+        visible = [name for name in sorted([*subfolders, *filenames]) if not spelling.hidden(name)]
+        system |= dict.fromkeys(filter(spelling.made_by_system, visible))
+        visible = {name for name in visible if name not in system}
         for name in sorted(subfolders):
             real = os.path.realpath(os.path.join(folder, name))
-            if _hidden(name) or real in entered:
+            if name not in visible or real in entered:
                 subfolders.remove(name)
             else:
                 entered.add(real)
         subfolders.sort()
-        for name in filenames:
-            if not _hidden(name):
-                path = os.path.join(folder, name)
-                files[_name(path, root)] = partial(_read_file, path)
-    return files
+        paths = [os.path.join(folder, name) for name in filenames if name in visible]
+        files += [(inside(path), partial(_read_file, path)) for path in paths]
+    return files, system
 
 
-def _name(path: str, root: str) -> str:
-    """Return a file's name in reports, manifests and splits: its POSIX path inside the folder."""
-    return _printable(Path(path).relative_to(root).as_posix())
-
-
-def _read_file(path: str) -> bytes:
-    """Read one ordinary file; a pipe or device named like an image is never opened."""
+def _read_file(path: str, first: int | None = None) -> bytes:
+    """Read one ordinary file, or its first bytes; a pipe or device named like an image is never opened."""
     if not os.path.isfile(path):
         raise Unusable("unreadable", "not an ordinary file, or a link to nothing")
     try:
-        _check_bytes(os.path.getsize(path))
-        return Path(path).read_bytes()
+        if first is None:
+            _check_bytes(os.path.getsize(path))
+        with open(path, "rb") as file:
+            return file.read(first)
     except OSError as error:
         raise Unusable("unreadable", error.strerror or str(error)) from None
 
 
-def _zip_files(archive: zipfile.ZipFile, root: str) -> Files:
-    """List a .zip. Members are only ever read into memory, and one whose name points outside is not even read."""
-    files: Files = {}
+def _zip_files(archive: zipfile.ZipFile, named: str) -> tuple[list[tuple[str, Read]], dict[str, None]]:
+    """List a .zip, as `_folder_files` does, without the folder that holds everything.
+
+    Members are only ever read into memory, and one whose name points outside is not even read.
+    """
+    files: list[tuple[str, Read]] = []
+    system: dict[str, None] = {}
     for info in archive.infolist():
-        member = PureWindowsPath(info.filename)  # splits at both slashes and knows drive letters
-        if info.is_dir() or any(_hidden(part) for part in member.parts):
+        marked = info.flag_bits & 0x800  # as UTF-8; macOS writes UTF-8 and does not say so
+        name = info.filename if marked else spelling.utf8(info.filename)
+        member = PureWindowsPath(name)  # splits at both slashes and knows drive letters
+        if info.filename.endswith(("/", "\\")) or any(map(spelling.hidden, member.parts)):
+            continue
+        made = [part for part in member.parts if spelling.made_by_system(part)]
+        if made:
+            system[made[0]] = None
             continue
         if info.flag_bits & 1:
-            raise UserError(f"data.path: {root} is encrypted; unpack it and point data.path at the folder")
-        name = _printable(str(PurePosixPath(member.as_posix())))
+            raise UserError(f"{named} is encrypted; unpack it and give the folder")
         outside = member.anchor or ".." in member.parts
         refuse = partial(_refuse, "unsafe", "its name points outside the archive")
-        files[name] = refuse if outside else partial(_read_member, archive, info)
-    return files
+        files.append((member.as_posix(), refuse if outside else partial(_read_member, archive, info)))
+    top = spelling.top_folder([name for name, _ in files])
+    return [(name.removeprefix(top), read) for name, read in files], system
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Read one member; zipfile stops at the size that the header declares, so the check on it bounds the memory."""
-    _check_bytes(info.file_size)
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, first: int | None = None) -> bytes:
+    """Read one member, or its first bytes; zipfile stops at the size that the header declares, so that bounds the memory."""
     try:
-        return archive.read(info)
+        if first is None:
+            _check_bytes(info.file_size)
+        with archive.open(info) as file:
+            return file.read(first)
+    except Unusable:
+        raise
     except Exception as error:  # zipfile lets zlib.error, EOFError, NotImplementedError and more through
         raise Unusable("unreadable", str(error) or type(error).__name__) from None
 
 
-def _refuse(kind: str, detail: str) -> bytes:
+def _refuse(kind: str, detail: str, first: int | None = None) -> bytes:
     raise Unusable(kind, detail)
 
 
 def _check_bytes(num_bytes: int) -> None:
     if num_bytes > MAX_FILE_BYTES:
         raise Unusable("too large", f"{num_bytes} bytes, more than {MAX_FILE_BYTES // 2**20} MiB")
-
-
-def _hidden(part: str) -> bool:
-    """Tell whether a file or folder name is one that file managers hide or leave behind."""
-    return part == "__MACOSX" or (part.startswith(".") and part != "..")
-
-
-def _printable(name: str) -> str:
-    """Write out line breaks, control characters and bytes that are not UTF-8, which would break reports and hashes."""
-    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
 def _check_fit(fit: str) -> None:

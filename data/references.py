@@ -27,11 +27,14 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: dict |
                     heldout: Path | None = None, originals: bool = False) -> References:
     """Read the real images in a folder or .zip, `transform` being the keywords of `load_images`.
 
-    `trained` holds the fingerprint, names and held-out names of a run: images that are still those are divided as they
-    were for it. `heldout` is another folder to take the held-out images from. Raises UserError when the images are not
-    those of the run, unless they `may_differ`, which is a warning, and when a held-out image is a training image.
+    `trained` holds the fingerprint, names and held-out names of a run: images that are still those, however their names
+    are spelled, are divided as they were for it. `heldout` is another folder to take the held-out images from. Raises
+    UserError when the images are not those of the run, unless they `may_differ`, which is a warning, and when an image of
+    `heldout` is a training image.
     """
     whole = load_images(path, **transform)
+    if trained:
+        whole = whole.respelled([*trained["names"], *trained["heldout"]])
     names, held_names, warnings = whole.names, [], []
     if trained and whole.fingerprint == trained["fingerprint"]:
         names, held_names = trained["names"], trained["heldout"]
@@ -46,12 +49,13 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: dict |
     if heldout:
         held_path, held = heldout, load_images(heldout, **transform)
         held_names = held.names
-        _refuse_trained(heldout, held, path, _chosen(whole, names), names)
+        _refuse_trained(heldout, held, path, whole.images[_numbers(whole, names)], names)
+    chosen, held_chosen = _numbers(whole, names), _numbers(held, held_names)
     background = transform["background"]
     return References(
-        _chosen(whole, names), _chosen(held, held_names),
-        load_originals(path, names, background=background) if originals else None,
-        load_originals(held_path, held_names, background=background) if originals else None,
+        whole.images[chosen], held.images[held_chosen],
+        load_originals(path, [whole.files[i] for i in chosen], background=background) if originals else None,
+        load_originals(held_path, [held.files[i] for i in held_chosen], background=background) if originals else None,
         held_names, whole.fingerprint, whole.report, warnings)
 
 
@@ -65,6 +69,6 @@ def _refuse_trained(heldout: Path, held: ImageSet, path: str | os.PathLike, real
                         "held-out images are those that training never saw, so take these out")
 
 
-def _chosen(whole: ImageSet, names: list[str]) -> Tensor:
+def _numbers(whole: ImageSet, names: list[str]) -> list[int]:
     at = {name: index for index, name in enumerate(whole.names)}
-    return whole.images[[at[name] for name in names]]
+    return [at[name] for name in names]

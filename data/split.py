@@ -6,13 +6,15 @@ import hashlib
 import torch
 from torch import Tensor
 
+from data.names import key, top_folder
 from errors import UserError
 
 
 def split_holdout(names: list[str], holdout: float | list[str], seed: int) -> tuple[list[int], list[int]]:
     """Split image indices into (train, heldout), each in ascending order.
 
-    `holdout` is a share in [0, 1) or a list of names. A share holds out the names with the smallest hash of
+    `holdout` is a share in [0, 1) or a list of names, which may be spelled in another normal form or, all of them, with a
+    folder more, as in a .zip of the folder. A share holds out the names with the smallest hash of
     (seed, name), at least one unless it is 0: the choice does not depend on the order of `names`, and a few more or
     fewer images in the folder change it little.
 
@@ -40,12 +42,14 @@ def _share(names: list[str], share: float, seed: int) -> set[str]:
 
 
 def _named(names: list[str], holdout: list[str]) -> list[str]:
-    """Return `holdout` once every name in it is known."""
-    known = set(names)
+    """Return the names that `holdout` spells, once every one of them is known."""
+    known = {key(name): name for name in names} | {name: name for name in names}
+    spellings = [{name: known.get(name, known.get(key(name.removeprefix(top)))) for name in holdout} for top in ("", top_folder(holdout))]
+    found = next((spelling for spelling in spellings if None not in spelling.values()), spellings[0])
     for name in holdout:
-        if name not in known:
+        if found[name] is None:
             inside = [candidate for candidate in names if candidate.endswith(f"/{name}")]  # the folder was left out
             close = inside or difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "names are paths inside data.path"
             raise UserError(f"data.holdout: no image is named {name!r}; {hint}")
-    return holdout
+    return list(found.values())

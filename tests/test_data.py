@@ -57,8 +57,8 @@ def png_claiming(width: int, height: int) -> bytes:
 def test_shipped_sets_are_whole_and_disjoint():
     faces = load_images(ROOT / "data/fluent_faces", resolution=(128, 128))
     heldout = load_images(ROOT / "tests/fluent_faces_heldout", resolution=(128, 128))
-    assert faces.report == ["100 files -> 100 images at 128x128"]
-    assert heldout.report == ["83 files -> 83 images at 128x128"]
+    assert faces.report == ["102 files -> 100 images at 128x128: 2 no images", "no image: LICENSE, README.md"]
+    assert heldout.report == ["84 files -> 83 images at 128x128: 1 no image", "no image: LICENSE"]
     pixels = {image.numpy().tobytes() for image in torch.cat([faces.images, heldout.images])}
     assert len(pixels) == 183
     for folder in ("data/fluent_faces", "tests/fluent_faces_heldout"):
@@ -77,7 +77,8 @@ def test_nested_folder_any_case_sorted_and_hidden_files_ignored(tmp_path):
         noise(3).save(tmp_path / name / "z.png")
     images = load_images(tmp_path, resolution=SQUARE)
     assert images.names == ["a/Y.TIFF", "a/deep/x.Bmp", "b.PNG"]
-    assert images.report == ["3 files -> 3 images at 8x8"]
+    assert images.report == [
+        "5 files -> 3 images at 8x8: 2 no images; left out what systems make: __MACOSX", "no image: LICENSE, README.md"]
     assert images.images.dtype == torch.uint8 and images.images.shape == (3, 3, 8, 8)
     for index, seed in enumerate((2, 1, 0)):
         assert np.array_equal(grid(images, index), np.asarray(noise(seed)))
@@ -355,7 +356,7 @@ def test_links_pipes_and_loops(tmp_path):
     (folder / "folder.png").mkdir()
     images = load_images(folder, resolution=SQUARE)
     assert images.names == ["inside/00.png", "linked/01.png"]
-    assert images.report[0] == "4 files -> 2 images at 8x8: 2 unreadable"
+    assert images.report[0] == "5 files -> 2 images at 8x8: 3 unreadable"
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

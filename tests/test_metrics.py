@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from data import is_generated, read_generated
 from errors import UserError
-from metrics import features, frechet, generated, kid, measure, prdc, pytorch_fid_bridge, report
+from metrics import features, frechet, kid, measure, prdc, pytorch_fid_bridge, report
 from metrics.cache import Cache
 from metrics.calibration import calibrate
 from metrics.features import FeaturePass, resize_to_224
@@ -414,11 +415,11 @@ def test_generated_images_are_read_as_they_are(tmp_path):
     folder = write(tmp_path / "images" / "nested", images).parent
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "notes.txt").write_text("x")
-    assert torch.equal(generated.read_generated(folder), images)
-    assert torch.equal(generated.read_generated(folder, limit=2), images[:2])
+    assert torch.equal(read_generated(folder).images, images)
+    assert torch.equal(read_generated(folder, limit=2).images, images[:2])
     archive = Path(shutil.make_archive(str(tmp_path / "images"), "zip", folder))
-    assert generated.is_generated(archive) and generated.is_generated(folder)
-    assert torch.equal(generated.read_generated(archive), images)
+    assert is_generated(archive) and is_generated(folder)
+    assert torch.equal(read_generated(archive).images, images)
 
 
 def test_hostile_folders_are_told_in_one_line(tmp_path):
@@ -431,12 +432,12 @@ def test_hostile_folders_are_told_in_one_line(tmp_path):
     (script / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n")
     (tmp_path / "not.zip").write_bytes(b"PK no")
     cases = {"empty": "no images", "mixed": r"000.png is 32x40, zz.png is 41x40", "broken": "b.png: cannot be read",
-             "script": "a.png: cannot be read", "not.zip": "not a .zip"}  # fmt: skip
+             "script": "a.png: cannot be read", "not.zip": r"neither a folder nor a \.zip that opens"}  # fmt: skip
     for name, told in cases.items():
         with pytest.raises(UserError, match=told) as caught:
-            generated.read_generated(tmp_path / name)
+            read_generated(tmp_path / name)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="only 1 images"):
-        generated.read_generated(write(tmp_path / "one", pictures(1)), limit=2)
+        read_generated(write(tmp_path / "one", pictures(1)), limit=2)
     with pytest.raises(UserError, match="no such run"):
-        generated.is_generated(tmp_path / "nowhere")
+        is_generated(tmp_path / "nowhere")
