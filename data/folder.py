@@ -22,10 +22,11 @@ from data.decode import FITS, Unusable, decode, fitted
 from errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Pictures that Pillow alone may not read: skipped by name, because a phone's folder is often half made of them.
+# What telephones write: read or refused by name, because their folders are often half made of it.
 FOREIGN_SUFFIXES = (".heic", ".heif", ".avif")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_REPORT_LINES = 20
+_NEVER_REDUCED = 2**16, 2**16  # no JPEG is larger
 
 Files = dict[str, Callable[[], bytes]]  # name -> a function that reads the content or raises Unusable
 
@@ -47,13 +48,14 @@ def load_images(
     fit: str = "crop",
     background: str = "white",
     minimum: int = 1,
+    whole: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """Read every image in a folder (nested or flat) or .zip at `resolution` (height, width).
 
     A file that gives no image is skipped and named in the report; of images with the same pixels the first is kept.
-    `background` is a colour name or #rrggbb for what is transparent or padded. `progress(done, total)` is called after
-    each file.
+    `background` is a colour name or #rrggbb for what is transparent or padded. `whole` decodes large photographs whole, as
+    revisions before 2 did. `progress(done, total)` is called after each file.
 
     Raises UserError when the path, `fit` or `background` is wrong, or fewer than `minimum` images are usable.
     """
@@ -66,7 +68,8 @@ def load_images(
         kept: dict[bytes, str] = {}  # digest of the pixels -> name, in the order of `pixels`
         for done, name in enumerate(candidates, 1):
             try:
-                image, enlarged = fitted(decode(files[name](), colour), resolution, fit, colour)
+                picture = decode(files[name](), colour, enough=_NEVER_REDUCED if whole else resolution)
+                image, enlarged = fitted(picture.image, resolution, fit, colour)
                 pixels[len(kept)] = np.asarray(image).transpose(2, 0, 1)
                 digest = hashlib.sha256(pixels[len(kept)]).digest()
                 if digest in kept:
@@ -74,6 +77,7 @@ def load_images(
                 else:
                     kept[digest] = name
                     notes.num_upscaled += enlarged
+                    notes.num_converted += picture.converted
             except Unusable as reason:
                 notes.skip(name, reason)
             if progress:
@@ -90,9 +94,12 @@ def load_images(
 
 
 def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:
-    """Return images of a folder or .zip at the size they have there, uint8 (3, H, W) each, by the names in an ImageSet."""
+    """Return images of a folder or .zip, uint8 (3, H, W) each, by the names in an ImageSet.
+
+    They have the size they have there, or a fraction of it beyond 100 megapixels.
+    """
     with _files(path) as files:
-        pictures = [np.asarray(decode(files[name](), _colour(background))) for name in names]
+        pictures = [np.asarray(decode(files[name](), _colour(background)).image) for name in names]
     return [torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures]
 
 
@@ -114,6 +121,7 @@ class _Notes:
         self.kinds: Counter[str] = Counter()
         self.num_duplicates = 0
         self.num_upscaled = 0
+        self.num_converted = 0
 
     def skip(self, name: str, reason: Unusable) -> None:
         self.kinds[reason.kind] += 1
@@ -132,6 +140,8 @@ class _Notes:
             counts.append(_count(self.num_duplicates, "duplicate"))
         if self.num_upscaled:
             counts.append(f"{self.num_upscaled} upscaled")
+        if self.num_converted:
+            counts.append(f"{self.num_converted} converted to sRGB")
         summary = f"{_count(num_files, 'file')} -> {_count(num_images, 'image')} at {size}"
         lines = self.lines[:MAX_REPORT_LINES]
         if len(self.lines) > len(lines):
