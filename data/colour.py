@@ -6,9 +6,9 @@ sRGB holds keep their values, white stays white, and the black of paper becomes 
 """
 
 import io
-import math
 import struct
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -17,22 +17,29 @@ from PIL import Image, ImageCms
 from data.opening import Unusable, png_chunks
 
 _SRGB = ImageCms.createProfile("sRGB")
-# The same sRGB in the profiles of different makers differs by at most 1 level (their curves are tables or formulas, their
-# numbers rounded), and the spaces that resemble it most differ by 6: gamma 2.2 instead of its curve, in the darkest.
-_SAME = 2
+# The same sRGB in the profiles of different makers moves no colour by more than 1 level (their curves are tables or
+# formulas), or by 4 where the matrix was rounded to three digits; what resembles it most, gamma 2.2 instead of its curve,
+# moves dark colours by 9, dark grey by 7.
+_SAME = 4
 _SPACES = {"RGB": "RGB", "L": "GRAY", "I;16": "GRAY", "CMYK": "CMYK"}
 _DEVICES = ("mntr", "scnr", "prtr", "spac")  # the classes of profiles that describe pixels
 _MAX_PROFILE = 16 * 2**20
 
-Curve = tuple[float, float, float, float, float]  # g, a, b, c, d: (a x + b)^g from d on, c x below
+Curve = Callable[[np.ndarray], np.ndarray]  # from what is stored to light, both from 0 to 1
 
 
 def _power(exponent: float) -> Curve:
-    return exponent, 1, 0, 0, 0
+    return lambda stored: stored**exponent
 
 
-_SRGB_CURVE = 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045
-_BT709_CURVE = 1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081
+def _srgb_curve(stored: np.ndarray) -> np.ndarray:
+    return np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+
+
+def _bt709_curve(stored: np.ndarray) -> np.ndarray:
+    return np.where(stored < 0.081, stored / 4.5, ((stored + 0.099) / 1.099) ** (1 / 0.45))
+
+
 _D65, _C = (0.3127, 0.3290), (0.310, 0.316)
 _SRGB_PRIMARIES = (0.64, 0.33), (0.30, 0.60), (0.15, 0.06), _D65
 _ADOBE_PRIMARIES = (0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65
@@ -50,8 +57,8 @@ _PRIMARIES = {
     22: ((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
 }  # fmt: skip
 _CURVES = {
-    1: _BT709_CURVE, 6: _BT709_CURVE, 11: _BT709_CURVE, 12: _BT709_CURVE, 14: _BT709_CURVE, 15: _BT709_CURVE,
-    2: _SRGB_CURVE, 13: _SRGB_CURVE, 4: _power(2.2), 5: _power(2.8), 8: _power(1),
+    1: _bt709_curve, 6: _bt709_curve, 11: _bt709_curve, 12: _bt709_curve, 14: _bt709_curve, 15: _bt709_curve,
+    2: _srgb_curve, 13: _srgb_curve, 4: _power(2.2), 5: _power(2.8), 8: _power(1),
 }  # fmt: skip
 _HDR = {16: "PQ", 18: "HLG"}
 # The D50 white of ICC profiles, and Bradford's cone responses, by which another white is adapted to it (ICC.1:2022, E.3).
@@ -82,6 +89,9 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, boo
     conversion is taken, and RGB stays as it is to the bit.
     """
     transform = _transform(profile, image.mode) if profile else None
+    if transform is not None and _SPACES[image.mode] == "GRAY":
+        table = np.asarray(transform.apply(_ramp(image.mode))).reshape(-1, 3)
+        return Image.fromarray(table[np.asarray(image)]), True
     if transform is not None:
         return transform.apply(image), True
     if image.mode == "I;16":
@@ -108,15 +118,22 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _built(source: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(source, _SRGB, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                                   ImageCms.Flags.BLACKPOINTCOMPENSATION)
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+    if _SPACES[mode] == "GRAY":
+        flags |= ImageCms.Flags.NOOPTIMIZE  # else the curve is drawn through a few points, 10 levels off in the dark
+    return ImageCms.buildTransform(source, _SRGB, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
+
+
+def _ramp(mode: str) -> Image.Image:
+    """Return every level of grey."""
+    return Image.fromarray(np.arange(256, dtype=np.uint8)[None] if mode == "L" else np.arange(65536, dtype=np.uint16)[None])
 
 
 def _is_srgb(source: ImageCms.ImageCmsProfile, space: str) -> bool:
     """Tell whether a profile moves no colour of a grid by more than rounding."""
     levels = np.arange(0, 256, 5, dtype=np.uint8)
     if space == "GRAY":
-        grid = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        grid = _ramp("L")
     else:
         grid = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, len(levels), 3))
     moved = np.asarray(_built(source, grid.mode).apply(grid)).astype(int) - np.asarray(grid.convert("RGB"))
@@ -139,17 +156,18 @@ def _png_profile(content: bytes, grey: bool) -> bytes | None:
     profile = _inflated(said[b"iCCP"]) if b"iCCP" in said else None
     if profile or b"sRGB" in said:
         return profile
-    gamma, chromaticities = said.get(b"gAMA", b""), said.get(b"cHRM", b"")
-    primaries, curve = _SRGB_PRIMARIES, _SRGB_CURVE
+    gamma, chromaticities = int.from_bytes(said.get(b"gAMA", b"")[:4], "big"), said.get(b"cHRM", b"")
+    if not gamma and not chromaticities:
+        return None
+    primaries, curve = _SRGB_PRIMARIES, _srgb_curve
     if len(chromaticities) == 32:
         values = [value / 100_000 for value in struct.unpack(">8I", chromaticities)]
         white, *colours = zip(values[::2], values[1::2])
         primaries = *colours, white
     is_srgb = np.allclose(primaries, _SRGB_PRIMARIES, atol=2e-3)
-    if len(gamma) == 4 and any(gamma):
-        exponent = 100_000 / int.from_bytes(gamma, "big")
+    if 10_000 <= gamma <= 1_000_000:  # beyond these it is damage
         # 1/2.2 is how software that knows no sRGB chunk says sRGB.
-        curve = _SRGB_CURVE if is_srgb and abs(exponent / 2.2 - 1) < 0.01 else _power(exponent)
+        curve = _srgb_curve if is_srgb and abs(gamma / 45_455 - 1) < 0.01 else _power(100_000 / gamma)
     return _made_profile(primaries, curve, grey)
 
 
@@ -203,27 +221,23 @@ def _coded_profile(primaries: int, transfer: int, grey: bool, narrow: bool = Fal
 
 
 def _made_profile(primaries: tuple, curve: Curve, grey: bool, narrow: bool = False) -> bytes | None:
-    """Write an ICC profile (version 4: curves of the type "para", for colours a matrix), or None if that is impossible."""
-    g, a, b, c, d = curve
-    scale, offset = (255 / 219, 16 / 255) if narrow else (1, 0)
-    a, b, c, d, f = a * scale, b - a * scale * offset, c * scale, d / scale + offset, -c * scale * offset
+    """Write an ICC profile (version 2: a table of the curve and, for colours, a matrix), or None if that is impossible."""
+    stored = np.linspace(0, 1, 4096)
+    if narrow:
+        stored = np.clip((stored * 255 - 16) / 219, 0, 1)
+    tone = struct.pack(">4s4xI", b"curv", len(stored)) + np.round(curve(stored) * 65535).astype(">u2").tobytes()
+    tags = {b"wtpt": _xyz(_D50), b"kTRC": tone} if grey else {b"wtpt": _xyz(_D50), **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), tone)}
     try:
-        tone = b"para" + struct.pack(">IHH7i", 0, 4, 0, *(_fixed(value) for value in (g, a, b, c, d, 0, f)))
-        tags = {b"wtpt": _xyz(_D50)}
-        if grey:
-            tags[b"kTRC"] = tone
-        else:
-            columns = _to_d50(primaries).T
-            tags |= {b"rXYZ": _xyz(columns[0]), b"gXYZ": _xyz(columns[1]), b"bXYZ": _xyz(columns[2]),
-                     b"rTRC": tone, b"gTRC": tone, b"bTRC": tone}
-    except (ArithmeticError, ValueError, struct.error, np.linalg.LinAlgError):  # primaries on one line, a gamma of 1000
+        if not grey:
+            tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, _to_d50(primaries).T)))
+    except (ArithmeticError, ValueError, struct.error, np.linalg.LinAlgError):  # primaries on one line
         return None
     table, data = struct.pack(">I", len(tags)), b""
     for name, body in tags.items():
         table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(data), len(body))
         data += body
-    header = struct.pack(">I4sI4s4s4s12x4s28x3i48x", 128 + len(table) + len(data), b"\0\0\0\0", 0x04300000, b"mntr",
-                         b"GRAY" if grey else b"RGB ", b"XYZ ", b"acsp", *(_fixed(value) for value in _D50))
+    header = struct.pack(">I4xI4s4s4s12x4s28x12s48x", 128 + len(table) + len(data), 0x02400000, b"mntr",
+                         b"GRAY" if grey else b"RGB ", b"XYZ ", b"acsp", _xyz(_D50)[8:])
     return header + table + data
 
 
@@ -237,11 +251,4 @@ def _to_d50(primaries: tuple) -> np.ndarray:
 
 
 def _xyz(values: np.ndarray) -> bytes:
-    return b"XYZ " + struct.pack(">I3i", 0, *(_fixed(value) for value in values))
-
-
-def _fixed(value: float) -> int:
-    """Return a number as ICC profiles write it, in 65536ths."""
-    if not math.isfinite(value):
-        raise ValueError("not a finite number")
-    return round(value * 65536)
+    return struct.pack(">4s4x3i", b"XYZ ", *(round(value * 65536) for value in values))
