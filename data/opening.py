@@ -19,7 +19,8 @@ _AVIF_BRANDS = {b"avif", b"avis"}
 _SIDEWAYS = (5, 6, 7, 8)           # EXIF orientations that swap height and width
 ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 284, 338, 339  # TIFF tags
-_MISSING_SHARE = 1 / 32            # of a JPEG's area that may be missing at its end
+_MISSING_SHARE = 1 / 32            # of a JPEG's area that may be missing at its end,
+_COARSE_SHARE = 1 / 8              # or, if it is progressive, may lack the last bit of its coefficients
 _END = b"\xff\xd9"
 _NOISE = bytes(random.Random(0).choices(range(1, 255), k=1024))  # no 0xff, so no marker
 
@@ -178,14 +179,16 @@ def _jpeg(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
     image = _reduced_jpeg(content, enough)
     try:
         image.load()
-        return image
     except OSError as error:
         if "truncated" not in str(error):
             raise
-        whole = _completed(content.rstrip(b"\0"), enough)  # a download that broke off may leave zeros
-        if whole is None:
-            raise
-        return whole
+        return _completed(content.rstrip(b"\0"), enough)  # a download that broke off may leave zeros
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    if {corner} <= {127, 128} if isinstance(corner, int) else {*corner} <= {127, 128}:
+        # The grey of missing blocks, maybe: an end may have been put to a file that had none.
+        end = next((place for marker, _, place in _jpeg_segments(content) if marker == _END[1]), len(content))
+        return _completed(content[:end], enough)
+    return image
 
 
 def _reduced_jpeg(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
@@ -213,14 +216,16 @@ def _reduced_jpeg(content: bytes, enough: tuple[int, int] | None) -> Image.Image
     return image
 
 
-def _completed(content: bytes, enough: tuple[int, int] | None) -> Image.Image | None:
-    """Load a JPEG without its end, or return None if more is missing than a little of the last row of blocks.
+def _completed(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
+    """Load a JPEG without its end. Raises Unusable if more is missing than a little of the last row of blocks.
 
     libjpeg makes grey blocks of what is missing and tells nobody. So it is decoded with two different continuations:
-    where the pictures first differ, the file ends. From there on the last line of pixels that is whole is repeated.
+    where the pictures first differ, the file ends. From there on the last line of pixels that is whole is repeated. What
+    lacks only the last bit of its coefficients is left as it is.
     """
-    if not _has_every_scan(content):
-        return None
+    every_scan, refining = _scans(content)
+    if not every_scan:
+        raise Unusable("truncated", "the file ends before its last scan")
     restarts = re.findall(rb"\xff([\xd0-\xd7])", content)
     restart = bytes([0xFF, 0xD0 + (restarts[-1][0] - 0xD0 + 1) % 8 if restarts else 0xD0])
     image, other = (_reduced_jpeg(content + tail, enough) for tail in (_END, _NOISE + restart + _NOISE + _END))
@@ -231,31 +236,36 @@ def _completed(content: bytes, enough: tuple[int, int] | None) -> Image.Image | 
     if missing is None:
         return image
     left, top, (width, height) = missing[0], missing[1], image.size
+    if refining and height - top <= height * _COARSE_SHARE:
+        return image
     # The smoothing of colours reaches one line beyond the blocks.
-    if top == 0 or height - top > row + 1 or (width - left) * (height - top) > width * height * _MISSING_SHARE:
-        return None
+    small = height - top <= row + 1 and (width - left) * (height - top) <= width * height * _MISSING_SHARE
+    if refining or not small or top == 0:
+        raise Unusable("truncated", "the file ends before its pixels do")
     line = image.crop((left, top - 1, width, top))
     image.paste(line.resize((width - left, height - top), Image.Resampling.NEAREST), (left, top))
     return image
 
 
-def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the marker and the body of every segment of a JPEG, passing over the coefficients between them."""
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the marker, body and place of every segment of a JPEG up to its end, passing over the coefficients between."""
     marker = re.compile(rb"\xff[\x01-\xcf\xd9-\xfe]")  # 0xff00 is data, 0xffd0 to 0xffd7 restart the decoder
     position = 2
-    while (found := marker.search(content, position)) and found.group() != _END:
+    while found := marker.search(content, position):
         start = found.end()
-        length = int.from_bytes(content[start : start + 2], "big")
-        if length < 2 or start + length > len(content):
+        length = 0 if found.group() == _END else int.from_bytes(content[start : start + 2], "big")
+        if start + length > len(content):
             return
-        yield found.group()[1], content[start + 2 : start + length]
+        yield found.group()[1], content[start + 2 : start + length], found.start()
+        if length < 2:
+            return
         position = start + length
 
 
 def _is_one_scan(content: bytes) -> bool:
     """Tell whether a JPEG holds all components in its first scan, so that it is decoded row by row."""
     num_components = 0
-    for marker, body in _jpeg_segments(content):
+    for marker, body, _ in _jpeg_segments(content):
         if marker in (0xC0, 0xC1, 0xC9):  # the frames that are not progressive
             num_components = body[5]
         elif marker == 0xDA:
@@ -263,15 +273,17 @@ def _is_one_scan(content: bytes) -> bool:
     return False
 
 
-def _has_every_scan(content: bytes) -> bool:
-    """Tell whether the last scan has begun: every coefficient of every component was sent, down to its last bit."""
+def _scans(content: bytes) -> tuple[bool, bool]:
+    """Tell whether the last scan has begun (every coefficient was sent, down to its last bit), and whether it only refines."""
     low_bits: dict[int, list[int]] = {}  # component -> for each coefficient the lowest bit sent
-    for marker, body in _jpeg_segments(content):
+    refining = False
+    for marker, body, _ in _jpeg_segments(content):
         if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):  # a frame, not a table
             low_bits = {body[start]: [99] * 64 for start in range(6, len(body), 3)}
         elif marker == 0xDA:
             count = body[0]
             first, last, bits = body[1 + 2 * count : 4 + 2 * count]
+            refining = bits >> 4 > 0
             for component in body[1 : 1 + 2 * count : 2]:
                 low_bits[component][first : last + 1] = [bits & 15] * (last + 1 - first)
-    return bool(low_bits) and not any(bit for bits in low_bits.values() for bit in bits)
+    return bool(low_bits) and not any(bit for bits in low_bits.values() for bit in bits), refining
