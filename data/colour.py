@@ -21,7 +21,8 @@ _SRGB = ImageCms.createProfile("sRGB")
 # formulas), or by 4 where the matrix was rounded to three digits; what resembles it most, gamma 2.2 instead of its curve,
 # moves dark colours by 9, dark grey by 7.
 _SAME = 4
-_SPACES = {"RGB": "RGB", "L": "GRAY", "I;16": "GRAY", "CMYK": "CMYK"}
+_LEVELS = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _DEVICES = ("mntr", "scnr", "prtr", "spac")  # the classes of profiles that describe pixels
 _MAX_PROFILE = 16 * 2**20
 
@@ -88,9 +89,12 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, boo
     Without a profile, with one that is broken or for other pixels, or that is sRGB in substance, Pillow's plain
     conversion is taken, and RGB stays as it is to the bit.
     """
-    transform = _transform(profile, image.mode) if profile else None
-    if transform is not None and _SPACES[image.mode] == "GRAY":
-        table = np.asarray(transform.apply(_ramp(image.mode))).reshape(-1, 3)
+    transform = _transform(profile, "L" if image.mode == "I;16" else image.mode) if profile else None
+    if transform is not None and image.mode in ("L", "I;16"):
+        table = np.asarray(transform.apply(_LEVELS))[0]
+        if image.mode == "I;16":  # which littlecms in older Pillows does not know
+            between = np.arange(65536) / 257
+            table = np.stack([np.interp(between, np.arange(256), channel) for channel in table.T], 1).round().astype(np.uint8)
         return Image.fromarray(table[np.asarray(image)]), True
     if transform is not None:
         return transform.apply(image), True
@@ -110,7 +114,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         space, device = source.profile.xcolor_space.strip(), source.profile.device_class.strip()
         if space != _SPACES[mode] or device not in _DEVICES:
             return None
-        if mode != "CMYK" and _is_srgb(source, space):
+        if mode != "CMYK" and _is_srgb(source, mode):
             return None
         return _built(source, mode)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
@@ -119,24 +123,17 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 def _built(source: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-    if _SPACES[mode] == "GRAY":
+    if mode == "L":
         flags |= ImageCms.Flags.NOOPTIMIZE  # else the curve is drawn through a few points, 10 levels off in the dark
     return ImageCms.buildTransform(source, _SRGB, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
 
 
-def _ramp(mode: str) -> Image.Image:
-    """Return every level of grey."""
-    return Image.fromarray(np.arange(256, dtype=np.uint8)[None] if mode == "L" else np.arange(65536, dtype=np.uint16)[None])
-
-
-def _is_srgb(source: ImageCms.ImageCmsProfile, space: str) -> bool:
-    """Tell whether a profile moves no colour of a grid by more than rounding."""
+def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
+    """Tell whether a profile moves no grey, or no colour of a grid, by more than rounding."""
     levels = np.arange(0, 256, 5, dtype=np.uint8)
-    if space == "GRAY":
-        grid = _ramp("L")
-    else:
-        grid = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, len(levels), 3))
-    moved = np.asarray(_built(source, grid.mode).apply(grid)).astype(int) - np.asarray(grid.convert("RGB"))
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, len(levels), 3)
+    grid = _LEVELS if mode == "L" else Image.fromarray(colours)
+    moved = np.asarray(_built(source, mode).apply(grid)).astype(int) - np.asarray(grid.convert("RGB"))
     return np.abs(moved).max() <= _SAME
 
 

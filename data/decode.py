@@ -100,20 +100,24 @@ def _parts(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image
 
 def _with_alpha(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image]:
     """Split an image whose transparency is a channel, a palette's, or a key: the colour that is clear wherever it occurs."""
-    grey = image.mode in ("1", "L", "LA", "La")
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.format == "PNG":
-        depth, grey = content[24], content[25] in (0, 4)
-        key = image.info.get("transparency")
-        if image.mode == "RGB" and depth == 16:
+    key = image.info.get("transparency")
+    if image.format == "PNG" and image.mode in ("1", "L"):  # 8 bits by now, and the key as in the file
+        most = 2 ** content[24] - 1
+        del image.info["transparency"]
+        levels = image.convert("L")
+        clear = 255 * bool(key) if image.mode == "1" else (key & most) * 255 // most
+        return levels, _opacity(np.asarray(levels) != clear)
+    if image.format == "PNG" and image.mode == "RGB":
+        if content[24] == 16:
             return image.convert("RGB"), _keyed16(image, key, content)
-        if image.mode == "L":  # Pillow scales the levels of 2 and 4 bits to 8, and not their key
-            image.info["transparency"] = (key & (2**depth - 1)) * 255 // (2**depth - 1)
-        elif image.mode == "RGB":
-            image.info["transparency"] = tuple(level & 255 for level in key)
-    rgba = image.convert("RGBA")
+        image.info["transparency"] = tuple(level & 255 for level in key)
+    grey = image.mode in ("L", "LA", "La") or (image.format == "PNG" and content[25] == 4)
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return rgba.getchannel("R") if grey else rgba.convert("RGB"), rgba.getchannel("A")
+
+
+def _opacity(visible: np.ndarray) -> Image.Image:
+    return Image.fromarray(visible.astype(np.uint8) * 255)
 
 
 def _keyed16(image: Image.Image, key: tuple[int, int, int], content: bytes) -> Image.Image:
@@ -121,7 +125,7 @@ def _keyed16(image: Image.Image, key: tuple[int, int, int], content: bytes) -> I
     low = Image.open(io.BytesIO(content), formats=("PNG",))
     low.tile = [(*low.tile[0][:3], "RGB;16L")]
     values = np.asarray(image).astype(np.uint16) * 256 + np.asarray(low)
-    return Image.fromarray(np.where((values == key).all(-1), 0, 255).astype(np.uint8))
+    return _opacity((values != key).any(-1))
 
 
 def _grey16(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -131,7 +135,7 @@ def _grey16(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         raise Unusable("unsupported", "32-bit grey has no agreed white; save it with 8 or 16 bits")
     key, alpha = image.info.get("transparency"), None
     if key is not None:
-        alpha = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
+        alpha = _opacity(values != key)
     most = 2 ** min(bits_per_sample(image), 16) - 1
     values = values.astype(np.uint32) * 65535 // most
     if white_is_zero(image):

@@ -229,7 +229,7 @@ def _completed(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
     restarts = re.findall(rb"\xff([\xd0-\xd7])", content)
     restart = bytes([0xFF, 0xD0 + (restarts[-1][0] - 0xD0 + 1) % 8 if restarts else 0xD0])
     image, other = (_reduced_jpeg(content + tail, enough) for tail in (_END, _NOISE + restart + _NOISE + _END))
-    row = 8 * max(layer[2] for layer in image.layer)  # height of a block of all components
+    row = 8 * max(layer[2] for layer in image.layer) // (*image.decoderconfig, 1)[0]  # height of a block of all components
     for picture in (image, other):
         picture.load()
     missing = ImageChops.difference(image, other).getbbox()
