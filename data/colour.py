@@ -45,7 +45,7 @@ _D65, _C = (0.3127, 0.3290), (0.310, 0.316)
 _SRGB_PRIMARIES = (0.64, 0.33), (0.30, 0.60), (0.15, 0.06), _D65
 _ADOBE_PRIMARIES = (0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65
 _SMPTE170_PRIMARIES = (0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65
-# Chromaticities (x, y) of red, green, blue and white, and transfer curves, by their codes in ITU-T H.273; 2 is "unspecified".
+# Chromaticities (x, y) of red, green, blue and white, and transfer curves, by their codes in ITU-T H.273; 2 says nothing.
 _PRIMARIES = {
     1: _SRGB_PRIMARIES, 2: _SRGB_PRIMARIES,
     4: ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), _C),
@@ -70,8 +70,8 @@ _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0
 def defined_profile(image: Image.Image, content: bytes, *, grey: bool) -> bytes | None:
     """Return the ICC profile of the colours that a loaded image's file defines, or None where it defines none.
 
-    `grey` says whether the pixels are. What is said in another way than by a profile (PNG chunks, the code points of PNG and AVIF, the Adobe RGB of cameras)
-    is written as one. Raises Unusable for colours that have no agreed white in 8 bits.
+    `grey` says whether the pixels are. What is said in another way than by a profile (PNG chunks, the code points of PNG
+    and AVIF, the Adobe RGB of cameras) is written as one. Raises Unusable for colours without an agreed white in 8 bits.
     """
     profile = _png_profile(content, grey) if image.format == "PNG" else image.info.get("icc_profile")
     if profile is None and image.format == "AVIF":
@@ -84,7 +84,7 @@ def defined_profile(image: Image.Image, content: bytes, *, grey: bool) -> bytes 
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bool]:
-    """Bring an image of mode L, I;16 (of all 16 bits), RGB, CMYK or LAB to RGB, and say whether `profile` changed it.
+    """Bring an image of mode L, I;16 (of all 16 bits), RGB, CMYK or LAB to RGB, and say whether by `profile`.
 
     Without a profile, with one that is broken or for other pixels, or that is sRGB in substance, Pillow's plain
     conversion is taken, and RGB stays as it is to the bit.

@@ -87,8 +87,8 @@ def _parts(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image
     if image.mode.startswith("I"):
         colours, alpha = _grey16(image)
     elif not image.has_transparency_data:
-        grey = {"1": "L", "L": "L", "CMYK": "CMYK", "LAB": "LAB"}
-        return image.convert(grey.get(image.mode, "RGB")), None
+        kept = {"1": "L", "L": "L", "CMYK": "CMYK", "LAB": "LAB"}
+        return image.convert(kept.get(image.mode, "RGB")), None
     else:
         colours, alpha = _with_alpha(image, content)
     if alpha is not None and alpha.getextrema()[1] == 0:
@@ -129,7 +129,7 @@ def _keyed16(image: Image.Image, key: tuple[int, int, int], content: bytes) -> I
 
 
 def _grey16(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Bring grey of 10 to 16 bits (mode I;16, or I where the values fit) to I;16 of all 16 bits, and split off its key."""
+    """Bring grey of 12 to 16 bits (mode I;16, or I where the values fit) to I;16 of all 16 bits, and split off its key."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise Unusable("unsupported", "32-bit grey has no agreed white; save it with 8 or 16 bits")

@@ -5,7 +5,8 @@ import random
 import re
 from collections.abc import Iterator
 
-from PIL import Image, ImageChops, JpegImagePlugin, TiffImagePlugin, features
+import numpy as np
+from PIL import Image, ImageChops, ImagePalette, JpegImagePlugin, TiffImagePlugin, features
 
 MAX_PIXELS = 100_000_000           # of what is decoded
 _MAX_OPENED = 10 * MAX_PIXELS      # of a JPEG that is decoded at a fraction of its size
@@ -18,7 +19,7 @@ _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b
 _AVIF_BRANDS = {b"avif", b"avis"}
 _SIDEWAYS = (5, 6, 7, 8)           # EXIF orientations that swap height and width
 ORIENTATION = 0x0112
-_BITS, _PHOTOMETRIC, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 284, 338, 339  # TIFF tags
+_BITS, _PHOTOMETRIC, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _PALETTE = 258, 262, 284, 338, 339, 320  # TIFF tags
 _MISSING_SHARE = 1 / 32            # of a JPEG's area that may be missing at its end,
 _COARSE_SHARE = 1 / 8              # or, if it is progressive, may lack the last bit of its coefficients
 _END = b"\xff\xd9"
@@ -143,8 +144,10 @@ def _refuse_unknown_tiff(content: bytes) -> None:
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuse what Pillow opens and reads wrongly."""
+    """Refuse what Pillow opens and reads wrongly; mend a palette of 8 bits where 16 should be, which it takes for black."""
     tags = image.tag_v2
+    if image.mode == "P" and max(tags[_PALETTE]) < 256:
+        image.palette = ImagePalette.raw("RGB;L", bytes(tags[_PALETTE]))
     if 2 in tags.get(_SAMPLE_FORMAT, ()) and max(tags.get(_BITS, (1,))) <= 16:  # of 32 bits the values decide
         raise Unusable("unsupported", "signed pixels have no agreed white; save it with 8 or 16 bits, unsigned")
     if tags.get(_PLANES) == 2 and len(tags.get(_BITS, ())) > 1:
@@ -183,8 +186,8 @@ def _jpeg(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
         if "truncated" not in str(error):
             raise
         return _completed(content.rstrip(b"\0"), enough)  # a download that broke off may leave zeros
-    corner = image.getpixel((image.width - 1, image.height - 1))
-    if {corner} <= {127, 128} if isinstance(corner, int) else {*corner} <= {127, 128}:
+    corner = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
+    if np.isin(corner, (127, 128)).all() and not image.info.get("progressive"):
         # The grey of missing blocks, maybe: an end may have been put to a file that had none.
         end = next((place for marker, _, place in _jpeg_segments(content) if marker == _END[1]), len(content))
         return _completed(content[:end], enough)

@@ -382,7 +382,8 @@ def adobe_exif(space: int = 0xFFFF, rule: bytes = b"R03\0") -> bytes:
 def test_the_adobe_rgb_of_cameras():
     stored = encoded(colours(), ADOBE, power(563 / 256))
     flat = stored[:4, :4].repeat(16, 0).repeat(16, 1)
-    for exif, converted in ((adobe_exif(), True), (adobe_exif(2, b"R98\0"), True), (adobe_exif(1, b"R98\0"), False), (adobe_exif(0xFFFF, b"R98\0"), False)):
+    for exif, converted in ((adobe_exif(), True), (adobe_exif(2, b"R98\0"), True), (adobe_exif(1, b"R98\0"), False),
+                            (adobe_exif(0xFFFF, b"R98\0"), False)):
         for form in ("PNG", "WEBP"):
             content = saved(Image.fromarray(stored), form, exif=exif, lossless=True)
             assert decode(content, WHITE).converted is converted
