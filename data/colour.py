@@ -141,7 +141,10 @@ def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
 
 
 def _png_profile(content: bytes, grey: bool) -> bytes | None:
-    """Read what a PNG says, in the order of precedence of its specification: cICP, iCCP, sRGB, gAMA with cHRM."""
+    """Read what a PNG says, in the order of precedence of its specification: cICP, iCCP, sRGB, gAMA with cHRM.
+
+    An empty profile stands for a file that says sRGB, None for one that says nothing.
+    """
     said: dict[bytes, bytes] = {}
     for kind, body, _ in png_chunks(content):
         if kind == b"IDAT":
@@ -152,7 +155,7 @@ def _png_profile(content: bytes, grey: bool) -> bytes | None:
         return _coded_profile(primaries, transfer, grey, narrow=not full_range)
     profile = _inflated(said[b"iCCP"]) if b"iCCP" in said else None
     if profile or b"sRGB" in said:
-        return profile
+        return profile or b""
     gamma, chromaticities = int.from_bytes(said.get(b"gAMA", b"")[:4], "big"), said.get(b"cHRM", b"")
     if not gamma and not chromaticities:
         return None
@@ -213,7 +216,7 @@ def _coded_profile(primaries: int, transfer: int, grey: bool, narrow: bool = Fal
     if primaries not in _PRIMARIES or transfer not in _CURVES:
         raise Unusable("unsupported", f"colours by the code points {primaries} and {transfer}; save it in sRGB")
     if primaries in (1, 2) and transfer in (2, 13) and not narrow:
-        return None
+        return b""  # sRGB
     return _made_profile(_PRIMARIES[primaries], _CURVES[transfer], grey, narrow)
 
 

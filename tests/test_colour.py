@@ -392,6 +392,9 @@ def test_the_adobe_rgb_of_cameras():
         assert decode(content, WHITE).converted is converted
     named = saved(Image.fromarray(NOISE), "PNG", exif=adobe_exif(), icc_profile=SAME["Pillow"])
     assert np.array_equal(pixels(named), NOISE)  # a profile says it better
+    unnamed = saved(Image.fromarray(NOISE), "PNG", exif=adobe_exif())
+    for said in ((b"sRGB", b"\0"), (b"cICP", bytes([1, 13, 0, 1]))):  # and so do these
+        assert np.array_equal(pixels(unnamed[:33] + chunk(*said) + unnamed[33:]), NOISE)
 
 
 @pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow writes no AVIF")
