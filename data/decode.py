@@ -2,16 +2,15 @@
 
 import io
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from data.colour import defined_profile, to_srgb
+from data.opening import Unusable, alpha_may_be_unused, bits_per_sample, open_pixels, orientation, white_is_zero
+
 FITS = ("crop", "pad", "stretch")
-MAX_PIXELS = 100_000_000
-# Only these decoders may run, whatever a file calls itself: Pillow would hand a "photo.png" that is PostScript inside
-# to Ghostscript.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -24,39 +23,38 @@ _UPRIGHT = {
 RGB = tuple[int, int, int]
 
 
-class Unusable(Exception):
-    """Say why one file gives no image: `kind` is a word or two to count by, `detail` the whole reason."""
+class Decoded(NamedTuple):
+    """One picture, and whether its colours were converted to sRGB."""
 
-    def __init__(self, kind: str, detail: str):
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
+    image: Image.Image
+    converted: bool
 
 
-def decode(content: bytes, background: RGB) -> Image.Image:
-    """Decode the first frame: upright by its EXIF, transparency laid on `background`, any mode to 8-bit RGB.
+def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = None) -> Decoded:
+    """Decode the first frame: upright by its EXIF, colours in sRGB, transparency laid on `background`, 8-bit RGB.
 
-    Raises Unusable, and nothing else, for content that is no image, damaged, oversized or without a defined white.
+    `enough` (height, width) is the size that the caller reduces to; see open_pixels. Colours are converted before that,
+    so that what is transparent meets the background in sRGB, and all pictures are reduced in the same space.
+
+    Raises Unusable, and nothing else, for content that is no image, damaged, oversized, without a defined white or
+    nothing but transparent.
     """
-    if not content:
-        raise Unusable("empty", "the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of blemishes that cost no pixels
         try:
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
-            _check_size(image)  # before load(): only the header has been read so far
-            image.load()
-            return _rgb(_upright(image), background)
+            image = open_pixels(content, enough)
+            colours, alpha = _parts(image, content)
+            picture, converted = to_srgb(colours, defined_profile(image, content, grey=colours.mode in ("L", "I;16")))
+            if alpha is not None:
+                picture.putalpha(alpha)
+                picture = Image.alpha_composite(Image.new("RGBA", image.size, background), picture).convert("RGB")
+            turn = _UPRIGHT.get(orientation(image))
+            return Decoded(picture if turn is None else picture.transpose(turn), converted)
         except Unusable:
             raise
-        except Image.DecompressionBombError:
-            raise Unusable("too large", f"more than {MAX_PIXELS // 10**6} megapixels") from None
-        except Image.UnidentifiedImageError:
-            formats = f"{', '.join(_FORMATS[:-1])} nor {_FORMATS[-1]}"
-            raise Unusable("unrecognised", f"neither {formats}, or cut off within its header") from None
         except Exception as error:  # hostile bytes make Pillow raise anything from KeyError to SystemError
-            kind = "truncated" if "truncated" in str(error).lower() else "damaged"
-            raise Unusable(kind, f"{error}" or type(error).__name__) from None
+            known = (kind for kind in ("truncated", "unsupported") if kind in str(error).lower())
+            raise Unusable(next(known, "damaged"), f"{error}" or type(error).__name__) from None
 
 
 def fitted(image: Image.Image, resolution: tuple[int, int], fit: str, background: RGB) -> tuple[Image.Image, bool]:
@@ -82,41 +80,67 @@ def fitted(image: Image.Image, resolution: tuple[int, int], fit: str, background
     return image, enlarged
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise Unusable("too large", f"{width}x{height} is more than {MAX_PIXELS // 10**6} megapixels")
-    if width < 1 or height < 1:
-        raise Unusable("damaged", f"{width}x{height} holds no pixels")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation. (ImageOps.exif_transpose also rewrites the EXIF block, and fails on damaged ones.)"""
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
-    except Exception:  # a damaged EXIF block does not spoil the pixels
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def _rgb(image: Image.Image, background: RGB) -> Image.Image:
-    """Convert any mode to RGB, laying what is transparent on `background`."""
+def _parts(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image | None]:
+    """Split a loaded image into its colours (L, I;16, RGB, CMYK or LAB) and its opacity (L), None where it is opaque."""
     if image.mode == "F":
         raise Unusable("unsupported", "floating-point pixels have no agreed white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        image = _eight_bit(image)
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    canvas = Image.new("RGBA", image.size, background)
-    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+        colours, alpha = _grey16(image)
+    elif not image.has_transparency_data:
+        kept = {"1": "L", "L": "L", "CMYK": "CMYK", "LAB": "LAB"}
+        return image.convert(kept.get(image.mode, "RGB")), None
+    else:
+        colours, alpha = _with_alpha(image, content)
+    if alpha is not None and alpha.getextrema()[1] == 0:
+        if not alpha_may_be_unused(image):
+            raise Unusable("transparent", "every pixel is fully transparent; give it an opaque part, or remove it")
+        alpha = None
+    return colours, alpha
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey (modes I;16, and I where the values fit) to 8 bits; Pillow's own convert would clip at 255."""
+def _with_alpha(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image]:
+    """Split an image whose transparency is a channel, a palette's, or a key: the colour that is clear wherever it occurs."""
+    key = image.info.get("transparency")
+    if image.format == "PNG" and image.mode in ("1", "L"):  # 8 bits by now, and the key as in the file
+        most = 2 ** content[24] - 1
+        del image.info["transparency"]
+        levels = image.convert("L")
+        clear = 255 * bool(key) if image.mode == "1" else (key & most) * 255 // most
+        return levels, _opacity(np.asarray(levels) != clear)
+    if image.format == "PNG" and image.mode == "RGB":
+        if content[24] == 16:
+            return image.convert("RGB"), _keyed16(image, key, content)
+        image.info["transparency"] = tuple(level & 255 for level in key)
+    grey = image.mode in ("L", "LA", "La") or (image.format == "PNG" and content[25] == 4)
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return rgba.getchannel("R") if grey else rgba.convert("RGB"), rgba.getchannel("A")
+
+
+def _opacity(visible: np.ndarray) -> Image.Image:
+    return Image.fromarray(visible.astype(np.uint8) * 255)
+
+
+def _keyed16(image: Image.Image, key: tuple[int, int, int], content: bytes) -> Image.Image:
+    """Return the opacity of 16-bit colours of which Pillow keeps the high bytes; the low ones it gives as little-endian."""
+    low = Image.open(io.BytesIO(content), formats=("PNG",))
+    low.tile = [(*low.tile[0][:3], "RGB;16L")]
+    values = np.asarray(image).astype(np.uint16) * 256 + np.asarray(low)
+    return _opacity((values != key).any(-1))
+
+
+def _grey16(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Bring grey of 12 to 16 bits (mode I;16, or I where the values fit) to I;16 of all 16 bits, and split off its key."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise Unusable("unsupported", "32-bit grey has no agreed white; save it with 8 or 16 bits")
-    return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+    key, alpha = image.info.get("transparency"), None
+    if key is not None:
+        alpha = _opacity(values != key)
+    most = 2 ** min(bits_per_sample(image), 16) - 1
+    values = values.astype(np.uint32) * 65535 // most
+    if white_is_zero(image):
+        values = 65535 - values
+    return Image.fromarray(values.astype(np.uint16)), alpha
 
 
 def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:

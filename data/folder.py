@@ -25,6 +25,7 @@ from errors import UserError
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_REPORT_LINES = 20
+_NEVER_REDUCED = 2**16, 2**16  # no JPEG is larger
 
 Read = Callable[..., bytes]  # () reads the content, (n) its first n bytes; raises Unusable
 ARCHIVE = Unusable("archive", "an archive inside; unpack it")
@@ -87,6 +88,7 @@ def load_images(
     fit: str = "crop",
     background: str = "white",
     minimum: int = 1,
+    whole: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """Read every image in a folder (nested or flat) or .zip at `resolution` (height, width).
@@ -94,7 +96,8 @@ def load_images(
     A file that gives no image is skipped and named in the report; of images with the same pixels the first is kept.
     The summary counts every file, but for hidden ones (whose name, or a folder's, begins with a dot) and for the files
     and folders that systems make, which are named at its end. `background` is a colour name or #rrggbb for what is
-    transparent or padded. `progress(done, total)` is called after each file; by default it is a line on stderr.
+    transparent or padded. `whole` decodes large photographs whole, as earlier revisions did. `progress(done, total)` is
+    called after each file; by default it is a line on stderr.
 
     Raises UserError when the path, `fit` or `background` is wrong, or fewer than `minimum` images are usable.
     """
@@ -108,7 +111,8 @@ def load_images(
         kept: dict[bytes, str] = {}  # digest of the pixels -> name, in the order of `pixels`
         for done, (name, read) in enumerate(found.images.items(), 1):
             try:
-                image, enlarged = fitted(decode(read(), colour), resolution, fit, colour)
+                picture = decode(read(), colour, enough=_NEVER_REDUCED if whole else resolution)
+                image, enlarged = fitted(picture.image, resolution, fit, colour)
                 pixels[len(kept)] = np.asarray(image).transpose(2, 0, 1)
                 digest = hashlib.sha256(pixels[len(kept)]).digest()
                 if digest in kept:
@@ -116,6 +120,7 @@ def load_images(
                 else:
                     kept[digest] = name
                     notes.num_upscaled += enlarged
+                    notes.num_converted += picture.converted
             except Unusable as reason:
                 notes.skip(name, reason)
             progress(done, len(found.images))
@@ -132,9 +137,12 @@ def load_images(
 
 
 def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:
-    """Return images of a folder or .zip at the size they have there, uint8 (3, H, W) each, by the `files` of an ImageSet."""
+    """Return images of a folder or .zip, uint8 (3, H, W) each, by the `files` of an ImageSet.
+
+    They have the size they have there, or a fraction of it beyond 100 megapixels.
+    """
     with listed(path) as found:
-        pictures = [np.asarray(decode(found.images[name](), _colour(background))) for name in names]
+        pictures = [np.asarray(decode(found.images[name](), _colour(background)).image) for name in names]
     return [torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures]
 
 
@@ -154,6 +162,7 @@ class _Notes:
         self.kinds: Counter[str] = Counter()
         self.duplicates: dict[str, str] = {}
         self.num_upscaled = 0
+        self.num_converted = 0
 
     def skip(self, name: str, reason: Unusable) -> None:
         self.kinds[reason.kind] += 1
@@ -177,6 +186,8 @@ class _Notes:
             counts.append(_count(len(found.others), "no image"))
         if self.num_upscaled:
             counts.append(f"{self.num_upscaled} upscaled")
+        if self.num_converted:
+            counts.append(f"{self.num_converted} converted to sRGB")
         summary = f"{_count(found.total, 'file')} -> {_count(num_images, 'image')} at {size}"
         lines = self.lines[:MAX_REPORT_LINES]
         if len(self.lines) > len(lines):

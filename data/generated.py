@@ -94,7 +94,7 @@ def _read_array(path: Path) -> Tensor:
 
 def _picture(name: str, read: Read) -> Tensor:
     try:
-        pixels = np.array(decode(read(), WHITE))  # (H, W, 3)
+        pixels = np.array(decode(read(), WHITE).image)  # (H, W, 3)
     except Unusable as reason:
         raise UserError(f"{name}: cannot be read as an image ({reason.kind}: {reason.detail}); make it again or remove it") from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -114,21 +114,34 @@ def test_first_frame_of_an_animation(tmp_path):
 # ---------------------------------------------------------------- modes
 
 
+def spotted(image: Image.Image, spot) -> Image.Image:
+    """The image with its last pixel changed, so that not all of it is transparent."""
+    image.putpixel((7, 7), spot)
+    return image
+
+
+def two_colours() -> Image.Image:
+    """A palette image of index 0, with index 1 in its last pixel."""
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([9, 99, 199, 1, 2, 3])
+    return spotted(image, 1)
+
+
 GREY16 = np.full((8, 8), 0x8000, dtype=np.uint16)
 MODES = {
     "grey": ("a.png", flat("L", 77), {}, (77, 77, 77)),
     "one bit": ("a.png", flat("1", 1), {}, (255, 255, 255)),
     "palette": ("a.png", flat("RGB", (9, 99, 199)).quantize(2), {}, (9, 99, 199)),
     "rgba half": ("a.png", flat("RGBA", (255, 0, 0, 128)), {}, (128, 0, 127)),
-    "rgba clear": ("a.png", flat("RGBA", (255, 255, 255, 0)), {}, (0, 0, 255)),
+    "rgba clear": ("a.png", spotted(flat("RGBA", (255, 255, 255, 0)), (1, 2, 3, 255)), {}, (0, 0, 255)),
     "webp alpha": ("a.webp", flat("RGBA", (255, 0, 0, 128)), {"lossless": True}, (128, 0, 127)),
     "tiff alpha": ("a.tif", flat("RGBA", (255, 0, 0, 128)), {}, (128, 0, 127)),
     "grey alpha": ("a.png", flat("LA", (255, 128)), {}, (128, 128, 255)),
-    "palette, a clear index": ("a.png", flat("RGB", (9, 99, 199)).quantize(2), {"transparency": 0}, (0, 0, 255)),
+    "palette, a clear index": ("a.png", two_colours(), {"transparency": 0}, (0, 0, 255)),
     "palette, half clear": ("a.png", flat("RGB", (255, 0, 0)).quantize(2), {"transparency": b"\x80"}, (128, 0, 127)),
-    "gif, a clear index": ("a.gif", flat("RGB", (9, 99, 199)).quantize(2), {"transparency": 0}, (0, 0, 255)),
-    "rgb, a clear colour": ("a.png", flat("RGB", (9, 99, 199)), {"transparency": (9, 99, 199)}, (0, 0, 255)),
-    "grey, a clear level": ("a.png", flat("L", 9), {"transparency": 9}, (0, 0, 255)),
+    "gif, a clear index": ("a.gif", two_colours(), {"transparency": 0}, (0, 0, 255)),
+    "rgb, a clear colour": ("a.png", spotted(flat("RGB", (9, 99, 199)), (1, 2, 3)), {"transparency": (9, 99, 199)}, (0, 0, 255)),
+    "grey, a clear level": ("a.png", spotted(flat("L", 9), 8), {"transparency": 9}, (0, 0, 255)),
     "cmyk red": ("a.tif", flat("CMYK", (0, 255, 255, 0)), {}, (255, 0, 0)),
     "cmyk jpeg white": ("a.jpg", flat("CMYK", (0, 0, 0, 0)), {}, (255, 255, 255)),
     "lab white": ("a.tif", flat("LAB", (255, 128, 128)), {}, (254, 255, 254)),
@@ -287,10 +300,10 @@ def test_report_counts_and_names_everything(tmp_path):
     images = load_images(tmp_path, resolution=SQUARE)
     assert images.names == ["00.png", "01.png", "02.png", "small.png"]
     assert images.report[0] == (
-        "9 files -> 4 images at 8x8: 1 truncated, 1 empty, 2 unrecognised, 1 duplicate, 1 upscaled")
+        "9 files -> 4 images at 8x8: 1 truncated, 1 empty, 1 HEIC, 1 unrecognised, 1 duplicate, 1 upscaled")
     assert [line.split(" (")[0] for line in images.report[1:]] == [
         "dropped copy.bmp: same pixels as 00.png", "skipped cut.png: truncated", "skipped empty.jpg: empty",
-        "skipped phone.HEIC: unrecognised", "skipped text.jpg: unrecognised"]
+        "skipped phone.HEIC: HEIC", "skipped text.jpg: unrecognised"]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "a.tif"])

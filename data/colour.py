@@ -1,0 +1,254 @@
+"""Owns colour: finds the space that a file defines for its pixels, and converts them to sRGB.
+
+Every definition becomes an ICC profile, and littlecms converts by it, 8 bits in and 8 bits out in whole numbers, so that
+every machine gets the same bytes. The intent is relative colorimetric with black point compensation: colours that
+sRGB holds keep their values, white stays white, and the black of paper becomes black instead of grey.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from data.opening import Unusable, png_chunks
+
+_SRGB = ImageCms.createProfile("sRGB")
+# The same sRGB in the profiles of different makers moves no colour by more than 1 level (their curves are tables or
+# formulas), or by 4 where the matrix was rounded to three digits; what resembles it most, gamma 2.2 instead of its curve,
+# moves dark colours by 9, dark grey by 7.
+_SAME = 4
+_LEVELS = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+_DEVICES = ("mntr", "scnr", "prtr", "spac")  # the classes of profiles that describe pixels
+_MAX_PROFILE = 16 * 2**20
+
+Curve = Callable[[np.ndarray], np.ndarray]  # from what is stored to light, both from 0 to 1
+
+
+def _power(exponent: float) -> Curve:
+    return lambda stored: stored**exponent
+
+
+def _srgb_curve(stored: np.ndarray) -> np.ndarray:
+    return np.where(stored <= 0.04045, stored / 12.92, ((stored + 0.055) / 1.055) ** 2.4)
+
+
+def _bt709_curve(stored: np.ndarray) -> np.ndarray:
+    return np.where(stored < 0.081, stored / 4.5, ((stored + 0.099) / 1.099) ** (1 / 0.45))
+
+
+_D65, _C = (0.3127, 0.3290), (0.310, 0.316)
+_SRGB_PRIMARIES = (0.64, 0.33), (0.30, 0.60), (0.15, 0.06), _D65
+_ADOBE_PRIMARIES = (0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65
+_SMPTE170_PRIMARIES = (0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65
+# Chromaticities (x, y) of red, green, blue and white, and transfer curves, by their codes in ITU-T H.273; 2 says nothing.
+_PRIMARIES = {
+    1: _SRGB_PRIMARIES, 2: _SRGB_PRIMARIES,
+    4: ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), _C),
+    5: ((0.64, 0.33), (0.29, 0.60), (0.15, 0.06), _D65),
+    6: _SMPTE170_PRIMARIES, 7: _SMPTE170_PRIMARIES,
+    8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), _C),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65),
+    11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
+    22: ((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
+}  # fmt: skip
+_CURVES = {
+    1: _bt709_curve, 6: _bt709_curve, 11: _bt709_curve, 12: _bt709_curve, 14: _bt709_curve, 15: _bt709_curve,
+    2: _srgb_curve, 13: _srgb_curve, 4: _power(2.2), 5: _power(2.8), 8: _power(1),
+}  # fmt: skip
+_HDR = {16: "PQ", 18: "HLG"}
+# The D50 white of ICC profiles, and Bradford's cone responses, by which another white is adapted to it (ICC.1:2022, E.3).
+_D50 = np.array([0.9642, 1.0, 0.8249])
+_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+
+
+def defined_profile(image: Image.Image, content: bytes, *, grey: bool) -> bytes | None:
+    """Return the ICC profile of the colours that a loaded image's file defines, or None where it defines none.
+
+    `grey` says whether the pixels are. What is said in another way than by a profile (PNG chunks, the code points of PNG
+    and AVIF, the Adobe RGB of cameras) is written as one. Raises Unusable for colours without an agreed white in 8 bits.
+    """
+    profile = _png_profile(content, grey) if image.format == "PNG" else image.info.get("icc_profile")
+    if profile is None and image.format == "AVIF":
+        profile = _avif_profile(content, grey)
+    if profile is None and image.format == "BMP":
+        profile = _bmp_profile(content)
+    if profile is None and _is_adobe_rgb(image):
+        profile = _made_profile(_ADOBE_PRIMARIES, _power(563 / 256), grey)
+    return profile or None
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bool]:
+    """Bring an image of mode L, I;16 (of all 16 bits), RGB, CMYK or LAB to RGB, and say whether by `profile`.
+
+    Without a profile, with one that is broken or for other pixels, or that is sRGB in substance, Pillow's plain
+    conversion is taken, and RGB stays as it is to the bit.
+    """
+    transform = _transform(profile, "L" if image.mode == "I;16" else image.mode) if profile else None
+    if transform is not None and image.mode in ("L", "I;16"):
+        table = np.asarray(transform.apply(_LEVELS))[0]
+        if image.mode == "I;16":  # which littlecms in older Pillows does not know
+            between = np.arange(65536) / 257
+            table = np.stack([np.interp(between, np.arange(256), channel) for channel in table.T], 1).round().astype(np.uint8)
+        return Image.fromarray(table[np.asarray(image)]), True
+    if transform is not None:
+        return transform.apply(image), True
+    if image.mode == "I;16":
+        values = np.asarray(image).astype(np.uint32)  # Pillow's own convert would clip at 255
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    return image.convert("RGB"), False
+
+
+@lru_cache(maxsize=64)  # a set's pictures share a few profiles
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the way from a profile to sRGB; None if it is broken, for other pixels, or sRGB in substance."""
+    if mode not in _SPACES:
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space, device = source.profile.xcolor_space.strip(), source.profile.device_class.strip()
+        if space != _SPACES[mode] or device not in _DEVICES:
+            return None
+        if mode != "CMYK" and _is_srgb(source, mode):
+            return None
+        return _built(source, mode)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
+def _built(source: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+    if mode == "L":
+        flags |= ImageCms.Flags.NOOPTIMIZE  # else the curve is drawn through a few points, 10 levels off in the dark
+    return ImageCms.buildTransform(source, _SRGB, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
+
+
+def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
+    """Tell whether a profile moves no grey, or no colour of a grid, by more than rounding."""
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, len(levels), 3)
+    grid = _LEVELS if mode == "L" else Image.fromarray(colours)
+    moved = np.asarray(_built(source, mode).apply(grid)).astype(int) - np.asarray(grid.convert("RGB"))
+    return np.abs(moved).max() <= _SAME
+
+
+# ---------------------------------------------------------------- what files say
+
+
+def _png_profile(content: bytes, grey: bool) -> bytes | None:
+    """Read what a PNG says, in the order of precedence of its specification: cICP, iCCP, sRGB, gAMA with cHRM.
+
+    An empty profile stands for a file that says sRGB, None for one that says nothing.
+    """
+    said: dict[bytes, bytes] = {}
+    for kind, body, _ in png_chunks(content):
+        if kind == b"IDAT":
+            break
+        said.setdefault(kind, body)
+    if len(said.get(b"cICP", b"")) == 4:
+        primaries, transfer, _, full_range = said[b"cICP"]
+        return _coded_profile(primaries, transfer, grey, narrow=not full_range)
+    profile = _inflated(said[b"iCCP"]) if b"iCCP" in said else None
+    if profile or b"sRGB" in said:
+        return profile or b""
+    gamma, chromaticities = int.from_bytes(said.get(b"gAMA", b"")[:4], "big"), said.get(b"cHRM", b"")
+    if not gamma and not chromaticities:
+        return None
+    primaries, curve = _SRGB_PRIMARIES, _srgb_curve
+    if len(chromaticities) == 32:
+        values = [value / 100_000 for value in struct.unpack(">8I", chromaticities)]
+        white, *colours = zip(values[::2], values[1::2])
+        primaries = *colours, white
+    is_srgb = np.allclose(primaries, _SRGB_PRIMARIES, atol=2e-3)
+    if 10_000 <= gamma <= 1_000_000:  # beyond these it is damage
+        # 1/2.2 is how software that knows no sRGB chunk says sRGB.
+        curve = _srgb_curve if is_srgb and abs(gamma / 45_455 - 1) < 0.01 else _power(100_000 / gamma)
+    return _made_profile(primaries, curve, grey)
+
+
+def _inflated(body: bytes) -> bytes | None:
+    """Unpack an iCCP chunk, within bounds that Pillow draws too narrowly for some profiles of printers and scanners."""
+    try:
+        return zlib.decompressobj().decompress(body[body.index(b"\0") + 2 :], _MAX_PROFILE)
+    except (ValueError, zlib.error):
+        return None
+
+
+def _avif_profile(content: bytes, grey: bool) -> bytes | None:
+    """Read the code points that describe an AVIF's colours; Pillow has applied the range and the matrix already."""
+    start = content.find(b"colrnclx") + 8
+    if start < 8 or start + 4 > len(content):
+        return None
+    return _coded_profile(*struct.unpack_from(">HH", content, start), grey)
+
+
+def _bmp_profile(content: bytes) -> bytes | None:
+    """Read the profile embedded behind the pixels of a BMP with the header of version 5."""
+    if len(content) < 138 or content[14] != 124 or content[70:74] != b"DEBM":
+        return None
+    offset, size = struct.unpack_from("<II", content, 126)
+    return content[14 + offset : 14 + offset + size]
+
+
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Tell whether EXIF says Adobe RGB as cameras do: "uncalibrated" and the rule R03, or the code 2."""
+    try:
+        exif = image.getexif()
+        space = exif.get_ifd(0x8769).get(0xA001)
+        rule = exif.get_ifd(0xA005).get(1, "") if space == 0xFFFF else ""
+    except Exception:  # a damaged EXIF block does not spoil the pixels
+        return False
+    return space == 2 or (rule if isinstance(rule, str) else rule.decode("latin-1")).startswith("R03")
+
+
+# ---------------------------------------------------------------- profiles from what they say
+
+
+def _coded_profile(primaries: int, transfer: int, grey: bool, narrow: bool = False) -> bytes | None:
+    """Make the profile of code points of ITU-T H.273; `narrow` levels run from 16 to 235."""
+    if transfer in _HDR:
+        raise Unusable("unsupported", f"HDR ({_HDR[transfer]}) has no agreed white in 8 bits; save it as SDR, in sRGB")
+    if primaries not in _PRIMARIES or transfer not in _CURVES:
+        raise Unusable("unsupported", f"colours by the code points {primaries} and {transfer}; save it in sRGB")
+    if primaries in (1, 2) and transfer in (2, 13) and not narrow:
+        return b""  # sRGB
+    return _made_profile(_PRIMARIES[primaries], _CURVES[transfer], grey, narrow)
+
+
+def _made_profile(primaries: tuple, curve: Curve, grey: bool, narrow: bool = False) -> bytes | None:
+    """Write an ICC profile (version 2: a table of the curve and, for colours, a matrix), or None if that is impossible."""
+    stored = np.linspace(0, 1, 4096)
+    if narrow:
+        stored = np.clip((stored * 255 - 16) / 219, 0, 1)
+    tone = struct.pack(">4s4xI", b"curv", len(stored)) + np.round(curve(stored) * 65535).astype(">u2").tobytes()
+    tags = {b"wtpt": _xyz(_D50), b"kTRC": tone} if grey else {b"wtpt": _xyz(_D50), **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), tone)}
+    try:
+        if not grey:
+            tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, _to_d50(primaries).T)))
+    except (ArithmeticError, ValueError, struct.error, np.linalg.LinAlgError):  # primaries on one line
+        return None
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, body in tags.items():
+        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(data), len(body))
+        data += body
+    header = struct.pack(">I4xI4s4s4s12x4s28x12s48x", 128 + len(table) + len(data), 0x02400000, b"mntr",
+                         b"GRAY" if grey else b"RGB ", b"XYZ ", b"acsp", _xyz(_D50)[8:])
+    return header + table + data
+
+
+def _to_d50(primaries: tuple) -> np.ndarray:
+    """Return the matrix (3, 3) from linear RGB of these chromaticities to XYZ with the white adapted to D50."""
+    columns = np.array([(x / y, 1, (1 - x - y) / y) for x, y in primaries])
+    colours, white = columns[:3].T, columns[3]
+    matrix = colours * np.linalg.solve(colours, white)
+    adapted = np.linalg.solve(_BRADFORD, np.diag((_BRADFORD @ _D50) / (_BRADFORD @ white)) @ _BRADFORD)
+    return adapted @ matrix
+
+
+def _xyz(values: np.ndarray) -> bytes:
+    return struct.pack(">4s4x3i", b"XYZ ", *(round(value * 65536) for value in values))
