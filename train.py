@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer s
 
 import torch
 
-from data import load_images, mirrored, split_holdout
+from data import READER, load_images, mirrored, split_holdout
 from errors import UserError, run_as_command
 from imle import checkpoint, config as configs, processes
 from imle.device import choose_device
@@ -52,16 +52,16 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
         return 0
     if args.run.resolve().is_relative_to(Path(config.data.path).expanduser().resolve()):
         raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
-    dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
-                          background=config.data.background, minimum=2)  # fmt: skip
-    tell(*dataset.report)
     state = checkpoint.load(last) if last.exists() else None
-    if state is not None:
-        with checkpoint.unpacking(last):
-            dataset = dataset.respelled([*state["data"]["names"], *state["data"]["heldout"]])
+    with checkpoint.unpacking(last):
+        reader = state["data"].get("reader", 1) if state else READER
+        known = [*state["data"]["names"], *state["data"]["heldout"]] if state else []
+    dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
+                          background=config.data.background, minimum=2, reader=reader).respelled(known)  # fmt: skip
+    tell(*dataset.report)
     train, heldout = split_holdout(dataset.names, config.data.holdout, config.seed)
     data = {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
-            "heldout": [dataset.names[i] for i in heldout]}  # fmt: skip
+            "heldout": [dataset.names[i] for i in heldout], "reader": reader}  # fmt: skip
     images = mirrored(dataset.images[train]) if config.data.flips else dataset.images[train]
 
     if state is not None:

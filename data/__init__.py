@@ -1,8 +1,8 @@
 """Images on disk -> uint8 tensors in memory, their names and fingerprint, and which of them a run trains on."""
 
-from data.folder import ImageSet, load_images
+from data.folder import READER, ImageSet, load_images
 from data.generated import is_generated, read_generated
 from data.references import References, load_references
 from data.split import mirrored, split_holdout
 
-__all__ = ["ImageSet", "References", "is_generated", "load_images", "load_references", "mirrored", "read_generated", "split_holdout"]
+__all__ = ["READER", "ImageSet", "References", "is_generated", "load_images", "load_references", "mirrored", "read_generated", "split_holdout"]

@@ -23,6 +23,7 @@ from data.progress import ProgressLine
 from data.sniff import HEAD, SUFFIXES, foreign_format, is_archive, is_picture
 from errors import UserError
 
+READER = 2  # 1 converted no colours and decoded large photographs whole; runs hold which one they began with
 MAX_FILE_BYTES = 256 * 2**20
 MAX_REPORT_LINES = 20
 _NEVER_REDUCED = 2**16, 2**16  # no JPEG is larger
@@ -88,7 +89,7 @@ def load_images(
     fit: str = "crop",
     background: str = "white",
     minimum: int = 1,
-    whole: bool = False,
+    reader: int = READER,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """Read every image in a folder (nested or flat) or .zip at `resolution` (height, width).
@@ -96,8 +97,8 @@ def load_images(
     A file that gives no image is skipped and named in the report; of images with the same pixels the first is kept.
     The summary counts every file, but for hidden ones (whose name, or a folder's, begins with a dot) and for the files
     and folders that systems make, which are named at its end. `background` is a colour name or #rrggbb for what is
-    transparent or padded. `whole` decodes large photographs whole, as earlier revisions did. `progress(done, total)` is
-    called after each file; by default it is a line on stderr.
+    transparent or padded. A run that began with `reader` 1 goes on with it: it decodes large photographs whole.
+    `progress(done, total)` is called after each file; by default it is a line on stderr.
 
     Raises UserError when the path, `fit` or `background` is wrong, or fewer than `minimum` images are usable.
     """
@@ -111,7 +112,7 @@ def load_images(
         kept: dict[bytes, str] = {}  # digest of the pixels -> name, in the order of `pixels`
         for done, (name, read) in enumerate(found.images.items(), 1):
             try:
-                picture = decode(read(), colour, enough=_NEVER_REDUCED if whole else resolution)
+                picture = decode(read(), colour, enough=resolution if reader > 1 else _NEVER_REDUCED)
                 image, enlarged = fitted(picture.image, resolution, fit, colour)
                 pixels[len(kept)] = np.asarray(image).transpose(2, 0, 1)
                 digest = hashlib.sha256(pixels[len(kept)]).digest()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from data.folder import ImageSet, load_images, load_originals
+from data.folder import READER, ImageSet, load_images, load_originals
 from errors import UserError
 
 
@@ -32,7 +32,8 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: dict |
     UserError when the images are not those of the run, unless they `may_differ`, which is a warning, and when an image of
     `heldout` is a training image.
     """
-    whole = load_images(path, **transform)
+    reader = trained.get("reader", 1) if trained else READER
+    whole = load_images(path, **transform, reader=reader)
     if trained:
         whole = whole.respelled([*trained["names"], *trained["heldout"]])
     names, held_names, warnings = whole.names, [], []
@@ -44,10 +45,11 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: dict |
         before, now = {*trained["names"], *trained["heldout"]}, set(whole.names)
         raise UserError(
             f"data.path: {path} is not what the run was trained on: {len(before - now)} images are gone and "
-            f"{len(now - before)} new {sorted(before ^ now)[:3]}, or pixels have changed; bring it back, or use --data")
+            f"{len(now - before)} new {sorted(before ^ now)[:3]}, or pixels have changed"
+            + (" (this revision converts colours to sRGB)" if reader == 1 else "") + "; bring it back, or use --data")
     held_path, held = path, whole
     if heldout:
-        held_path, held = heldout, load_images(heldout, **transform)
+        held_path, held = heldout, load_images(heldout, **transform, reader=reader)
         held_names = held.names
         _refuse_trained(heldout, held, path, whole.images[_numbers(whole, names)], names)
     chosen, held_chosen = _numbers(whole, names), _numbers(held, held_names)

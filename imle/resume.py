@@ -47,4 +47,5 @@ def _difference(before: dict, now: dict) -> str:
     old, new = (set(d["names"]) | set(d["heldout"]) for d in (before, now))
     changes = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
                for what, names in (("removed", old - new), ("added", new - old)) if names]  # fmt: skip
-    return " and ".join(changes) or "the same names, other pixels"
+    other = " and ".join(changes) or "the same names, other pixels"
+    return other if "reader" in before else f"{other} (this revision converts colours to sRGB and reads more files than the one that began it)"
