@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer spinning slows a shared machine tenfold
@@ -12,7 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer s
 import torch
 
 from data import load_images, mirrored, split_holdout
-from errors import UserError, run_as_command
+from errors import UserError, ending_signals, run_as_command
 from imle import checkpoint, config as configs, processes
 from imle.device import choose_device
 from imle.dryrun import dry_run
@@ -50,7 +51,7 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
     if args.dry_run:
         tell(configs.to_yaml(config) + "\n" + dry_run(config, device).rstrip("\n"))
         return 0
-    if args.run.resolve().is_relative_to(Path(config.data.path).expanduser().resolve()):
+    if Path(os.path.realpath(args.run)).is_relative_to(os.path.realpath(os.path.expanduser(config.data.path))):
         raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
     dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
                           background=config.data.background, minimum=2)  # fmt: skip
@@ -71,7 +72,7 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
         with checkpoint.unpacking(last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
-            tell(f"{args.run} is finished, at step {trainer.step}; more than train.epochs={config.train.epochs} would go on")
+            tell(nothing_to_do(args.run, trainer, state["config"]["train"]["epochs"]))
             return 0
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     signals = Signals()
@@ -99,6 +100,14 @@ def open_log(run: Path, config: configs.Config, device: torch.device, state: dic
     return log
 
 
+def nothing_to_do(run: Path, trainer: Trainer, before: int) -> str:
+    """Say why a run does not go on that was asked for `before` epochs when it was saved."""
+    asked, epoch = trainer.config.train.epochs, trainer.step / trainer.steps_per_epoch
+    if epoch == asked >= before:
+        return f"{run} is finished, at step {trainer.step}; more than train.epochs={asked} would go on"
+    return f"{run} stays as it is, at epoch {epoch:.5g} of {before}: train.epochs={asked} asks for no more; a larger number goes on"
+
+
 def kept(last: Path) -> str:
     """Say what is left of a run that ended too soon."""
     if not last.exists():
@@ -113,23 +122,25 @@ def tell(*lines: str) -> None:
 
 
 class Signals:
-    """Remember Ctrl-C and SIGTERM until the step is done; a second Ctrl-C ends at once.
+    """Remember Ctrl-C, SIGTERM and a closed terminal until the step is done; a second Ctrl-C ends at once.
 
     Not so with several processes: torchrun passes on the Ctrl-C that they may have had from the terminal already.
     """
 
     def __init__(self):
         self.number = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *ending_signals()):
             signal.signal(number, self.catch)
 
     def catch(self, number, frame) -> None:
         self.number = number
+        said = b"\nstopping after this step\n"
         if processes.count() == 1:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may be what was interrupted
-        elif processes.is_main():
-            os.write(2, b"\nstopping after this step\n")
+            said = b"\nstopping after this step; Ctrl-C again stops at once\n"
+        if processes.is_main():
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, said)  # print may be what was interrupted
 
     def caught(self) -> bool:
         return bool(self.number)
