@@ -17,7 +17,7 @@ from errors import UserError, ending_signals, run_as_command
 from imle import checkpoint, config as configs, processes
 from imle.device import choose_device
 from imle.dryrun import dry_run
-from imle.resume import check_same_run
+from imle.resume import check_same_run, nothing_to_do
 from imle.runlog import RunLog, SilentLog, environment
 from imle.sheets import grid, save_png
 from imle.trainer import Trainer
@@ -72,7 +72,7 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
         with checkpoint.unpacking(last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
-            tell(nothing_to_do(args.run, trainer, state["config"]["train"]["epochs"]))
+            tell(nothing_to_do(args.run, state, epochs=config.train.epochs, steps_per_epoch=trainer.steps_per_epoch))
             return 0
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     signals = Signals()
@@ -98,14 +98,6 @@ def open_log(run: Path, config: configs.Config, device: torch.device, state: dic
     (run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
     save_png(grid(images, columns=20), run / "images.png")
     return log
-
-
-def nothing_to_do(run: Path, trainer: Trainer, before: int) -> str:
-    """Say why a run does not go on that was asked for `before` epochs when it was saved."""
-    asked, epoch = trainer.config.train.epochs, trainer.step / trainer.steps_per_epoch
-    if epoch == asked >= before:
-        return f"{run} is finished, at step {trainer.step}; more than train.epochs={asked} would go on"
-    return f"{run} stays as it is, at epoch {epoch:.5g} of {before}: train.epochs={asked} asks for no more; a larger number goes on"
 
 
 def kept(last: Path) -> str:

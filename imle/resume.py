@@ -1,4 +1,6 @@
-"""Whether a checkpoint may go on under the present configuration and images."""
+"""Whether a checkpoint may go on under the present configuration and images, with what, and what there is to tell of it."""
+
+from pathlib import Path
 
 from errors import UserError
 from imle.config import Config, to_dict
@@ -57,6 +59,14 @@ def carried_over(state: dict, config: Config) -> dict:
     if before["reject_below"] != config.imle.reject_below:
         epsilon["open"] = False
     return state | {"refresher": state["refresher"] | {"epsilon": epsilon}}
+
+
+def nothing_to_do(run: Path, state: dict, *, epochs: int, steps_per_epoch: int) -> str:
+    """Say why a checkpoint that has taken the steps of so many `epochs`, or more, does not go on."""
+    epoch, before = state["step"] / steps_per_epoch, state["config"]["train"]["epochs"]
+    if epoch == epochs >= before:
+        return f"{run} is finished, at step {state['step']}; more than train.epochs={epochs} would go on"
+    return f"{run} stays as it is, at epoch {epoch:.5g} of {before}: train.epochs={epochs} asks for no more; a larger number goes on"
 
 
 def _effect(name: str, schedule: str) -> str:
