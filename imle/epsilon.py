@@ -50,7 +50,7 @@ class Epsilon:
         """Tell whether to reject at this step; `level` is the last matched distance over that between images."""
         c = self.config
         self.open = self.open or (step >= c.reject_after and (c.reject_below == 0 or level <= c.reject_below))
-        return self.open and step >= c.reject_after  # it may have been raised since a run began
+        return self.open
 
     def measure(self, distances: Tensor) -> Tensor:
         """Return the radius, () or one per image (n,) on the CPU, from distances to the images (candidates, n)."""

@@ -56,7 +56,7 @@ def carried_over(state: dict, config: Config) -> dict:
     before, epsilon = DEFAULTS["imle"] | state["config"]["imle"], dict(state["refresher"]["epsilon"])
     if before["epsilon_mode"] != config.imle.epsilon_mode:
         epsilon["average"] = None
-    if before["reject_below"] != config.imle.reject_below:
+    if before["reject_below"] != config.imle.reject_below or state["step"] < config.imle.reject_after:
         epsilon["open"] = False
     return state | {"refresher": state["refresher"] | {"epsilon": epsilon}}
 
