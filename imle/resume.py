@@ -15,7 +15,7 @@ FIXED = {
     "imle": ("objective", "pool_factor", "features", "sketch_dim", "normalise"),
     "train": ("batch_size", "optimizer", "mapping_rate", "betas"),
 }
-INSTEAD = {"train.batch_size": "for less memory with the same result set train.micro_batch, "}  # of changing what is fixed
+INSTEAD = {"train.batch_size": " (train.micro_batch saves memory and gives the same result)"}  # of changing what is fixed
 # Settings that change nothing but speed, memory or where things are.
 SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb", "train.micro_batch", "train.compile"}
 # Settings that define the learning rate of every step since step 0, and the schedule under which they do.
@@ -76,8 +76,8 @@ def _effect(name: str, schedule: str) -> str:
 
 
 def _refusal(name: str, old: object, new: object) -> UserError:
-    return UserError(f"{name}: this run began with {old!r} and cannot go on with {new!r}; {INSTEAD.get(name, '')}"
-                     "change it back or choose another --run")  # fmt: skip
+    return UserError(f"{name}: this run began with {old!r} and cannot go on with {new!r}; "
+                     f"change it back{INSTEAD.get(name, '')} or choose another --run")  # fmt: skip
 
 
 def _difference(before: dict, now: dict) -> str:

@@ -105,7 +105,7 @@ class Trainer:
         at_once = settings.micro_batch or -(-min(settings.batch_size, self.n) // processes.count())
         smaller = f"set train.micro_batch={at_once // 2} (a step then takes {at_once // 2} images at once, with the same result), or "
         return (f"{smaller if at_once > 1 else ''}try train.precision=bf16; "
-                f"only a new run can have a train.batch_size below its {settings.batch_size}")  # fmt: skip
+                f"a smaller train.batch_size (now {settings.batch_size}) needs a new run")  # fmt: skip
 
     def rematch(self) -> None:
         """Give a new latent to every image that asks for one."""

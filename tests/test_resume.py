@@ -53,8 +53,8 @@ def test_a_change_of_speed_alone_is_not_mentioned():
 def test_another_batch_size_is_refused_with_what_helps(size):
     with pytest.raises(UserError) as told:
         check_same_run(checkpoint(), Config(train=Train(batch_size=size)), DATA)
-    assert str(told.value) == (f"train.batch_size: this run began with 10 and cannot go on with {size}; for less memory with the same result "
-                               "set train.micro_batch, change it back or choose another --run")  # fmt: skip
+    assert str(told.value) == (f"train.batch_size: this run began with 10 and cannot go on with {size}; change it back "
+                               "(train.micro_batch saves memory and gives the same result) or choose another --run")  # fmt: skip
 
 
 FREE = {  # every setting that may change on the way, and why that is right; tests below
