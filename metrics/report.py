@@ -165,7 +165,7 @@ def make_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()  # a folder may be there, and not for this user to write in
     except OSError as error:
-        raise UserError(f"--out {path}: cannot be written ({error.strerror}); name another folder") from None
+        raise UserError(f"--out {path}: cannot be made or written in ({error.strerror}); name another folder") from None
     return path
 
 
