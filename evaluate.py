@@ -49,18 +49,19 @@ def main(argv: list[str]) -> None:
                           announce=args.device == "cpu")
     found = evaluator(subject.samples, reals, subject.decoder)
     sentences = verdict(found.measured, found.calibration)
-    warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by"))
-    print(report.text(found.measured, found.calibration, sentences, warnings), flush=True)
+    warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
     count = subject.samples[0].count
     document = report.document(
         command=report.command(args, metrics, count), **subject.record, device=args.device, conditions={
             "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": report.networks_record(evaluator.networks)},
         **report.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
         warnings=warnings, timing={"seconds": time.monotonic() - started})  # fmt: skip
-    if found.sets:
-        report.write_statistics(out, found.sets.real[evaluator.networks[0]])
-    page.write_page(out, document, found, subject.samples[0], reals, run=report.run_of(args.source))
-    print(f"wrote {report.write_numbers(out, document)}, {out}/report.html", file=sys.stderr)
+    with report.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
+        path = report.write_numbers(out, document)
+        page.write_page(out, document, found, subject.samples[0], reals, run=report.run_of(args.source))
+        if found.sets:
+            report.write_statistics(out, found.sets.real[evaluator.networks[0]])
+    print(f"wrote {path}, {out}/report.html", file=sys.stderr)
 
 
 def sample(args: argparse.Namespace) -> Subject:

@@ -72,41 +72,46 @@ def main(words: list[str]) -> None:
         print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")
     if args.out is None:
         return
+    training = training_images(sampler, args.nearest) if args.nearest else None
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         if args.interpolate:
             write_film(sampler, args.interpolate, args.frames, args.out, args.batch_size)
         else:
-            write_samples(sampler, args)
+            write_samples(sampler, args, training=training)
     except OSError as error:
         raise UserError(f"--out {args.out}: cannot write there ({error.strerror or error})") from None
 
 
-def write_samples(sampler: Sampler, args: argparse.Namespace) -> None:
+def training_images(sampler: Sampler, path: Path) -> Tensor:
+    """Return the images at `path`, uint8 (n, 3, H, W), as the sampler's run took them. Raises UserError."""
+    data = sampler.config["data"]
+    return load_images(path, resolution=sampler.resolution, fit=data["fit"], background=data["background"]).images
+
+
+def write_samples(sampler: Sampler, args: argparse.Namespace, *, training: Tensor | None) -> None:
     """Write one PNG per seed, and the sheets that are asked for."""
     seeds = args.seeds or list(range(args.num or 64))
     width, kept = max(4, len(str(max(seeds)))), []
     for start, images in zip(range(0, len(seeds), args.batch_size), sampler.batches(seeds, args.batch_size)):
         for seed, image in zip(seeds[start:], images):
             save_png(image, args.out / f"seed{seed:0{width}d}.png")
-        kept += [images] if args.grid or args.nearest else []
+        kept += [images] if args.grid or training is not None else []
         print(f"\r{start + len(images)}/{len(seeds)} images", end="", file=sys.stderr)
     print(f" in {args.out}", file=sys.stderr)
     if args.grid:
         columns = max(1, round(len(seeds) ** 0.5))
         save_png(grid(torch.cat(kept), columns), args.out / "grid.png")
-    if args.nearest:
-        write_nearest(sampler, torch.cat(kept), args)
+    if training is not None:
+        write_nearest(torch.cat(kept), training, out=args.out)
 
 
-def write_nearest(sampler: Sampler, samples: Tensor, args: argparse.Namespace) -> None:
+def write_nearest(samples: Tensor, images: Tensor, *, out: Path) -> None:
     """Write `nearest.png`: a row per sample, the sample first, then its nearest training images."""
-    data = sampler.config["data"]
-    images = load_images(args.nearest, resolution=tuple(samples.shape[2:]), fit=data["fit"], background=data["background"]).images
     _, ids = nearest(samples.flatten(1).float(), images.flatten(1).float(), k=min(3, len(images)))  # (N, k)
     rows = torch.cat([samples[:, None], images[ids]], dim=1)  # (N, 1 + k, 3, H, W)
-    save_png(grid(rows.flatten(0, 1), rows.shape[1]), args.out / "nearest.png")
-    print(f"{args.out}/nearest.png: each sample, then its nearest training images by pixels", file=sys.stderr)
+    save_png(grid(rows.flatten(0, 1), rows.shape[1]), out / "nearest.png")
+    print(f"{out}/nearest.png: each sample, then its nearest training images by pixels", file=sys.stderr)
 
 
 def write_film(sampler: Sampler, seeds: list[int], frames: int, out: Path, batch_size: int) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer spinning slows a shared machine tenfold
@@ -12,11 +13,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer s
 import torch
 
 from data import READER, load_images, mirrored, split_holdout
-from errors import UserError, run_as_command
+from errors import UserError, ending_signals, run_as_command
 from imle import checkpoint, config as configs, processes
 from imle.device import choose_device
 from imle.dryrun import dry_run
-from imle.resume import check_same_run
+from imle.resume import check_same_run, nothing_to_do
 from imle.runlog import RunLog, SilentLog, environment
 from imle.sheets import grid, save_png
 from imle.trainer import Trainer
@@ -50,7 +51,7 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
     if args.dry_run:
         tell(configs.to_yaml(config) + "\n" + dry_run(config, device).rstrip("\n"))
         return 0
-    if args.run.resolve().is_relative_to(Path(config.data.path).expanduser().resolve()):
+    if Path(os.path.realpath(args.run)).is_relative_to(os.path.realpath(os.path.expanduser(config.data.path))):
         raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
     state = checkpoint.load(last) if last.exists() else None
     with checkpoint.unpacking(last):
@@ -74,7 +75,7 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
         with checkpoint.unpacking(last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
-            tell(f"{args.run} is finished, at step {trainer.step}; more than train.epochs={config.train.epochs} would go on")
+            tell(nothing_to_do(args.run, state, epochs=config.train.epochs, steps_per_epoch=trainer.steps_per_epoch))
             return 0
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     signals = Signals()
@@ -116,23 +117,25 @@ def tell(*lines: str) -> None:
 
 
 class Signals:
-    """Remember Ctrl-C and SIGTERM until the step is done; a second Ctrl-C ends at once.
+    """Remember Ctrl-C, SIGTERM and a closed terminal until the step is done; a second Ctrl-C ends at once.
 
     Not so with several processes: torchrun passes on the Ctrl-C that they may have had from the terminal already.
     """
 
     def __init__(self):
         self.number = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *ending_signals()):
             signal.signal(number, self.catch)
 
     def catch(self, number, frame) -> None:
         self.number = number
+        said = b"\nstopping after this step\n"
         if processes.count() == 1:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # print may be what was interrupted
-        elif processes.is_main():
-            os.write(2, b"\nstopping after this step\n")
+            said = b"\nstopping after this step; Ctrl-C again stops at once\n"
+        if processes.is_main():
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, said)  # print may be what was interrupted
 
     def caught(self) -> bool:
         return bool(self.number)

@@ -7,21 +7,27 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"  # threads that spin for longer slow a shared machine tenfold
 
-fail() { echo "error: $1" >&2; exit 2; }
+# Nothing that is printed decides over the work: not to a pipe whose reader has gone, nor to a full disk, nor to nowhere.
+trap '' PIPE
+[ -e /dev/fd/0 ] || exec </dev/null
+[ -e /dev/fd/1 ] || exec >/dev/null
+[ -e /dev/fd/2 ] || exec 2>/dev/null
+say() { printf '%s\n' "$@" 2>/dev/null || true; }
+fail() { say "error: $1" >&2; exit 2; }
+take() { [ -z "$images" ] || fail "two folders given, $images and $1"; images="$1"; }
 images="" run="" config="" device="" processes=1 settings=()
 while [ $# -gt 0 ]; do
   case "$1" in
-    -h|--help) sed -n '2,5s/^# *//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h|--help) sed -n '2,5s/^# *//p' "${BASH_SOURCE[0]}" || true; exit 0 ;;
     --run|--config|--device|--processes)
       [ -n "${2:-}" ] || fail "$1 needs a value"
       case "$1" in --run) run="$2" ;; --config) config="$2" ;; --device) device="$2" ;; --processes) processes="$2" ;; esac
       shift ;;
     data.path=*) images="${1#data.path=}" ;;
     -*) fail "$1: no such option; see ./train.sh --help" ;;
-    *=*) settings+=("$1") ;;
-    *) [ -z "$images" ] || fail "two folders given, $images and $1"
-       [ -e "$1" ] || fail "$1: no such folder or zip of images"
-       images="$1" ;;
+    *=*) if [ -e "$1" ]; then take "$1"; else settings+=("$1"); fi ;;
+    *) [ -e "$1" ] || fail "$1: no such folder or zip of images"
+       take "$1" ;;
   esac
   shift
 done
@@ -38,8 +44,8 @@ if [ -z "$config" ]; then
   else
     case "$device" in
       cuda*) config="$here/configs/fewshot-256.yaml" ;;
-      *) echo "No GPU: taking the 64-pixel recipe, about eight minutes for 100 images on two cores. At 256 pixels it would"
-         echo "be months (--dry-run: 3,600 hours for configs/paper-256.yaml); --config FILE takes another recipe all the same." ;;
+      *) say "No GPU: taking the 64-pixel recipe, about eight minutes for 100 images on two cores. At 256 pixels it would" \
+             "be months (--dry-run: 3,600 hours for configs/paper-256.yaml); --config FILE takes another recipe all the same." ;;
     esac
   fi
 fi
@@ -73,12 +79,12 @@ status=0 report="$run/evaluation/$scored/report.html"
 "$python" "$here/evaluate.py" "${score[@]}" || status=$?
 if [ "$status" = 3 ]; then
   report="none yet"
-  echo "Not scored, for want of weights; this needs none: ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite0"
+  say "Not scored, for want of weights; this needs none: ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite0"
 elif [ "$status" != 0 ]; then
   exit "$status"
 fi
 
-cat <<END
+cat 2>/dev/null <<END || true
 
 Sheet     $run/drawn/grid.png
 Report    $report

@@ -21,6 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from errors import run_as_command  # noqa: E402
 from imle import config as configs  # noqa: E402
 from imle.device import choose_device  # noqa: E402
 from imle.search import clearance  # noqa: E402
@@ -178,13 +179,13 @@ def draw(found: dict[str, list[dict]], axes: dict[str, str], title: str, law: st
         pyplot.close(figure)
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     parser.add_argument("--quick", action="store_true", help="a few small points, to try it out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the figures (benchmarks)")
     parser.add_argument("--point", nargs=2, metavar=("AXIS", "VALUE"), help="only measure one point, and print JSON")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     device = choose_device(args.device)
     if args.point:
         print(json.dumps(measure(args.point[0], int(args.point[1]), device)))
@@ -203,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

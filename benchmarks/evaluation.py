@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from errors import run_as_command  # noqa: E402
 from metrics import frechet, prdc  # noqa: E402
 from metrics.pytorch_fid_bridge import library_distance  # noqa: E402
 
@@ -32,7 +33,7 @@ def seconds_of(work) -> tuple[float, float]:
     return time.monotonic() - started, value
 
 
-def main() -> None:
+def main(_: list[str]) -> None:
     print(f"{torch.get_num_threads()} threads")
     real, fake = features(5000, 4096, 0), features(5000, 4096, 1)
     prdc.prdc(real[:50], fake[:50])  # load what is loaded but once
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

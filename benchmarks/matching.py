@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from errors import run_as_command  # noqa: E402
 from imle.config import Imle, from_dict  # noqa: E402
 from imle.refresh import Refresher  # noqa: E402
 from imle.search import PoolMatcher, clearance  # noqa: E402
@@ -139,14 +140,14 @@ def line(row: dict) -> str:
             f"{row['matcher']:>11.4f}{row['ratio']:>7.2f}{row['ratio_of_minima']:>11.2f}{row['ratio_gathered']:>16.2f}")
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6], metavar="M")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="T")
     parser.add_argument("--repeats", type=int, default=15, help="turns that floor and matcher take at most (15)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--refresh", type=int, help="only refresh a pool of this size, and print the peak memory in MB")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if args.refresh:
         torch.set_num_threads(1)
         refresh(args.refresh)
@@ -165,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import load_images  # noqa: E402
+from errors import run_as_command  # noqa: E402
 from imle import config as configs, processes  # noqa: E402
 from imle.device import choose_device  # noqa: E402
 from imle.runlog import SilentLog  # noqa: E402
@@ -91,7 +92,7 @@ def report(found: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml")
     parser.add_argument("--processes", type=int, default=2)
@@ -101,10 +102,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # where a process that is measured writes
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(words)
     if args.found is None:
-        words = ["--config", str(args.config), "--device", args.device, *(["--double"] if args.double else []), *args.settings]
-        found = compare(args.processes, args.rounds, words)
+        passed = ["--config", str(args.config), "--device", args.device, *(["--double"] if args.double else []), *args.settings]
+        found = compare(args.processes, args.rounds, passed)
         print(json.dumps(found) if args.json else report(found))
         return
     torch.set_default_dtype(torch.float64 if args.double else torch.float32)
@@ -116,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

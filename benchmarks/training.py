@@ -23,6 +23,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from errors import run_as_command  # noqa: E402
+
 NETWORKS = ("generator", "perceptual")  # what the rest is overhead to
 
 
@@ -244,7 +247,7 @@ def checked_out(revision: str):
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", place], check=True)
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="of the code that is run, or any file")
     parser.add_argument("--refreshes", type=int, default=2, help="periods to run (2)")
@@ -256,7 +259,7 @@ def main() -> None:
     parser.add_argument("--against-config", metavar="FILE", help="compare with this recipe")
     parser.add_argument("--rounds", type=int, default=3, help="of a comparison (3)")
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(words)
     common = [*args.settings, "--refreshes", str(args.refreshes)]
     for option in ("device", "threads"):
         common += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
@@ -275,8 +278,8 @@ def main() -> None:
         from imle.device import choose_device
 
         file = args.code / args.config  # an absolute path stays itself
-        words = [f"data.path={args.code / 'data' / 'fluent_faces'}", *args.settings]
-        found = measure(configs.load_config(file, words), choose_device(args.device), args.refreshes)
+        settings = [f"data.path={args.code / 'data' / 'fluent_faces'}", *args.settings]
+        found = measure(configs.load_config(file, settings), choose_device(args.device), args.refreshes)
         print(json.dumps({**found, "summary": summary(found)}) if args.json else table(found))
 
 
@@ -285,4 +288,4 @@ def show(found: dict[str, list[dict]], as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_command(main)

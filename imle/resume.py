@@ -1,4 +1,6 @@
-"""Whether a checkpoint may go on under the present configuration and images."""
+"""Whether a checkpoint may go on under the present configuration and images, with what, and what there is to tell of it."""
+
+from pathlib import Path
 
 from errors import UserError
 from imle.config import Config, to_dict
@@ -11,10 +13,20 @@ FIXED = {
     "model": None,
     "loss": ("perceptual", "pixel_weight", "distance", "scale", "stage_weight"),
     "imle": ("objective", "pool_factor", "features", "sketch_dim", "normalise"),
-    "train": ("optimizer", "mapping_rate"),
+    "train": ("batch_size", "optimizer", "mapping_rate", "betas"),
 }
+INSTEAD = {"train.batch_size": " (train.micro_batch saves memory and gives the same result)"}  # of changing what is fixed
 # Settings that change nothing but speed, memory or where things are.
 SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb", "train.micro_batch", "train.compile"}
+# Settings that define the learning rate of every step since step 0, and the schedule under which they do.
+FROM_THE_START = {"train.warmup_steps": None, "train.schedule": None, "train.epochs": "cosine", "train.decay_epochs": "step",
+                  "train.decay_factor": "step"}  # fmt: skip
+# What else a change does, where that is not plain from the setting.
+EFFECTS = {
+    "imle.adaptive_decay": "for each image from its next match on",
+    "imle.epsilon_mode": "where the average of imle.epsilon_ema begins anew",
+    "imle.reject_below": "and nothing is rejected until matches are that near",
+}
 
 
 def check_same_run(state: dict, config: Config, data: dict) -> list[str]:
@@ -32,15 +44,40 @@ def check_same_run(state: dict, config: Config, data: dict) -> list[str]:
                 continue
             if section in FIXED and (FIXED[section] is None or key in FIXED[section]):
                 raise _refusal(name, old, value)
-            notices.append(f"{name}: {old} -> {value} from step {state['step']}")
+            notices.append(f"{name}: {old} -> {value} from step {state['step']}{_effect(name, now['train']['schedule'])}")
     if state["data"]["fingerprint"] != data["fingerprint"]:
         raise UserError(f"the images have changed since this run began: {_difference(state['data'], data)}; "
                         "restore them, or choose another --run")  # fmt: skip
     return notices
 
 
+def carried_over(state: dict, config: Config) -> dict:
+    """Return the state of a checkpoint without what is defined by settings that have changed since."""
+    before, epsilon = DEFAULTS["imle"] | state["config"]["imle"], dict(state["refresher"]["epsilon"])
+    if before["epsilon_mode"] != config.imle.epsilon_mode:
+        epsilon["average"] = None
+    if before["reject_below"] != config.imle.reject_below or state["step"] < config.imle.reject_after:
+        epsilon["open"] = False
+    return state | {"refresher": state["refresher"] | {"epsilon": epsilon}}
+
+
+def nothing_to_do(run: Path, state: dict, *, epochs: int, steps_per_epoch: int) -> str:
+    """Say why a checkpoint that has taken the steps of so many `epochs`, or more, does not go on."""
+    epoch, before = state["step"] / steps_per_epoch, state["config"]["train"]["epochs"]
+    if epoch == epochs >= before:
+        return f"{run} is finished, at step {state['step']}; more than train.epochs={epochs} would go on"
+    return f"{run} stays as it is, at epoch {epoch:.5g} of {before}: train.epochs={epochs} asks for no more; a larger number goes on"
+
+
+def _effect(name: str, schedule: str) -> str:
+    if FROM_THE_START.get(name, "") in (None, schedule):
+        return "; the learning rate is from now on what it would be, had it been so from the start"
+    return f", {EFFECTS[name]}" if name in EFFECTS else ""
+
+
 def _refusal(name: str, old: object, new: object) -> UserError:
-    return UserError(f"{name}: this run began with {old!r} and cannot go on with {new!r}; change it back or choose another --run")
+    return UserError(f"{name}: this run began with {old!r} and cannot go on with {new!r}; "
+                     f"change it back{INSTEAD.get(name, '')} or choose another --run")  # fmt: skip
 
 
 def _difference(before: dict, now: dict) -> str:

@@ -5,12 +5,15 @@ import math
 import os
 import platform
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from errors import UserError
 from imle import processes
@@ -33,9 +36,7 @@ class RunLog:
         keep_to_oneself(self.file, folder)
         self.file.truncate(min(resume_at, self.file.tell()))
         self.file.seek(0, os.SEEK_END)
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.view = View(folder / "tensorboard", step)
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
         """Append one row of numbers; one that is not finite, which JSON does not know, is written as null."""
@@ -44,7 +45,7 @@ class RunLog:
         self.file.write(json.dumps(row).encode() + b"\n")
         self.file.flush()
         for name, value in values.items():
-            self.tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            self.view.add("scalar", f"{kind}/{name}", value, step)
 
     def position(self) -> int:
         """Return the length of metrics.jsonl so far, safely on disk."""
@@ -55,11 +56,47 @@ class RunLog:
         """Save a sheet of uint8 images (N, 3, H, W) as `samples/` or `matches/`, and show it in TensorBoard."""
         picture = grid(images, columns)
         save_png(picture, self.folder / kind / f"step-{step:07d}.png")
-        self.tensorboard.add_image(kind, picture, step)
+        self.view.add("image", kind, picture, step)
 
     def close(self) -> None:
-        self.tensorboard.close()
+        self.view.close()
         self.file.close()
+
+
+class View:
+    """What TensorBoard shows; where it cannot be written it ends with a warning, and the run goes on."""
+
+    def __init__(self, folder: Path, step: int):
+        """Begin a file in `folder`, in which what an earlier one has from `step` on is out of date."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder, self.writer = folder, None
+        # It writes in a thread of its own, whose failure reaches us at the next call: no need for a traceback as well.
+        usual = threading.excepthook
+        threading.excepthook = lambda args: None if type(args.thread).__module__.startswith("tensorboard") else usual(args)
+        with self.ending():
+            self.writer = SummaryWriter(str(folder), purge_step=step)
+
+    def add(self, kind: str, *what: object) -> None:
+        """Add a "scalar" or an "image": its name, its value and its step."""
+        with self.ending():
+            if self.writer:
+                getattr(self.writer, f"add_{kind}")(*what)
+
+    def close(self) -> None:
+        with self.ending():
+            if self.writer:
+                self.writer.close()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End where something cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            tqdm.write(f"warning: {self.folder} cannot be written ({error.strerror or error}), and shows nothing from here on; "
+                       "metrics.jsonl still has it all", file=sys.stderr)  # fmt: skip
 
 
 def keep_to_oneself(file: BinaryIO, folder: Path) -> None:

@@ -24,6 +24,7 @@ from imle.guard import Guard
 from imle.objectives import OBJECTIVES
 from imle.optimizer import make_optimizer, set_learning_rate
 from imle.refresh import Refresher
+from imle.resume import carried_over
 from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
 from imle.scores import energy_distance, nearest_other
@@ -91,13 +92,20 @@ class Trainer:
                 if self.step == 0:
                     self.show()
                 self.rematch()
-                with memory_for("a training step", f"lower train.batch_size (now {self.config.train.batch_size}), "
-                                                   "set train.micro_batch, or try train.precision=bf16"):
+                with memory_for("a training step", self.remedy()):
                     self.train_step()
                 progress.update()
                 if self.step % self.steps_per_epoch == 0:
                     self.end_epoch(time.monotonic() - started, progress)
         self.save("last")
+
+    def remedy(self) -> str:
+        """Say what makes a step take less memory, first what this run can go on with."""
+        settings = self.config.train
+        at_once = settings.micro_batch or -(-min(settings.batch_size, self.n) // processes.count())
+        smaller = f"set train.micro_batch={at_once // 2} (a step then takes {at_once // 2} images at once, with the same result), or "
+        return (f"{smaller if at_once > 1 else ''}try train.precision=bf16; "
+                f"a smaller train.batch_size (now {settings.batch_size}) needs a new run")  # fmt: skip
 
     def rematch(self) -> None:
         """Give a new latent to every image that asks for one."""
@@ -239,7 +247,8 @@ class Trainer:
           | ({"usual_norms": self.clipping.usual} if self.clipping else {})  # fmt: skip
 
     def load_state(self, state: dict) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned, perhaps under settings that have changed since in a way that resume allows."""
+        state = carried_over(state, self.config)
         self.step, self.refreshes, self.best = state["step"], state["refreshes"], state["best"]
         self.saved_step = self.step
         self.generator.load_state_dict(state["generator"])
@@ -247,6 +256,8 @@ class Trainer:
         if self.heads:
             self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # which the state brings as they were
+            group["weight_decay"] = self.config.train.weight_decay
         if self.clipping and "usual_norms" in state:  # not where clipping was asked for later
             self.clipping.usual.copy_(state["usual_norms"])
         self.latents.copy_(state["latents"])

@@ -21,7 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["OMP_NUM_THREADS"] = "1"  # a run has one thread: more change its time, hardly its work
 from tqdm import tqdm  # noqa: E402
 
-from errors import UserError, run_as_command  # noqa: E402
+from errors import UserError, ending_signals, run_as_command  # noqa: E402
 from lab import cells  # noqa: E402
 from lab.cells import POINTS, Cell, ImageSet, Method  # noqa: E402
 from lab.fewshot_figures import draw_curves, draw_sheet  # noqa: E402
@@ -85,11 +85,11 @@ def main(words: list[str]) -> None:
         indent=1) + "\n")  # fmt: skip
     text = tables(results, methods, reals)
     (args.out / "results.md").write_text(text)
-    print(text)
     draw_curves(results, args.out / "curves.png")
     for chosen in sets:
         rows = [cell for cell in every if cell.set == chosen and cell.seed == 0]
         draw_sheet({cell.method: Path(cell.folder) for cell in rows}, args.out / f"samples-{chosen.name}.png")
+    print(text)
 
 
 def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[ImageSet]) -> None:
@@ -130,7 +130,8 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
 def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell, list[dict]]:
     """Return the curves of all cells, trained side by side where that has not been done."""
     curves = {}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, it ends the runs too, at their last checkpoints
+    for number in ending_signals():
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C, it ends the runs too, at their last checkpoints
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for cell, curve in tqdm(pool.imap_unordered(curve_of, epochs.items()), total=len(every), unit="run"):
             tqdm.write(f"{cell.set.name} {cell.method} seed {cell.seed}: {curve[-1]['fd_heldout']:.1f} held-out")

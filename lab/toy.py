@@ -56,10 +56,12 @@ def main(words: list[str]) -> None:
     values = {method: {score: [run.scores[score] for run in runs if run.method == method] for score in COLUMNS}
               for method in METHODS}  # fmt: skip
     text = as_markdown(values, args.seeds, args.steps)
-    print(text)
-    (args.out / "table.md").write_text(text)
-    (args.out / "table.json").write_text(json.dumps(as_record(values, args.seeds, args.steps), indent=1) + "\n")
-    toy_figures.draw_all(runs, args.out)
+    try:
+        (args.out / "table.md").write_text(text)
+        (args.out / "table.json").write_text(json.dumps(as_record(values, args.seeds, args.steps), indent=1) + "\n")
+        toy_figures.draw_all(runs, args.out)
+    finally:
+        print(text)
     print(f"{args.out}: table.md, table.json and the pictures")
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ class Cache:
     def __init__(self, folder: Path):
         self.folder = folder
         self._used: set[Path] = set()
+        self.warnings: list[str] = []
 
     def load(self, key: dict) -> dict[str, Tensor] | None:
         """Return the tensors that were stored under `key`; None when there are none, or the file is damaged."""
@@ -34,16 +36,20 @@ class Cache:
         return tensors
 
     def store(self, key: dict, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors under `key`, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Keep tensors under `key`, whole or not at all; where that cannot be, leave one warning."""
         path = self._path(key)
-        write_npz(path, {NAMES: np.array(list(tensors))} | {name: tensor.numpy() for name, tensor in tensors.items()})
-        self._used.add(path)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_npz(path, {NAMES: np.array(list(tensors))} | {name: tensor.numpy() for name, tensor in tensors.items()})
+            self._used.add(path)
+        except OSError as error:
+            self.warnings = [f"{self.folder} cannot be written ({error.strerror or error}): another evaluation will take as long as this one"]
 
     def prune(self) -> None:
         """Delete what was neither loaded nor stored since this cache was opened."""
-        for path in set(self.folder.glob("*.npz*")) - self._used:  # with the .part files of processes that were killed
-            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for path in set(self.folder.glob("*.npz*")) - self._used:  # with the .part files of processes that were killed
+                path.unlink(missing_ok=True)
 
     def _path(self, key: dict) -> Path:
         digest = hashlib.sha256(json.dumps([_code(), key], sort_keys=True).encode()).hexdigest()

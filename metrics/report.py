@@ -8,6 +8,9 @@ import os
 import platform
 import shlex
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -165,9 +168,25 @@ def make_folder(path: Path) -> Path:
     """Make the folder for the report, before anything slow. Raises UserError when that is not possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()  # a folder may be there, and not for this user to write in
     except OSError as error:
-        raise UserError(f"--out {path}: cannot be made ({error.strerror}); name another folder") from None
+        raise UserError(f"--out {path}: cannot be made or written in ({error.strerror}); name another folder") from None
     return path
+
+
+@contextmanager
+def written(folder: Path, text: str) -> Iterator[None]:
+    """Print `text` when the files of a report are written into `folder`, and also when that failed: it took long.
+
+    Raises UserError then.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out {folder}: the report cannot be written ({error.strerror or error}), and the numbers above are all there is; "
+                        "make room or name another folder, then give the same command again") from None  # fmt: skip
+    finally:
+        print(text, flush=True)
 
 
 def document(**contents: object) -> dict:

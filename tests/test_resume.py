@@ -1,12 +1,16 @@
 """Which changes a run may go on with; the refusals themselves are tested on the command line (test_train.py)."""
 
 import copy
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from errors import UserError
-from imle.config import Config, Loss, Model, Train, to_dict
-from imle.resume import check_same_run
+from imle.config import Config, Loss, Model, Train, from_dict, to_dict
+from imle.resume import FIXED, SILENT, check_same_run, nothing_to_do
+from imle.trainer import Trainer
 
 DATA = {"fingerprint": "abc", "names": ["a.png"], "heldout": []}
 
@@ -40,3 +44,161 @@ def test_a_run_from_before_the_switches_goes_on_without_them():
 def test_a_change_of_speed_alone_is_not_mentioned():
     assert check_same_run(checkpoint(), Config(train=Train(micro_batch=2, compile=True)), DATA) == []
     assert check_same_run(checkpoint(), Config(train=Train(learning_rate=0.5)), DATA) == ["train.learning_rate: 0.002 -> 0.5 from step 7"]
+
+
+# --- counters, states and schedules in units that a setting defines
+
+
+@pytest.mark.parametrize("size", [1, 5, 11, 1000])
+def test_another_batch_size_is_refused_with_what_helps(size):
+    with pytest.raises(UserError) as told:
+        check_same_run(checkpoint(), Config(train=Train(batch_size=size)), DATA)
+    assert str(told.value) == (f"train.batch_size: this run began with 10 and cannot go on with {size}; change it back "
+                               "(train.micro_batch saves memory and gives the same result) or choose another --run")  # fmt: skip
+
+
+FREE = {  # every setting that may change on the way, and why that is right; tests below
+    "imle": {"pool_precision": "of the next pool", "refresh_epochs": "counted from step 0", "search": "of the next pool",
+             "epsilon_mode": "its average begins anew", "epsilon": "of the next pool", "rejected_fraction": "of the next pool",
+             "epsilon_ema": "of the next pool", "reject_after": "a step, counted from 0", "reject_below": "is waited for anew",
+             "top_up": "of the next pool", "perturbation": "of the next step", "adaptive_decay": "of the next match, which is told",
+             "staleness": "ages are in epochs", "force_resample": "ages are in epochs"},
+    "train": {"epochs": "the schedule is that of a run with so many, which is told", "learning_rate": "of the next step",
+              "weight_decay": "of the next step", "clip": "usual norms are gradients' and not clipping's", "precision": "of the next step",
+              "warmup_steps": "as the schedule", "schedule": "as the schedule", "decay_epochs": "as the schedule",
+              "decay_factor": "as the schedule", "ema_decay": "of the next step"},
+    "log": {"sheet_epochs": "counted from step 0", "checkpoint_epochs": "counted from step 0", "num_scored": "the score is unbiased"},
+}  # fmt: skip
+
+
+def test_every_setting_is_fixed_or_silent_or_known_to_be_free_to_change():
+    for section, values in to_dict(Config()).items():
+        names = values if isinstance(values, dict) else {}
+        fixed = set(names) if section in FIXED and FIXED[section] is None else set(FIXED.get(section, ()))
+        silent = {name for name in names if f"{section}.{name}" in SILENT}
+        free = set(FREE.get(section, {}))
+        assert (fixed - silent) | silent | free == set(names) and not fixed & free and not silent & free, section
+
+
+OTHER = {"imle": {"pool_precision": "bf16", "refresh_epochs": 7, "search": "dci", "epsilon_mode": "quantile", "epsilon": 1.0, "rejected_fraction": 0.5,
+                  "epsilon_ema": 0.25, "reject_after": 11, "reject_below": 0.5, "top_up": 2.0, "perturbation": 0.1, "adaptive_decay": 0.5,
+                  "staleness": 2, "force_resample": 9},
+         "train": {"epochs": 33, "learning_rate": 0.1, "weight_decay": 0.3, "clip": 3.0, "precision": "bf16", "warmup_steps": 44, "schedule": "step",
+                   "decay_epochs": 2, "decay_factor": 0.125, "ema_decay": 0.5},
+         "log": {"sheet_epochs": 3, "checkpoint_epochs": 3, "num_scored": 9}}  # fmt: skip
+
+
+@pytest.mark.parametrize("section, name", [(section, name) for section, names in FREE.items() for name in names])
+def test_what_may_change_is_told(section, name):
+    values = to_dict(Config())
+    old, value = values[section][name], OTHER[section][name]
+    values[section][name] = value
+    (line,) = check_same_run(checkpoint(), from_dict(values), DATA)
+    assert line.startswith(f"{section}.{name}: {old} -> {value} from step 7")
+    effect = {"imle.adaptive_decay": ", for each image from its next match on", "imle.epsilon_mode": ", where the average of imle.epsilon_ema begins anew",
+              "imle.reject_below": ", and nothing is rejected until matches are that near"}
+    rate = "; the learning rate is from now on what it would be, had it been so from the start"
+    scheduled = name in ("epochs", "warmup_steps", "schedule")  # the default is cosine, of which decay_epochs and decay_factor are no part
+    assert line.endswith("from step 7" + effect.get(f"{section}.{name}", rate if scheduled else ""))
+
+
+def trainer(**sections):
+    """Return a trainer on eight images of noise, two steps to an epoch."""
+    small = {"data": {"resolution": 16}, "loss": {"perceptual": "pixels"}, "log": {"num_scored": 4},
+             "model": {"latent_dim": 8, "style_dim": 16, "mapping_layers": 1, "channels": [16, 16, 8], "blocks": [1, 1, 1]},
+             "train": {"epochs": 20, "batch_size": 4, "warmup_steps": 3}, "imle": {"pool_factor": 4, "refresh_epochs": 2}}  # fmt: skip
+    config = from_dict({name: small.get(name, {}) | sections.get(name, {}) for name in small | sections})
+    images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    made = Trainer(config, images, images[:0], data=DATA, device=torch.device("cpu"))
+    made.log = SimpleNamespace(row=lambda *_: None, position=lambda: 0)
+    return made
+
+
+def train(made, steps):
+    for _ in range(steps):
+        made.rematch()
+        made.train_step()
+    return made
+
+
+def resumed(state, **sections):
+    """Return a trainer under these settings that goes on from what another had."""
+    made = trainer(**sections)
+    check_same_run(state, made.config, DATA)
+    made.load_state(copy.deepcopy(state))
+    return made
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_optimiser_takes_over_its_state_and_no_setting(optimizer):
+    state = train(trainer(train={"optimizer": optimizer}), 4).state()
+    later, fresh = (made(train={"optimizer": optimizer, "weight_decay": 0.3, "learning_rate": 0.1})
+                    for made in (lambda **sections: resumed(state, **sections), trainer))  # fmt: skip
+    for ours, theirs in zip(later.optimizer.param_groups, fresh.optimizer.param_groups, strict=True):
+        assert {name: ours[name] for name in ours if name not in ("params", "lr")} == {name: theirs[name] for name in theirs if name not in ("params", "lr")}
+        assert ours["weight_decay"] == 0.3
+    with pytest.raises(UserError, match=r"train.betas: this run began with \[0.9, 0.99\] and cannot go on"):
+        resumed(state, train={"optimizer": optimizer, "betas": [0.5, 0.9]})
+
+
+@pytest.mark.parametrize("before, after", [("rejected_fraction", "quantile"), ("quantile", "rejected_fraction"), ("quantile", "fixed")])
+def test_radii_of_two_kinds_are_not_averaged(before, after):
+    state = train(trainer(imle={"epsilon_mode": before, "epsilon_ema": 0.9}), 1).state()
+    assert resumed(state, imle={"epsilon_mode": before, "epsilon_ema": 0.9}).refresher.epsilon.average is not None
+    later = resumed(state, imle={"epsilon_mode": after, "epsilon_ema": 0.9}).refresher.epsilon
+    assert later.average is None
+    distances = torch.rand(50, 8, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(later.measure(distances), trainer(imle={"epsilon_mode": after}).refresher.epsilon.measure(distances))
+
+
+def test_rejecting_waits_for_what_is_asked_now():
+    state = train(trainer(), 4).state()
+    assert state["refresher"]["epsilon"]["open"]
+    level = state["refresher"]["level"]
+
+    def opens(step, **settings):
+        return resumed(state, imle=settings).refresher.epsilon.gate(step, level)
+
+    assert opens(4) and opens(4, reject_after=4)
+    assert not opens(4, reject_after=5) and opens(5, reject_after=5)
+    assert not opens(4, reject_below=level / 2) and opens(4, reject_below=level)
+
+
+def test_the_learning_rate_is_that_of_a_run_that_had_its_settings_from_the_start():
+    state = train(trainer(), 5).state()
+    for settings in ({"epochs": 40}, {"epochs": 3}, {"warmup_steps": 50}, {"schedule": "step", "decay_epochs": 1}, {"learning_rate": 0.1}):
+        later, ever = resumed(state, train=settings), trainer(train=settings)
+        assert [later.learning_rate(step) for step in range(5, 12)] == [ever.learning_rate(step) for step in range(5, 12)]
+
+
+def test_epochs_are_counted_from_the_start_whatever_their_interval_was():
+    state = train(trainer(), 5).state()  # two and a half epochs
+    later = resumed(state, imle={"refresh_epochs": 3})
+    assert [step for step in range(5, 20) if later.objective.asking(step, later.losses) is not None] == [6, 12, 18]
+    adaptive = {"objective": "adaptive", "staleness": 50, "force_resample": 50}
+    state = train(trainer(imle=adaptive), 5).state()
+    assert state["objective"]["age"].tolist() == [2] * 8  # epochs
+    for settings, asks in (({}, False), ({"staleness": 3, "force_resample": 4}, True), ({"staleness": 0, "force_resample": 3}, True)):
+        later = resumed(state, imle=adaptive | settings)
+        later.objective.tau[:] = later.losses + 1  # all are near enough
+        assert (later.objective.asking(6, later.losses) is not None) == asks
+
+
+def test_usual_norms_are_forgotten_by_a_session_that_does_not_clip():
+    clipped = train(trainer(train={"clip": 2.0}), 4)
+    assert torch.equal(resumed(clipped.state(), train={"clip": 5.0}).clipping.usual, clipped.clipping.usual)
+    unclipped = train(resumed(clipped.state()), 2).state()
+    again = resumed(unclipped, train={"clip": 2.0})
+    assert not again.clipping.usual.any() and train(again, 1).clipping.usual.all()
+
+
+@pytest.mark.parametrize("step, before, asked, told", [
+    (40, 20, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
+    (40, 10, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
+    (20, 20, 10, "run stays as it is, at epoch 10 of 20: train.epochs=10 asks for no more; a larger number goes on"),
+    (40, 20, 1, "run stays as it is, at epoch 20 of 20: train.epochs=1 asks for no more; a larger number goes on"),
+    (21, 20, 10, "run stays as it is, at epoch 10.5 of 20: train.epochs=10 asks for no more; a larger number goes on"),
+])  # fmt: skip
+def test_finished_is_said_of_all_epochs_that_were_ever_asked_for(step, before, asked, told):
+    state = {"step": step, "config": {"train": {"epochs": before}}}
+    assert nothing_to_do(Path("run"), state, epochs=asked, steps_per_epoch=2) == told

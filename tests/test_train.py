@@ -212,10 +212,11 @@ def test_half_a_line_in_the_log_is_cut_back_and_epochs_may_grow(images, command,
 
 def test_a_finished_run_says_so_and_stays_as_it_is(images, command, finished):
     before = hashes(finished)
-    for settings in ([], ["train.epochs=2"]):
+    for settings, told in (([], "is finished, at step 12; more than train.epochs=4 would go on"),
+                           (["train.epochs=2"], "stays as it is, at epoch 4 of 4: train.epochs=2 asks for no more; a larger number goes on")):
         result = command("train.py", *words(images, finished, *TINY, "log.sheet_epochs=2", *settings))
         assert result.returncode == 0, result.stderr
-        assert f"{finished} is finished, at step 12; more than train.epochs={4 - len(settings) * 2} would go on" in result.stdout
+        assert f"{finished} {told}\n" in result.stdout
     assert hashes(finished) == before
 
 
@@ -251,7 +252,8 @@ def test_changed_images_are_refused(spoil, told, images, command, finished, tmp_
 
 
 @pytest.mark.parametrize("setting", ["model.style_dim=16", "model.blocks=[1, 1, 1, 2]", "seed=1", "data.flips=true", "imle.objective=imle",
-                                     "loss.pixel_weight=0.2", "data.resolution=64"])  # fmt: skip
+                                     "loss.pixel_weight=0.2", "data.resolution=64", "train.batch_size=10", "train.batch_size=3",
+                                     "train.betas=[0.9, 0.999]"])  # fmt: skip
 def test_a_changed_model_is_refused(setting, images, command, finished):
     before = hashes(finished)
     line = one_line(command("train.py", *words(images, finished, *TINY, "train.epochs=9", setting)))

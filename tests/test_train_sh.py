@@ -127,6 +127,31 @@ def test_help_says_how(run):
     assert result.returncode == 0 and "./train.sh [IMAGES]" in result.stdout and not calls
 
 
+def test_a_folder_with_an_equals_sign_is_a_folder(run, checkout):
+    (checkout / "a=b").mkdir()
+    (checkout / "c=d.zip").write_text("")
+    for word in ("a=b", f"{checkout}/a=b", "c=d.zip"):
+        result, calls = run(word, "train.epochs=3")
+        assert result.returncode == 0 and calls[0][-2:] == [f"data.path={word}", "train.epochs=3"], result
+        assert calls[0][4] == f"runs/{Path(word).stem}-fluent-faces-64"
+    result, calls = run("a=b", "c=d.zip")
+    assert result.returncode == 2 and result.stderr == "error: two folders given, a=b and c=d.zip\n" and not calls
+    assert run("e=f")[1][0][-1] == "e=f"  # which train.py refuses
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", "> >(:)", "2>&1 > >(:)", *[">/dev/full 2>&1"] * Path("/dev/full").exists()])
+@pytest.mark.parametrize("code", ["0", "3"])
+def test_what_it_prints_decides_over_nothing(code, redirection, run, checkout, tmp_path):
+    (tmp_path / "cats").mkdir()
+    script = (checkout / "train.sh").rename(checkout / "real.sh")  # the wait is for a reader that ends without reading
+    (checkout / "train.sh").write_text(f'#!/usr/bin/env bash\n{{ sleep 0.2; exec "{script}" "$@"; }} {redirection}\n')
+    (checkout / "train.sh").chmod(0o755)
+    result, calls = run(tmp_path / "cats", FAIL="evaluate.py", CODE=code)
+    assert result.returncode == 0 and [call[0] for call in calls] == ["train.py", "sample.py", "evaluate.py"]
+    result, calls = run("nowhere")
+    assert result.returncode == 2 and not calls
+
+
 # --- environment.sh
 
 

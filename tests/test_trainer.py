@@ -297,7 +297,7 @@ def test_two_images_are_enough():
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=type)
 @pytest.mark.parametrize("job, told", [("embed_latents", "the pool: lower imle.pool_batch (now 64)"),
-                                       ("train_step", "a training step: lower train.batch_size (now 4)"),
+                                       ("train_step", "a training step: set train.micro_batch=2 (a step then takes 2 images at once"),
                                        ("draw_and_score", "the sheets and the score: lower log.num_scored (now 100)")])  # fmt: skip
 def test_out_of_memory_names_the_setting_to_lower(job, told, error, monkeypatch):
     def full(*_):
