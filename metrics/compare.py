@@ -28,7 +28,7 @@ def compare(a: Path, b: Path) -> str:
     for side, document in (("A", first), ("B", second)):
         taught = dict.fromkeys(number["network"] for number in document["metrics"].values() if number.get("also_training_loss"))
         if taught:
-            legend.append(f"{side}: {' and '.join(taught)} is also its training loss, which flatters it in those numbers")
+            legend.append(f"{side}: {' and '.join(taught)} is also its training loss, so that those numbers partly measure what was trained")
     return "\n".join([aligned(rows, right=("A", "B", "B - A")), *legend])
 
 

@@ -103,8 +103,8 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
         if any(number.network == network for number in measured.values()):
             warnings.append(f"these numbers use {NETWORKS[network].title}: compare them with each other, with no published number")
     for title, settings in teachers(measured).items():
-        warnings.append(f"{title} is also the training loss of this run ({', '.join(settings)}), which flatters the numbers marked {MARK}: "
-                        f"--features {OFFLINE_JUDGES[0]} judges by a network that no recipe trains on")
+        warnings.append(f"{title} is also the training loss of this run ({', '.join(settings)}), so that the numbers marked {MARK} partly "
+                        f"measure what was trained: --features {OFFLINE_JUDGES[0]} judges by a network that no recipe trains on")
     return warnings
 
 
