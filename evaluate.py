@@ -1,4 +1,4 @@
-"""Score a run, a checkpoint, or any generator's folder of images: python evaluate.py RUN [--features effnet-lite0]."""
+"""Score a run, a checkpoint, or any generator's folder of images: python evaluate.py RUN [--features effnet-lite2]."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ from metrics.cache import Cache
 from metrics.compare import compare
 from metrics.evaluation import Evaluator, Reals, weights_of
 from metrics.images import Images
-from metrics.measure import protocol_of
+from metrics.measure import JUDGES, protocol_of
 from metrics.paths import Decoder
 from metrics.verdict import verdict
 from models import weights
@@ -33,6 +33,7 @@ class Subject(NamedTuple):
     data: Path | None        # where the run's training images are
     trained: dict | None     # fingerprint, names and held-out names of the images that the run was trained on
     record: dict
+    config: dict | None = None  # of the run
 
 
 def main(argv: list[str]) -> None:
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
 
     evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack,
                           announce=args.device == "cpu")
-    found = evaluator(subject.samples, reals, subject.decoder)
+    found = evaluator(subject.samples, reals, subject.decoder, subject.config)
     sentences = verdict(found.measured, found.calibration)
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
     count = subject.samples[0].count
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
 def sample(args: argparse.Namespace) -> Subject:
     """Draw the samples of a run, a checkpoint or an export."""
     sampler = Sampler(args.source, args.device)
-    settings = sampler.config["data"]
+    data = sampler.config["data"]
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
     checkpoint = report.file_record(sampler.checkpoint_path)
 
@@ -80,9 +81,9 @@ def sample(args: argparse.Namespace) -> Subject:
     firsts = [args.seed + repeat * count for repeat in range(args.repeats)]
     record = {"input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
               "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts}}  # fmt: skip
-    transform = {"resolution": sampler.resolution, "fit": settings["fit"], "background": settings["background"]}
+    transform = {"resolution": sampler.resolution, "fit": data["fit"], "background": data["background"]}
     decoder = Decoder(sampler.generator, sampler.latent_dim, torch.device(args.device), {"checkpoint": checkpoint["sha256"]})
-    return Subject([samples(first) for first in firsts], decoder, transform, settings["flips"], settings["path"], sampler.data, record)
+    return Subject(list(map(samples, firsts)), decoder, transform, data["flips"], data["path"], sampler.data, record, sampler.config)
 
 
 def read(args: argparse.Namespace) -> Subject:
@@ -121,7 +122,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("source", type=Path, nargs="?", help="run folder, checkpoint, export, or folder, .zip or .npz of generated images")
     add("--data", type=Path, help="real images to compare with (default: those that the run was trained on)")
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
-    add("--features", choices=("inception", "effnet-lite0"), default="inception", help="(default: %(default)s)")
+    add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
     add("--metrics", help="some of fid,fid_clean,kid,pr,copying,intra_lpips,ppl,jumps,backtracking,dinov2 (default: all)")
     add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA and for the paper's protocol, 1000 on a CPU; of a folder: all)")

@@ -68,7 +68,7 @@ launch=("$here/train.py")
 score=("$run" --device "$device")
 case "$device" in
   cuda*) scored=inception ;;
-  *) scored=effnet-lite0; score+=(--features effnet-lite0 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps) ;;
+  *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps) ;;
 esac
 heldout=""
 if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then
@@ -79,7 +79,7 @@ status=0 report="$run/evaluation/$scored/report.html"
 "$python" "$here/evaluate.py" "${score[@]}" || status=$?
 if [ "$status" = 3 ]; then
   report="none yet"
-  say "Not scored, for want of weights; this needs none: ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite0"
+  say "Not scored, for want of weights; this needs none: ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite2"
 elif [ "$status" != 0 ]; then
   exit "$status"
 fi
@@ -92,6 +92,6 @@ Training  $run/samples, $run/matches, $run/metrics.jsonl
 Next, after: source $(printf %q "$here")/.venv/bin/activate
   ${scripts}sample.py $(printf %q "$run") --out more --num 256 --nearest $(printf %q "${images:-$here/data/fluent_faces}")
   ${scripts}sample.py $(printf %q "$run") --out film --interpolate 3,8,12 --frames 60
-  ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite0$heldout   # backtracking and path lengths too
+  ${scripts}evaluate.py $(printf %q "$run") --features effnet-lite2$heldout   # backtracking and path lengths too
   tensorboard --logdir $(printf %q "$run")
 END

@@ -28,6 +28,8 @@ from imle.sheets import grid, save_png
 from imle.trainer import Trainer
 from metrics import copying, frechet, prdc
 from metrics.features import FeaturePass
+from metrics.measure import OFFLINE_JUDGES
+from metrics.teacher import trained_on
 from models.pixels import to_uint8
 
 HELD_OUT = 0.25  # of a set that comes without held-out images
@@ -97,11 +99,16 @@ class Cell:
     seed: int
     samples: int  # to score
     folder: str  # of the run
+    judge: str = OFFLINE_JUDGES[0]  # network that it is scored in
 
     def config(self, epochs: int = 1) -> Config:
         """Return the whole configuration. Raises UserError."""
         return configs.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
                                                  f"train.epochs={epochs}"])  # fmt: skip
+
+    def trained_on_judge(self) -> bool:
+        """Say whether the network that scores is also one that trains."""
+        return bool(trained_on(self.judge, configs.to_dict(self.config())))
 
     def which(self) -> tuple[ImageSet, tuple[int, int], str, str]:
         """Return what `load` asks for."""
@@ -205,32 +212,32 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
     """Return the scores of a trainer's average, and draw a sheet of its samples."""
     drawn = to_uint8(generate(trainer.ema.module, trainer.sample_latents(cell.samples)))
     save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
-    real, held = references(*cell.which())
-    fake = features_of(drawn)
+    real, held = references(cell.judge, *cell.which())
+    fake = features_of(drawn, cell.judge)
     similarity = prdc.prdc(real, fake)
     return {"fd_heldout": frechet.frechet_distance(held, fake), "fd_train": frechet.frechet_distance(real, fake),
             "precision": similarity["precision"], "recall": similarity["recall"], "coverage": similarity["coverage"],
             "copy_rate": copying.copy_rate(real, fake), "loss": trainer.losses.mean().item()}  # fmt: skip
 
 
-def features_of(images: Tensor) -> Tensor:
-    """Return the EfficientNet-Lite0 features (N, 1280) of uint8 images, as evaluate.py takes them."""
-    taken = FeaturePass("effnet-lite0", "cpu")
+def features_of(images: Tensor, judge: str) -> Tensor:
+    """Return a network's features (N, D) of uint8 images, as evaluate.py takes them."""
+    taken = FeaturePass(judge, "cpu")
     for batch in images.split(16):
         taken.add(batch)
     return taken.result()["features"]
 
 
 @lru_cache(maxsize=4)
-def references(*which) -> tuple[Tensor, Tensor]:
-    """Return the features of a set's training images and held-out images; see `load`."""
+def references(judge: str, *which) -> tuple[Tensor, Tensor]:
+    """Return a network's features of a set's training images and held-out images; see `load`."""
     images, heldout, _ = load(*which)
-    return features_of(images), features_of(heldout)
+    return features_of(images, judge), features_of(heldout, judge)
 
 
 def reference_scores(cell: Cell) -> dict[str, float]:
     """Return what real images score: the training images' distance to the held-out ones, and how many of these are near copies."""
-    real, held = references(*cell.which())
+    real, held = references(cell.judge, *cell.which())
     return {"fd_heldout": frechet.frechet_distance(held, real), "copy_rate": copying.copy_rate(real, held)}
 
 

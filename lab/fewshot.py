@@ -26,6 +26,9 @@ from lab import cells  # noqa: E402
 from lab.cells import POINTS, Cell, ImageSet, Method  # noqa: E402
 from lab.fewshot_figures import draw_curves, draw_sheet  # noqa: E402
 from lab.intervals import shown  # noqa: E402
+from metrics.features import NETWORKS  # noqa: E402
+from metrics.measure import OFFLINE_JUDGES  # noqa: E402
+from models import weights  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_METHODS = ("imle", "imle-n", "rs", "rs-quantile", "rs-rank")
@@ -47,6 +50,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", default=[DEFAULT_SET], metavar="SET", help="image sets (the shipped one)")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "fluent-faces-32.yaml", help="the recipe (32 pixels)")
     parser.add_argument("--samples", type=positive(int), default=250, help="samples to score, four times in a run (250)")
+    parser.add_argument("--features", choices=OFFLINE_JUDGES, default=OFFLINE_JUDGES[0], help="the judge (%(default)s)")
     parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="runs at once, of one thread each (all cores)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and results")
     return parser.parse_args(words)
@@ -67,8 +71,10 @@ def positive(kind: type):
 
 def main(words: list[str]) -> None:
     args = parse(words)
+    weights.require(args.features)  # before anything slow
     methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
-    every = [Cell(str(args.config), chosen, name, how, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"))
+    every = [Cell(str(args.config), chosen, name, how, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"),
+                  args.features)
              for seed in range(args.seeds) for chosen in sets for name, how in methods.items()]  # fmt: skip
     for cell in every:
         cell.config()  # what is wrong should be told before anything is begun
@@ -80,10 +86,10 @@ def main(words: list[str]) -> None:
                for chosen in sets}  # fmt: skip
     reals = {chosen.name: cells.reference_scores(next(cell for cell in every if cell.set == chosen)) for chosen in sets}
     (args.out / "results.json").write_text(json.dumps(
-        {"budget": args.budget, "recipe": args.config.name, "samples": args.samples, "points": POINTS,
+        {"budget": args.budget, "recipe": args.config.name, "samples": args.samples, "judge": args.features, "points": POINTS,
          "methods": {name: " ".join(how.settings) for name, how in methods.items()}, "real images": reals, "curves": results},
         indent=1) + "\n")  # fmt: skip
-    text = tables(results, methods, reals)
+    text = heading(args.features, every) + tables(results, methods, reals)
     (args.out / "results.md").write_text(text)
     draw_curves(results, args.out / "curves.png")
     for chosen in sets:
@@ -93,10 +99,12 @@ def main(words: list[str]) -> None:
 
 
 def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[ImageSet]) -> None:
-    """Raise UserError where --out holds runs of another recipe, budget or number of samples, or others by the same names."""
+    """Raise UserError where --out holds runs of another recipe, budget, number of samples or judge, or others by the same names."""
     path = args.out / "asked.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    asked = {"budget": args.budget, "samples": args.samples, "recipe": args.config.read_text()}
+    if any(args.out.rglob("curve.json")):
+        before = {"judge": "effnet-lite0"} | before  # the only one before judges were written down
+    asked = {"budget": args.budget, "samples": args.samples, "judge": args.features, "recipe": args.config.read_text()}
     asked |= {f"method {name}": list(how.settings) for name, how in methods.items()}
     asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout] for chosen in sets}
     differ = [name for name in asked if before.get(name, asked[name]) != asked[name]]
@@ -142,6 +150,13 @@ def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell
 def curve_of(job: tuple[Cell, int]) -> tuple[Cell, list[dict]]:
     """Return a cell, and its curve after so many epochs."""
     return job[0], cells.run(*job)
+
+
+def heading(judge: str, every: list[Cell]) -> str:
+    """Return the line that says which network scores, and which methods were trained on it."""
+    taught = dict.fromkeys(cell.method for cell in every if cell.trained_on_judge())
+    also = f", also the training loss of {', '.join(taught)}" if taught else ""
+    return f"Scored in the features of {NETWORKS[judge].title}{also}.\n\n"
 
 
 def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float]]) -> str:

@@ -25,6 +25,10 @@ def compare(a: Path, b: Path) -> str:
             rows.append(_row(name, first["metrics"][name], second["metrics"][name]))
     legend = [f"A: {a}", f"B: {b}", f"uncertainty: one standard error of the difference; better: beyond {CLEARLY} of them",
               "one training run a side: another seed of the same recipe differs too, and these errors do not hold that"]
+    for side, document in (("A", first), ("B", second)):
+        taught = dict.fromkeys(number["network"] for number in document["metrics"].values() if number.get("also_training_loss"))
+        if taught:
+            legend.append(f"{side}: {' and '.join(taught)} is also its training loss, so that those numbers partly measure what was trained")
     return "\n".join([aligned(rows, right=("A", "B", "B - A")), *legend])
 
 

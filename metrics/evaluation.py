@@ -1,7 +1,7 @@
 """One evaluation from end to end: images and perhaps their generator in, numbers and what to show of them out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from metrics.measure import (
 from metrics.neighbours import NeighbourPass
 from metrics.paths import Decoder
 from metrics.progress import Progress
+from metrics.teacher import marked
 from models.memory import memory_for
 from models.perceptual import WEIGHTS_OF, Embedding, load_embedding
 from models.weights import sha256_of
@@ -90,8 +91,11 @@ class Evaluator:
         self._of_generator = {"ppl": ("ppl", self._path_length), "jumps": ("jump_ratio", self._jumps),
                               "backtracking": ("backtrack_train", self._backtracking)}  # fmt: skip
 
-    def __call__(self, samples: list[Images], reals: Reals, decoder: Decoder | None) -> Evaluation:
-        """Evaluate sets of samples, the first of which is shown and the others are repeats of it."""
+    def __call__(self, samples: list[Images], reals: Reals, decoder: Decoder | None, config: dict | None = None) -> Evaluation:
+        """Evaluate sets of samples, the first of which is shown and the others are repeats of it.
+
+        `config` is that of the run that made them, None where they come from elsewhere.
+        """
         self.progress = Progress(self._work(samples, reals, decoder), self.announce)
         answer = Evaluation()
         try:
@@ -105,6 +109,7 @@ class Evaluator:
         finally:
             self.progress.close()
         self.cache.prune()
+        answer.measured = marked(answer.measured, config)
         return answer
 
     def _work(self, samples: list[Images], reals: Reals, decoder: Decoder | None) -> int:
@@ -155,26 +160,26 @@ class Evaluator:
     def _neighbours(self, answer: Evaluation, samples: Images, reals: Reals) -> None:
         if "intra_lpips" not in self.metrics:
             return
-        name, n = "intra_lpips" + self.protocol.suffix, len(reals.images)
+        n = len(reals.images)
         if n > MOST_CLUSTERS:
-            answer.measured[name] = Measurement(None, "higher", n, samples.count, reason=
-                                                f"a few-shot measure, taken of at most {MOST_CLUSTERS} training images")  # fmt: skip
+            answer.measured |= self._named({"intra_lpips": Measurement(
+                None, "higher", n, samples.count, reason=f"a few-shot measure, taken of at most {MOST_CLUSTERS} training images")})
             return
         queries = torch.cat([reals.images, reals.heldout[reals.queries]])
         request = Request(self._key("neighbours", queries=digest(queries), clusters=n),
                           lambda: NeighbourPass(self._embedding(), self.device, queries, n))
         found = sweep(samples, {"neighbours": request}, self.device, self.cache, self.progress)["neighbours"]
         answer.recall = found["distances"]
-        answer.measured[name] = intra_distance(found["spread"], found["members"], samples.count)
+        answer.measured |= self._named({"intra_lpips": intra_distance(found["spread"], found["members"], samples.count)})
 
     def _path_length(self, answer: Evaluation, decoder: Decoder, reals: Reals) -> None:
         work = 2 * paths.NUM_STEPS
         kept = self._kept("path lengths", decoder, {"steps": paths.NUM_STEPS, "epsilon": paths.EPSILON}, work, lambda: {
             "lengths": paths.step_lengths(decoder, self._embedding(), SEED, self.progress.advance)})
         value, error = paths.path_length(kept["lengths"])
-        answer.measured["ppl" + self.protocol.suffix] = Measurement(
+        answer.measured |= self._named({"ppl": Measurement(
             value, "lower", len(reals.images), paths.NUM_STEPS, error=error,
-            note=f"arcs in z, epsilon {paths.EPSILON:g}, longest and shortest {paths.TRIMMED:.0%} left out")
+            note=f"arcs in z, epsilon {paths.EPSILON:g}, longest and shortest {paths.TRIMMED:.0%} left out")})
 
     def _jumps(self, answer: Evaluation, decoder: Decoder, reals: Reals) -> None:
         def make() -> dict[str, Tensor]:
@@ -184,8 +189,8 @@ class Evaluator:
         parts = {"strips": paths.NUM_STRIPS, "frames": paths.FRAMES}
         kept = self._kept("interpolations", decoder, parts, paths.NUM_STRIPS * paths.FRAMES, make)
         answer.strips, answer.jump_ratios = kept["strips"], paths.jump_ratios(kept["distances"])
-        answer.measured["jump_ratio" + self.protocol.suffix] = perceptual_mean(
-            answer.jump_ratios, "lower", len(reals.images), paths.NUM_STRIPS)
+        answer.measured |= self._named({"jump_ratio": perceptual_mean(
+            answer.jump_ratios, "lower", len(reals.images), paths.NUM_STRIPS)})
 
     def _backtracking(self, answer: Evaluation, decoder: Decoder, reals: Reals) -> None:
         embed = self._embedding(backtracking.PIXEL_WEIGHT)
@@ -204,7 +209,8 @@ class Evaluator:
             answer.measured |= self._named({"backtrack_gap": backtrack_gap(heldout, train, len(reals.images))})
 
     def _named(self, measured: dict[str, Measurement]) -> dict[str, Measurement]:
-        return {name + self.protocol.suffix: number for name, number in measured.items()}
+        """Return perceptual numbers by their names in this protocol."""
+        return {name + self.protocol.suffix: replace(number, network=self.protocol.perceptual) for name, number in measured.items()}
 
     def _chosen(self, reals: Reals) -> list[tuple[str, list[int]]]:
         """Return which held-out and which training images are searched for: evenly spread over their names."""

@@ -5,6 +5,7 @@ precision alone gives a set of images a Frechet distance of 0.25 to itself.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -64,15 +65,16 @@ class VGG16(nn.Module):
         return self.head(self.network.avgpool(self.network.features(pixels)).flatten(1))
 
 
-class EffNetLite0(nn.Module):
-    """EfficientNet-Lite0's pooled head at 224 pixels, D = 1280 (Tan & Le 2019)."""
+class EffNetLite(nn.Module):
+    """EfficientNet-Lite's pooled head at the side that it was trained at, D = 1280 (Tan & Le 2019)."""
 
-    def __init__(self):
+    def __init__(self, name: str):
         super().__init__()
-        self.network = efficientnet_lite.load().to(memory_format=torch.channels_last)  # a quarter faster on CPU
+        self.side = efficientnet_lite.VARIANTS[name].side
+        self.network = efficientnet_lite.load(name).to(memory_format=torch.channels_last)  # a quarter faster on CPU
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.pooled(resize_to_224(images) / 127.5 - 1)
+        return self.network.pooled(resize(images, self.side) / 127.5 - 1)
 
 
 class DinoV2(nn.Module):
@@ -96,29 +98,36 @@ class Thumbnail(nn.Module):
 
 
 class Network(NamedTuple):
-    """How to build a network, its key in `models.weights` (None without), the dimension of its features, and its input in words."""
+    """How to build a network, its key in `models.weights` (None: no network), the dimension of its features, its input and name in words."""
 
     build: Callable[[], nn.Module]
     weights: str | None
     dimension: int
     input: str
+    title: str
 
 
 NETWORKS = {
-    "inception": Network(Inception, "inception", 2048, "pytorch-fid 0.3.0: bilinear resize to 299, not antialiased"),
-    "inception-clean": Network(InceptionClean, "inception", 2048, "clean-fid: Pillow bicubic to 299 in floats, antialiased"),
-    "vgg16": Network(VGG16, "vgg16", 4096, "bicubic antialiased resize to 224; fc2 after ReLU"),
-    "vgg16-linear": Network(lambda: VGG16(linear=True), "vgg16", 4096, "bicubic antialiased resize to 224; fc2 before ReLU"),
-    "dinov2": Network(DinoV2, "dinov2", 1024, "bicubic antialiased resize to 224; class token"),
-    "thumbnail": Network(Thumbnail, None, 768, "bilinear antialiased resize to 16; the pixels themselves"),
-    "effnet-lite0": Network(EffNetLite0, "effnet-lite0", 1280, "bicubic antialiased resize to 224; pooled head"),
-}
+    "inception": Network(Inception, "inception", 2048, "pytorch-fid 0.3.0: bilinear resize to 299, not antialiased", "Inception"),
+    "inception-clean": Network(InceptionClean, "inception", 2048, "clean-fid: Pillow bicubic to 299 in floats, antialiased", "Inception"),
+    "vgg16": Network(VGG16, "vgg16", 4096, "bicubic antialiased resize to 224; fc2 after ReLU", "VGG16"),
+    "vgg16-linear": Network(lambda: VGG16(linear=True), "vgg16", 4096, "bicubic antialiased resize to 224; fc2 before ReLU", "VGG16"),
+    "dinov2": Network(DinoV2, "dinov2", 1024, "bicubic antialiased resize to 224; class token", "DINOv2"),
+    "thumbnail": Network(Thumbnail, None, 768, "bilinear antialiased resize to 16; the pixels themselves", "thumbnails"),
+} | {name: Network(partial(EffNetLite, name), name, efficientnet_lite.HEAD,
+                   f"bicubic antialiased resize to {variant.side}; pooled head", f"EfficientNet-{name.removeprefix('effnet-').title()}")
+     for name, variant in efficientnet_lite.VARIANTS.items()}  # fmt: skip
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Resize uint8 (B, 3, H, W) to float (B, 3, side, side) in [0, 255]; the cubic's overshoot is cut off."""
+    resized = F.interpolate(images.float(), size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+    return resized.clamp(0, 255)
 
 
 def resize_to_224(images: Tensor) -> Tensor:
-    """Resize uint8 (B, 3, H, W) to float (B, 3, 224, 224) in [0, 255]; the cubic's overshoot is cut off."""
-    resized = F.interpolate(images.float(), size=(224, 224), mode="bicubic", align_corners=False, antialias=True)
-    return resized.clamp(0, 255)
+    """Resize as `resize` does to what most networks were trained on."""
+    return resize(images, 224)
 
 
 def _imagenet_normalised(images: Tensor) -> Tensor:

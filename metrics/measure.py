@@ -31,7 +31,11 @@ class Sets(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number of the report; `value` is None, with a `reason`, where the images do not allow it."""
+    """One number of the report; `value` is None, with a `reason`, where the images do not allow it.
+
+    `network` is what it is computed in: a feature network, or a perceptual distance. `also_training_loss` names the settings
+    by which the run that is scored was trained on that network; None where that is not known.
+    """
 
     value: float | None
     better: str  # "lower" or "higher"
@@ -44,6 +48,8 @@ class Measurement:
     note: str | None = None
     jackknife: tuple[float, ...] | None = None  # the value without each tenth of the real images, for paired comparison
     repeats: tuple[float, ...] | None = None  # the value of other sets of samples, the first among them
+    network: str | None = None
+    also_training_loss: tuple[str, ...] | None = None
 
 
 class Protocol(NamedTuple):
@@ -64,27 +70,40 @@ class Protocol(NamedTuple):
     def published(self) -> bool:
         return not self.suffix
 
+    @property
+    def judges(self) -> dict[str, str | None]:
+        """Return the network whose features a metric needs, of every metric of features."""
+        return {"fid": self.distance, "fid_clean": self.clean, "kid": self.distance, "pr": self.manifold, "copying": self.distance,
+                "dinov2": "dinov2"}
+
     def networks(self, metrics: list[str]) -> list[str]:
         """Return the networks whose features these metrics need, each once."""
-        needed = {"fid": [self.distance], "fid_clean": [self.clean], "kid": [self.distance], "pr": [self.manifold],
-                  "copying": [self.distance, "thumbnail"], "dinov2": ["dinov2"]}
-        return list(dict.fromkeys(network for metric in metrics for network in needed.get(metric, ())))
+        needed = [(self.judges[metric], *WITNESSES.get(metric, ())) for metric in metrics if metric in self.judges]
+        return list(dict.fromkeys(network for networks in needed for network in networks))
 
 
 _EVERYWHERE = ("pr", "copying", "intra_lpips", "ppl", "jumps", "backtracking")
 GENERATOR_METRICS = ("ppl", "jumps", "backtracking")  # that images alone do not allow
 PERCEPTUAL_METRICS = ("intra_lpips", *GENERATOR_METRICS)
+JUDGES = {  # networks of --features
+    "inception": "the default, to be downloaded, for numbers as they are published",
+    "effnet-lite2": "no download, and no recipe trains on it",
+    "effnet-lite0": "no download, but the recipes for CPUs train on it",
+}
+OFFLINE_JUDGES = tuple(JUDGES)[1:]
+WITNESSES = {"copying": ("thumbnail",)}  # what a metric looks at beside the features of its judge
 PROTOCOLS = {
     ("default", "inception"): Protocol(
         "default", ("fid", "fid_clean", "kid", *_EVERYWHERE, "dinov2"), "inception", "inception-clean", "vgg16", "lpips-vgg", ""),
-    ("default", "effnet-lite0"): Protocol(
-        "default", ("fid", "kid", *_EVERYWHERE, "dinov2"), "effnet-lite0", None, "effnet-lite0", "effnet-lite0", "_effnetlite0"),
+    **{("default", name): Protocol(
+        "default", ("fid", "kid", *_EVERYWHERE, "dinov2"), name, None, name, name, f"_{name.replace('-', '')}") for name in OFFLINE_JUDGES},
     ("paper", "inception"): Protocol(
         "paper", ("fid_clean", *_EVERYWHERE), "inception-clean", "inception-clean", "vgg16-linear", "lpips-vgg", "",
         strict=True, manifold_samples=1000, raw=True),
 }
-KERNELS = ("kid", "kd_effnetlite0")
-FRECHETS = ("fid", "fid_exact", "fid_clean", "fd_effnetlite0", "fd_dinov2")
+SUFFIXES = tuple(dict.fromkeys(protocol.suffix for protocol in PROTOCOLS.values()))
+KERNELS = ("kid", *(f"kd{suffix}" for suffix in SUFFIXES if suffix))
+FRECHETS = ("fid", "fid_exact", "fid_clean", *(f"fd{suffix}" for suffix in SUFFIXES if suffix), "fd_dinov2")
 
 
 def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
@@ -106,7 +125,8 @@ def measure(sets: Sets, protocol: Protocol, metrics: list[str], *, errors: bool 
     measured = {}
     for metric in metrics:
         if metric in _FUNCTIONS:
-            measured |= _FUNCTIONS[metric](sets, protocol, errors)
+            found = _FUNCTIONS[metric](sets, protocol, errors)
+            measured |= {name: replace(number, network=number.network or protocol.judges[metric]) for name, number in found.items()}
     return measured
 
 
@@ -177,8 +197,10 @@ def _copying(sets: Sets, protocol: Protocol, errors: bool) -> dict[str, Measurem
     real, fake = sets.real[network], sets.fake[network]
     mirror = sets.mirror and sets.mirror[network]
     counts = len(real), len(fake)
-    small = _share(copying.thumbnail_copy_rate(sets.real["thumbnail"], sets.fake["thumbnail"]), len(fake), "lower", *counts,
-                   f"needs {copying.MINIMUM} to {copying.MOST_THUMBNAILS} real images, most of them different at this size")
+    small = replace(
+        _share(copying.thumbnail_copy_rate(sets.real["thumbnail"], sets.fake["thumbnail"]), len(fake), "lower", *counts,
+               f"needs {copying.MINIMUM} to {copying.MOST_THUMBNAILS} real images, most of them different at this size"),
+        network="thumbnail")
     rate = _share(copying.copy_rate(real, fake, mirror), len(fake), "lower", *counts,
                   f"needs at least {copying.MINIMUM} real images, most of them different in these features")
     authentic = _share(copying.authentic_share(real, fake), len(fake), "higher", *counts, _too_few(2, "the side of the reals"))

@@ -22,7 +22,8 @@ from errors import UserError
 from metrics.cache import write_npz
 from metrics.calibration import Calibration
 from metrics.features import NETWORKS
-from metrics.measure import FRECHETS, KERNELS, PUBLISHED_SAMPLES, Measurement, disagreement
+from metrics.measure import FRECHETS, KERNELS, OFFLINE_JUDGES, PUBLISHED_SAMPLES, Measurement, disagreement
+from metrics.teacher import teachers
 from metrics.verdict import Sentence
 from models.weights import sha256_of
 
@@ -32,6 +33,7 @@ BESIDE = {"copies": "copy", "changed": "changed_copy", "halves": "split_half", "
 COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", *BESIDE, "comparable")
 SMALL = ("backtrack", "intra_lpips")  # perceptual distances, printed with a decimal more
 RIGHT = ("value", *BESIDE)  # aligned at the decimal point
+MARK = "*"  # of numbers whose network is also the training loss
 
 Measured = dict[str, Measurement]
 Calibrations = dict[str, Calibration | None]
@@ -59,7 +61,8 @@ def rows(measured: Measured, calibration: Calibrations) -> list[tuple[str, ...]]
         else:
             uncertainty = "-"
         beside = [printed_value(name, calibration[key].values.get(name)) if calibration.get(key) else "-" for key in BESIDE.values()]
-        cells.append((printed_name(name, number.num_fake), printed_value(name, number.value), uncertainty, number.better,
+        mark = f" {MARK}" if number.also_training_loss else ""
+        cells.append((printed_name(name, number.num_fake) + mark, printed_value(name, number.value), uncertainty, number.better,
                       f"{number.num_real}/{number.num_fake}", *beside, "yes" if number.comparable_with_published else "no"))  # fmt: skip
     return cells
 
@@ -83,6 +86,8 @@ def legend(measured: Measured, calibration: Calibrations) -> list[str]:
         lines.append(f"precision of real images that were spoilt, in the place of the other half: {shares}")
     if not calibration.get("held_out"):
         lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see what fresh images score")
+    if taught := teachers(measured):
+        lines.append(f"{MARK}: in {' and '.join(taught)}, also the training loss of this run")
     lines.append("comparable: with published numbers; Frechet distances fall as counts grow, so compare equal counts")
     for name, number in measured.items():
         if number.repeats:
@@ -102,8 +107,12 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
         warnings.append(f"this checkpoint was chosen among others by its {selected_by} to the training images, which flatters it")
     if any(name.startswith("fid") and number.num_fake < PUBLISHED_SAMPLES for name, number in measured.items()):
         warnings.append(f"fid falls with the number of samples; published few-shot values use {PUBLISHED_SAMPLES}")
-    if any(name.endswith("_effnetlite0") for name in measured):
-        warnings.append("these numbers use EfficientNet-Lite0: compare them with each other, with no published number")
+    for network in OFFLINE_JUDGES:
+        if any(number.network == network for number in measured.values()):
+            warnings.append(f"these numbers use {NETWORKS[network].title}: compare them with each other, with no published number")
+    for title, settings in teachers(measured).items():
+        warnings.append(f"{title} is also the training loss of this run ({', '.join(settings)}), so that the numbers marked {MARK} partly "
+                        f"measure what was trained: --features {OFFLINE_JUDGES[0]} judges by a network that no recipe trains on")
     return warnings
 
 

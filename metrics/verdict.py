@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 from metrics.calibration import Calibration
-from metrics.measure import FRECHETS, KERNELS, Measurement
+from metrics.measure import FRECHETS, KERNELS, SUFFIXES, Measurement
 
 CLEARLY = 2        # standard errors
 FAR_OUT = 3        # standard deviations of draws
@@ -234,4 +234,4 @@ def _deviation(calibration: Calibrations, kind: str, name: str) -> float:
 
 
 def _is(key: str, name: str) -> bool:
-    return key == name or key.startswith(name + "_effnet")
+    return key in [name + suffix for suffix in SUFFIXES]

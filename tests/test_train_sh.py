@@ -58,11 +58,11 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
         ["train.py", "--config", f"{checkout}/configs/fluent-faces-64.yaml", "--run", "runs/fluent-faces-64", "--device", "cpu",
          f"data.path={checkout}/data/fluent_faces"],
         ["sample.py", "runs/fluent-faces-64", "--out", "runs/fluent-faces-64/drawn", "--num", "64", "--grid", "--device", "cpu"],
-        ["evaluate.py", "runs/fluent-faces-64", "--device", "cpu", "--features", "effnet-lite0", "--num-samples", "1000",
+        ["evaluate.py", "runs/fluent-faces-64", "--device", "cpu", "--features", "effnet-lite2", "--num-samples", "1000",
          "--metrics", "fid,kid,pr,copying,intra_lpips,jumps", "--heldout", f"{checkout}/tests/fluent_faces_heldout"],
     ]  # fmt: skip
     assert "  python sample.py runs/fluent-faces-64 --out film" in result.stdout
-    assert "Report    runs/fluent-faces-64/evaluation/effnet-lite0/report.html" in result.stdout
+    assert "Report    runs/fluent-faces-64/evaluation/effnet-lite2/report.html" in result.stdout
 
 
 def test_images_with_spaces_from_another_folder(run, checkout, tmp_path):
@@ -109,7 +109,7 @@ def test_exit_codes_are_passed_on(script, code, calls, run):
 
 def test_missing_weights_for_the_score_are_no_failure(run):
     result, _ = run(FAIL="evaluate.py", CODE="3")
-    assert result.returncode == 0 and "this needs none: python evaluate.py runs/fluent-faces-64 --features effnet-lite0" in result.stdout
+    assert result.returncode == 0 and "this needs none: python evaluate.py runs/fluent-faces-64 --features effnet-lite2" in result.stdout
 
 
 @pytest.mark.parametrize("words, told", [

@@ -1,0 +1,34 @@
+"""Whether a judge is also the teacher: a run trained on a network learns what that network sees, and scores well in it."""
+
+from dataclasses import replace
+
+from metrics.features import NETWORKS
+from metrics.measure import Measurement
+from models.perceptual import WEIGHTS_OF
+
+
+def trained_on(network: str, config: dict) -> tuple[str, ...]:
+    """Return the settings by which a run was trained on the weights of a network, or of some of its layers.
+
+    `network` is a feature network or a perceptual distance, `config` the run's whole configuration.
+    """
+    weights = _weights(network)
+    chosen = {"loss.perceptual": config["loss"]["perceptual"], "imle.features": config["imle"]["features"]}
+    return tuple(setting for setting, name in chosen.items() if name != "loss" and weights & set(WEIGHTS_OF[name]))
+
+
+def marked(measured: dict[str, Measurement], config: dict | None) -> dict[str, Measurement]:
+    """Return the numbers, each with what the run of this configuration was trained on; without a configuration as they are."""
+    if config is None:
+        return measured
+    return {name: replace(number, also_training_loss=trained_on(number.network, config)) for name, number in measured.items()}
+
+
+def teachers(measured: dict[str, Measurement]) -> dict[str, tuple[str, ...]]:
+    """Return the networks in words that judge here and were trained on, each with the settings that say so."""
+    found = {number.network: number.also_training_loss for number in measured.values() if number.also_training_loss}
+    return {NETWORKS[network].title if network in NETWORKS else network: settings for network, settings in found.items()}
+
+
+def _weights(network: str) -> set[str]:
+    return set(WEIGHTS_OF[network]) if network in WEIGHTS_OF else {NETWORKS[network].weights}
