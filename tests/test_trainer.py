@@ -71,12 +71,14 @@ def test_the_loss_falls_past_the_paper_too(switch, precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
 def test_cached_targets_give_the_losses_of_targets_embedded_at_each_step(perceptual, precision):
+    """The weights stand still: targets that differ in the last bits may turn a weight's step, and bf16 shows that in a loss."""
+
     def losses(cache_gb):
-        made = trainer(loss={"perceptual": perceptual, "cache_gb": cache_gb}, train={"precision": precision})
+        made = trainer(loss={"perceptual": perceptual, "cache_gb": cache_gb}, train={"precision": precision, "learning_rate": 1e-9})
         assert (made.targets.cached is None) == (cache_gb == 0)
         return torch.tensor(train(made, 4))
 
-    torch.testing.assert_close(losses(0), losses(4.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(losses(0), losses(4.0), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
