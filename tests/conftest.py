@@ -61,6 +61,14 @@ def _main(folder: Path, script: str, words: list[str], cwd: Path, env: dict[str,
     runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
+@pytest.fixture
+def float64():
+    """Compute in float64, where one value computed in two ways differs by 1e-12 of it on any processor, and a fault by more."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
     """Return a function that starts one of the scripts; no file that it writes grows beyond `file_limit` bytes."""

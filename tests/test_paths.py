@@ -80,26 +80,53 @@ def test_slerp_equals_numpy(dtype, tolerance):
     np.testing.assert_allclose(points, expected, rtol=0, atol=tolerance)
 
 
-def test_slerp_begins_and_ends_at_its_ends_and_interpolates_lengths():
+def test_slerp_is_the_same_backwards_and_interpolates_lengths():
     a, b, t = latent_pairs()
-    torch.testing.assert_close(slerp(a, b, torch.zeros_like(t)), a)
-    torch.testing.assert_close(slerp(a, b, torch.ones_like(t)), b)
     torch.testing.assert_close(slerp(a, b, t).norm(dim=1), torch.lerp(a.norm(dim=1), b.norm(dim=1), t[:, 0]))
     torch.testing.assert_close(slerp(a, b, t), slerp(b, a, 1 - t))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("factor", [1.0, 2.0, 1 + 1e-6, -1.0])
-def test_slerp_of_vectors_on_one_line_is_finite_and_keeps_its_ends(factor, dtype):
+def test_slerp_of_vectors_on_one_line_is_a_straight_line(factor, dtype):
     a, _, _ = latent_pairs(dtype=dtype)
     b = factor * a
     for share in (0.0, 0.25, 0.5, 1.0):
         points = slerp(a, b, torch.full((len(a), 1), share, dtype=dtype))
-        assert points.isfinite().all()
-        if factor > 0:
-            torch.testing.assert_close(points, torch.lerp(a, b, share), rtol=1e-3, atol=1e-3)
-        elif share in (0.0, 1.0):
-            torch.testing.assert_close(points, b if share else a, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(points, torch.lerp(a, b, share), rtol=1e-3, atol=1e-3)
+
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+PAIRS = {"any": lambda a, b: (a, b), "equal": lambda a, b: (a, a), "one direction": lambda a, b: (a, 2 * a), "near": lambda a, b: (a, a * (1 + 1e-3)),
+         "opposite": lambda a, b: (a, -a), "opposite and longer": lambda a, b: (a, -3 * a), "from zero": lambda a, b: (0 * a, b),
+         "to zero": lambda a, b: (a, -0.0 * b), "zero": lambda a, b: (0 * a, -0.0 * b)}  # fmt: skip
+
+
+def bits(values):
+    return values.contiguous().view(torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_slerp_has_its_ends_to_the_last_bit(pair, dtype):
+    a, b, _ = latent_pairs(count=300, dimension=64, dtype=torch.float64)
+    a, b = PAIRS[pair](a.to(dtype), b.to(dtype))
+    shares = torch.tensor([0.0, 1.0], dtype=dtype).repeat_interleave(len(a))[:, None]
+    points = slerp(a.repeat(2, 1), b.repeat(2, 1), shares)
+    assert points.dtype == dtype and torch.equal(bits(points), bits(torch.cat([a, b])))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_slerp_is_steady_up_to_its_ends(pair, dtype):
+    """No step is twice as long as the mean step, the first and the last included: lengths of the ends are 1 to 3."""
+    frames = 33
+    shares = torch.linspace(0, 1, frames, dtype=torch.float64).to(dtype)[:, None]
+    for a, b in zip(*PAIRS[pair](*(each.to(dtype) for each in latent_pairs(count=50, dimension=64)[:2]))):
+        path = slerp(a.expand(frames, -1), b.expand(frames, -1), shares).double()
+        steps = path.diff(dim=0).norm(dim=1)
+        rounding = 4 * torch.finfo(dtype).eps * path.norm(dim=1).max()
+        assert path.isfinite().all() and steps.max() <= 2 * steps.mean() + rounding
 
 
 # path length

@@ -71,12 +71,14 @@ def test_the_loss_falls_past_the_paper_too(switch, precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
 def test_cached_targets_give_the_losses_of_targets_embedded_at_each_step(perceptual, precision):
+    """The weights stand still: targets that differ in the last bits may turn a weight's step, and bf16 shows that in a loss."""
+
     def losses(cache_gb):
-        made = trainer(loss={"perceptual": perceptual, "cache_gb": cache_gb}, train={"precision": precision})
+        made = trainer(loss={"perceptual": perceptual, "cache_gb": cache_gb}, train={"precision": precision, "learning_rate": 1e-9})
         assert (made.targets.cached is None) == (cache_gb == 0)
         return torch.tensor(train(made, 4))
 
-    torch.testing.assert_close(losses(0), losses(4.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(losses(0), losses(4.0), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
@@ -194,16 +196,16 @@ def test_the_pool_has_a_precision_of_its_own():
 
 @pytest.mark.parametrize("switch", [{"loss": {"perceptual": "pixels"}}, {"loss": {"perceptual": "effnet-lite0"}}, *SWITCHES], ids=str)
 @pytest.mark.parametrize("micro_batch", [1, 3, 4, 100])
-def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(micro_batch, switch):
+def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(micro_batch, switch, float64):
+    """In float64, as biases before an instance norm have gradients that cancel: in float32 their rounding is up to 1e-5 of them."""
     whole, parts = (trainer(pixels=images(7), **switch, train={"batch_size": 5, "micro_batch": size}) for size in (0, micro_batch))
     for one in (whole, parts):
         one.latents.normal_(generator=torch.Generator().manual_seed(0))
     for _ in range(2):  # batches of five and of two
         whole.train_step(), parts.train_step()
-        torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-4, atol=0)
-        if whole.step == 1:  # from weights that are equal to the last bit
-            for ours, theirs in zip(parts.network.parameters(), whole.network.parameters()):
-                torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5 * theirs.grad.abs().max().item())
+        torch.testing.assert_close(parts.losses, whole.losses, rtol=2.0**-22, atol=0)  # they are told in float32
+        for ours, theirs in zip(parts.network.parameters(), whole.network.parameters()):
+            assert (ours.grad - theirs.grad).abs().max() <= 1e-9 * theirs.grad.abs().max() > 0
 
 
 def test_only_the_networks_of_a_step_are_compiled(monkeypatch):
