@@ -12,7 +12,7 @@ from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from imle.device import choose_device
 from imle.sampling import Sampler
-from metrics import page, report
+from metrics import heldout, page, report
 from metrics.cache import Cache
 from metrics.compare import compare
 from metrics.evaluation import Evaluator, Reals, weights_of
@@ -46,8 +46,7 @@ def main(argv: list[str]) -> None:
     reals, data, warnings = real_images(args, subject, protocol.raw)
     out = report.make_folder(args.out or report.default_folder(args.source, args.protocol, args.features))
 
-    evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack,
-                          announce=args.device == "cpu")
+    evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
     found = evaluator(subject.samples, reals, subject.decoder, subject.config)
     sentences = verdict(found.measured, found.calibration)
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
@@ -100,8 +99,7 @@ def read(args: argparse.Namespace) -> Subject:
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:
     """Return the real images, the record of them, and warnings. Raises UserError when there are none to compare with."""
-    path = args.data or subject.data
-    if path is None:
+    if not (path := args.data or subject.data):
         raise UserError(f"{args.source} holds images, not a run: name the real images to compare with by --data")
     found = load_references(path, subject.transform, trained=subject.trained, may_differ=args.data is not None,
                             heldout=args.heldout, originals=raw)  # fmt: skip
@@ -111,9 +109,9 @@ def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[
     real, held = wrap("features of real images", seen), wrap("features of held-out images", held_seen)
     record = {"fingerprint": found.fingerprint, "transform": None if raw else subject.transform, "num_real": len(found.real),
               "num_heldout": len(found.heldout), "heldout": held.identity, "flips": subject.flips}  # fmt: skip
-    flipped = [image.flip(2) for image in seen] if raw else seen.flip(3)
-    mirror = wrap("features of mirrored images", flipped) if subject.flips else None
-    return Reals(found.real, found.heldout, real, held if held.count else None, mirror), record, found.warnings
+    mirror = wrap("features of mirrored images", [image.flip(2) for image in seen] if raw else seen.flip(3)) if subject.flips else None
+    warnings = found.warnings + heldout.warnings_of(found.real, found.heldout, found.heldout_names)
+    return Reals(found.real, found.heldout, real, held if held.count else None, mirror), record, warnings
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -84,7 +84,7 @@ def thumbnail_distances(points: Tensor, real: Tensor) -> Tensor:
 
     Each is the least over small shifts and zooms of the real one and of its mirror image.
     """
-    points, moved = _compared(points), _moved(real)  # (M, 192), (150, N, 192)
+    points, moved = compared_thumbnails(points), _moved(real)  # (M, 192), (150, N, 192)
     centre = moved.mean(dim=(0, 1))
     points, moved = points - centre, (moved - centre).flatten(0, 1)
     lengths = moved.square().sum(dim=1)
@@ -104,11 +104,12 @@ def _moved(real: Tensor) -> Tensor:
         place = images.new_tensor([[1 - zoom, 0, 2 * right], [0, 1 - zoom, 2 * down]]).expand(len(images), 2, 3)
         at = F.affine_grid(place, list(images.shape), align_corners=False)
         there = F.grid_sample(images, at, padding_mode="border", align_corners=False)
-        moved += [_compared(there), _compared(there.flip(3))]
+        moved += [compared_thumbnails(there), compared_thumbnails(there.flip(3))]
     return torch.stack(moved)
 
 
-def _compared(thumbnails: Tensor) -> Tensor:
+def compared_thumbnails(thumbnails: Tensor) -> Tensor:
+    """Return thumbnails (N, 768) at the size at which they are compared, (N, 192)."""
     return F.avg_pool2d(thumbnails.reshape(-1, 3, SIDE, SIDE), SIDE // COMPARED).flatten(1)
 
 

@@ -84,10 +84,10 @@ def weights_of(protocol: Protocol, metrics: list[str], images_only: bool) -> lis
 class Evaluator:
     """Compute what was asked for, keeping every slow result on disk."""
 
-    def __init__(self, protocol: Protocol, metrics: list[str], *, device: str, cache: Cache, num_backtracked: int, announce: bool):
+    def __init__(self, protocol: Protocol, metrics: list[str], *, device: str, cache: Cache, num_backtracked: int):
         self.protocol, self.metrics, self.device, self.cache = protocol, metrics, device, cache
         self.networks = protocol.networks(metrics)
-        self.num_backtracked, self.announce = num_backtracked, announce
+        self.num_backtracked = num_backtracked
         self._of_generator = {"ppl": ("ppl", self._path_length), "jumps": ("jump_ratio", self._jumps),
                               "backtracking": ("backtrack_train", self._backtracking)}  # fmt: skip
 
@@ -96,7 +96,7 @@ class Evaluator:
 
         `config` is that of the run that made them, None where they come from elsewhere.
         """
-        self.progress = Progress(self._work(samples, reals, decoder), self.announce)
+        self.progress = Progress(self._work(samples, reals, decoder), announce=self.device == "cpu")
         answer = Evaluation()
         try:
             self._features(answer, samples, reals)

@@ -262,7 +262,8 @@ def number(value, **rest):
 
 @pytest.mark.parametrize("n, m", [(1, 1), (1, 50), (50, 1), (2, 3), (3, 50), (50, 3)])
 def test_too_few_images_give_none_with_a_reason(n, m, tmp_path):
-    real, fake = ({"inception": normal(size, 8, seed), "vgg16": normal(size, 8, seed)} for size, seed in ((n, 0), (m, 1)))
+    real, fake = ({"inception": normal(size, 8, seed), "vgg16": normal(size, 8, seed), "thumbnail": normal(size, 768, seed)}
+                  for size, seed in ((n, 0), (m, 1)))  # fmt: skip
     measured = measure.measure(Sets(real, fake), INCEPTION, [*ALL, "copying"])
     calibration = calibrate(Sets(real, fake), INCEPTION, [*ALL, "copying"])
     for name, measurement in measured.items():
