@@ -192,8 +192,8 @@ def written(folder: Path, text: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--out {folder}: the report cannot be written ({error.strerror or error}), and the numbers above are all there is; "
-                        "make room or name another folder, then give the same command again") from None  # fmt: skip
+        raise UserError(f"--out {folder}: the report cannot be written ({error.strerror or error}), the numbers above are all "
+                        "there is; make room or name another folder, then give the same command again") from None  # fmt: skip
     finally:
         print(text, flush=True)
 

@@ -170,7 +170,8 @@ def test_an_interrupted_store_leaves_no_half_file(tmp_path, monkeypatch, failure
     with pytest.raises(KeyboardInterrupt) if isinstance(failure, KeyboardInterrupt) else nullcontext():
         for _ in range(3):
             cache.store(KEY, {"new": torch.zeros(1)})
-        assert cache.warnings == [f"{tmp_path} cannot be written (No space left on device): another evaluation will take as long as this one"]
+        (warning,) = cache.warnings
+        assert warning.startswith(f"{tmp_path} cannot be written (No space left on device)")
     assert list(tmp_path.iterdir()) == before
     if replacing:
         assert same(cache.load(KEY), tensors())

@@ -123,8 +123,8 @@ def test_characters_that_an_encoding_lacks_are_escaped(encoding, speak):
 def test_a_pipe_that_does_not_wait_is_waited_for(speak, tmp_path):
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    copy = subprocess.Popen([sys.executable, "-c", f"import time, sys; time.sleep(1); open({str(tmp_path / 'copy')!r}, 'wb').write(sys.stdin.buffer.read())"],
-                            stdin=reading, pass_fds=())  # fmt: skip
+    late = f"import time, sys; time.sleep(1); open({str(tmp_path / 'copy')!r}, 'wb').write(sys.stdin.buffer.read())"
+    copy = subprocess.Popen([sys.executable, "-c", late], stdin=reading)
     os.close(reading)
     result, data = speak(stdout=writing)
     os.close(writing)
@@ -157,6 +157,7 @@ def score(images):
     return [images, "--data", images, "--features", "effnet-lite0", "--metrics", "fid", "--device", "cpu"]
 
 
+SMOKE = ROOT / "configs" / "smoke-32.yaml"
 LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs=100000"]
 
 
@@ -166,7 +167,7 @@ def real(script, *words):
 
 
 def train(images, run, *settings):
-    return real("train.py", "--config", ROOT / "configs" / "smoke-32.yaml", "--run", run, "--device", "cpu", f"data.path={images}", *TINY, *settings)
+    return real("train.py", "--config", SMOKE, "--run", run, "--device", "cpu", f"data.path={images}", *TINY, *settings)
 
 
 def until_it_trains(run, process, more=1):
@@ -199,8 +200,8 @@ def test_training_goes_on_to_its_end_when_nobody_reads_and_in_another_alphabet(i
 def test_ctrl_c_to_a_pipe_into_tee_saves(images, tmp_path):
     run, code = tmp_path / "run", tmp_path / "code"
     pipeline = f'"$@" 2>&1 | tee {tmp_path}/log; echo ${{PIPESTATUS[0]}} > {code}'
-    process = subprocess.Popen(["bash", "-c", pipeline, "bash", *train(images, run, *LONG)], start_new_session=True, stdout=subprocess.DEVNULL,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    process = subprocess.Popen(["bash", "-c", pipeline, "bash", *train(images, run, *LONG)], start_new_session=True,
+                               stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
     until_it_trains(run, process)
     os.killpg(process.pid, signal.SIGINT)
     process.wait(60)
@@ -251,7 +252,8 @@ def test_samples_and_scores_are_written_without_any_stream(smoke_run, score, tmp
 def test_a_score_is_printed_though_nothing_can_be_written(command, score, tmp_path):
     result = command("evaluate.py", *score, "--out", tmp_path, file_limit=9000)
     assert re.search(r"^fd_effnetlite0_12 +\d+\.\d\d ", result.stdout, re.MULTILINE)
-    assert result.stdout.count("cannot be written (File too large)") == 1 and f"warning: {tmp_path}/features cannot be written" in result.stdout
+    assert result.stdout.count("cannot be written (File too large)") == 1
+    assert f"warning: {tmp_path}/features cannot be written" in result.stdout
     assert f"error: --out {tmp_path}: the report cannot be written (File too large)" in one_line(result)
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".part"]
 
@@ -260,11 +262,12 @@ def test_a_cache_that_cannot_be_written_is_one_warning(command, score, tmp_path)
     (tmp_path / "features").write_text("in the way")
     result = command("evaluate.py", *score, "--out", tmp_path)
     assert result.returncode == 0 and result.stdout.count("cannot be written") == 1, result
-    assert (tmp_path / "report.html").exists() and "cannot be written" in "".join(json.loads((tmp_path / "metrics.json").read_text())["warnings"])
+    assert (tmp_path / "report.html").exists()
+    assert "cannot be written" in "".join(json.loads((tmp_path / "metrics.json").read_text())["warnings"])
 
 
 def test_what_tensorboard_cannot_write_is_a_warning(command, images, tmp_path):
-    words = ["--config", ROOT / "configs" / "smoke-32.yaml", "--run", tmp_path, "--device", "cpu", f"data.path={images}", *TINY]
+    words = ["--config", SMOKE, "--run", tmp_path, "--device", "cpu", f"data.path={images}", *TINY]
     result = command("train.py", *words, "train.epochs=6", "log.sheet_epochs=1", file_limit=340000)
     assert result.returncode == 0 and saved_step(tmp_path) == 18, result
     assert result.stderr.count("warning:") == 1 and f"warning: {tmp_path}/tensorboard cannot be written (File too large)" in result.stderr
@@ -279,7 +282,7 @@ def test_places_that_cannot_be_are_one_line(place, command, images, smoke_run, s
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     before, place = sorted(tmp_path.rglob("*")), tmp_path / place
-    for words in (["train.py", "--config", ROOT / "configs" / "smoke-32.yaml", "--run", place, "--device", "cpu", f"data.path={images}", *TINY],
+    for words in (["train.py", "--config", SMOKE, "--run", place, "--device", "cpu", f"data.path={images}", *TINY],
                   ["sample.py", smoke_run, "--out", place, "--num", 1, "--device", "cpu"], ["sample.py", place, "--out", tmp_path / "out"],
                   ["sample.py", smoke_run, "--export", place / "export.pt"],
                   ["evaluate.py", *score, "--out", place], ["evaluate.py", place / "run", *score[1:]]):
