@@ -12,9 +12,9 @@ from models.generator import Generator
 from models.memory import memory_for
 from models.pixels import to_uint8
 
-# The generator always runs on this many latents, the last group filled up: batches of other shapes take other
-# kernels, which move an image's last bits by up to 1e-4, enough to change a byte here and there.
-GROUP = 8
+# The generator always runs on this many latents, the last group filled up: in batches of another shape, and with some
+# processors' kernels in another place of the batch, an image's last bits differ, enough to change a byte here and there.
+GROUP = {"cpu": 1, "cuda": 8}
 
 
 def resolution_of(config: dict) -> tuple[int, int]:
@@ -33,9 +33,9 @@ def build_generator(config: dict) -> Generator:
 @torch.inference_mode()
 def generate(generator: Generator, latents: Tensor) -> Tensor:
     """Return float images (B, 3, H, W) for latents (B, latent_dim), the same whatever they are batched with."""
-    images = []
-    for group in latents.split(GROUP):
-        filled = torch.cat([group, group[-1:].expand(GROUP - len(group), -1)])
+    images, size = [], GROUP[latents.device.type]
+    for group in latents.split(size):
+        filled = torch.cat([group, group[-1:].expand(size - len(group), -1)])
         images.append(generator(filled)[: len(group)])
     return torch.cat(images)
 
