@@ -58,8 +58,15 @@ def quarter(images: Tensor) -> Tensor:
     return _bytes(F.interpolate(small, size=images.shape[2:], mode="bicubic"))
 
 
-# By the word that names each in a report.
+def pairs(images: Tensor) -> Tensor:
+    """Return the average of every image uint8 (N, 3, H, W) and another one."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
+    return _bytes((images[order].float() + images[order.roll(1)].float()) / 2)
+
+
+# By the words that name each in a report.
 COPIES: dict[str, Callable[[Tensor], Tensor]] = {"JPEG": jpeg, "noise": noise, "blur": blur, "shift and JPEG": shift}
+SPOILT: dict[str, Callable[[Tensor], Tensor]] = {"blurred": blur, "reduced to a quarter": quarter, "averaged in pairs": pairs}
 
 
 def changed_copies(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,15 +77,6 @@ def changed_copies(images: Tensor) -> tuple[Tensor, Tensor]:
         if (ways == number).any():
             changed[ways == number] = change(images[ways == number])
     return changed, ways
-
-
-def spoilt(images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return images uint8 (N, 3, H, W) spoilt in three ways, by name, and which of them went into each (N, 1) or (N, 2)."""
-    own = torch.arange(len(images))[:, None]  # (N, 1)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
-    pairs = torch.stack([order, order.roll(1)], dim=1)  # (N, 2)
-    return {"blurred": (blur(images), own), "reduced to a quarter": (quarter(images), own),
-            "averaged in pairs": (_bytes(images.float()[pairs].mean(dim=1)), pairs)}
 
 
 def _bytes(images: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ class Calibration:
 class Altered(NamedTuple):
     """The features of real images that were changed in known ways (`metrics.alterations`)."""
 
-    copies: Features | None  # of k copies, each changed in one of COPIES
-    ways: Tensor             # (k,) in which
-    spoilt: dict[str, tuple[Features, Tensor]]  # by the names of SPOILT: k images, and which real ones went into each (k, s)
+    copies: Features | None      # of k copies, each changed in one way of COPIES
+    ways: Tensor                 # (k,) in which
+    spoilt: dict[str, Features]  # of k images spoilt in each way of SPOILT
 
 
 def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered | None = None) -> dict[str, Calibration | None]:
@@ -48,8 +48,8 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
     n, m = _count(sets.real), _count(sets.fake)
     generator = torch.Generator().manual_seed(SEED)
     draws = torch.randint(n, (m,), generator=generator)
-    whole = [torch.randperm(n, generator=generator).tensor_split(2) for _ in range(SPLITS)]
-    splits = [(first, second[:m]) for first, second in whole]  # equal counts, however few samples there are
+    splits = [torch.randperm(n, generator=generator).tensor_split(2) for _ in range(SPLITS)]
+    splits = [(first, second[:m]) for first, second in splits]  # equal counts, however few samples there are
 
     def values(compared: Sets) -> dict[str, float | None]:
         return _values(compared, protocol, metrics)
@@ -82,7 +82,7 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
             f"as many of the samples as are held out, mean of {SPLITS} draws", n, h,
             *_over([values(sets._replace(fake=some(h))) for _ in range(SPLITS)]))
     if altered:
-        answer |= _changed_copies(sets, protocol, metrics, altered) | _spoilt(sets, protocol, whole, altered)
+        answer |= _changed_copies(sets, protocol, metrics, altered) | _spoilt(sets, protocol, splits, altered)
     return answer
 
 
@@ -103,18 +103,15 @@ def _changed_copies(sets: Sets, protocol: Protocol, metrics: list[str], altered:
 
 
 def _spoilt(sets: Sets, protocol: Protocol, splits: Splits, altered: Altered) -> dict[str, Calibration]:
-    """Return the precision of spoilt images in the place of one half of the real ones, for every way of spoiling.
+    """Return the precision of spoilt images among one half of the real ones, for every way of spoiling.
 
-    Those count that were made of images of that half alone; with an image of the other half its source would be near.
+    The images that they were made of are half among these, as those are that a generator's samples come of.
     """
-    answer = {}
-    for name, (features, sources) in altered.spoilt.items():
-        chosen = [(first, torch.isin(sources, second).all(dim=1)) for first, second in splits]
-        if all(rows.any() for _, rows in chosen):
-            draws = [_values(Sets(_part(sets.real, first), _part(features, rows)), protocol, ["pr"]) for first, rows in chosen]
-            half, other = (len(part) for part in splits[0])
-            answer[f"spoilt, {name}"] = Calibration(
-                f"real images {name} in the place of the other half, mean of {SPLITS} splits", half, int(chosen[0][1].sum()), *_over(draws))
+    answer, half = {}, len(splits[0][0])
+    for name, features in altered.spoilt.items():
+        draws = [_values(Sets(_part(sets.real, first), features), protocol, ["pr"]) for first, _ in splits]
+        answer[f"spoilt, {name}"] = Calibration(
+            f"real images {name} in the place of the other half, mean of {SPLITS} splits", half, _count(features), *_over(draws))
     return answer
 
 

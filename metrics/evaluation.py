@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metrics import backtracking, paths
-from metrics.alterations import changed_copies, spoilt
+from metrics.alterations import SPOILT, changed_copies
 from metrics.cache import Cache
 from metrics.calibration import Altered, Calibration, calibrate
 from metrics.features import NETWORKS, FeaturePass
@@ -117,7 +117,7 @@ class Evaluator:
         sets = [reals.real, *filter(None, [reals.held, reals.mirror]), *samples]
         work = {"features": len(self.networks) * sum(images.count for images in sets)}
         altered = min(len(reals.images), MOST_ALTERED)
-        work["features"] += altered * (len(self.networks) * ("copying" in self.metrics) + 3 * ("pr" in self.metrics))
+        work["features"] += altered * (len(self.networks) * ("copying" in self.metrics) + len(SPOILT) * ("pr" in self.metrics))
         if len(reals.images) <= MOST_CLUSTERS:
             work["intra_lpips"] = samples[0].count
         if decoder:
@@ -140,12 +140,11 @@ class Evaluator:
 
     def _altered(self, reals: Reals) -> Altered:
         """Take the features of training images changed in known ways, as far as there are sentences to try on them."""
-        index = torch.tensor(spread(len(reals.images), MOST_ALTERED))
-        copies, ways = changed_copies(reals.images[index])
+        images = reals.images[spread(len(reals.images), MOST_ALTERED)]
+        copies, ways = changed_copies(images)
         taken = self._taken(Images.of_tensor("features of changed copies", copies)) if "copying" in self.metrics else None
-        manifold = [self.protocol.manifold]
-        found = {name: (self._taken(Images.of_tensor(f"features of real images {name}", images), manifold), index[sources])
-                 for name, (images, sources) in spoilt(reals.images[index]).items()} if "pr" in self.metrics else {}  # fmt: skip
+        found = {name: self._taken(Images.of_tensor(f"features of real images {name}", spoil(images)), [self.protocol.manifold])
+                 for name, spoil in SPOILT.items()} if "pr" in self.metrics else {}  # fmt: skip
         return Altered(taken, ways, found)
 
     def _taken(self, images: Images | None, networks: list[str] | None = None) -> Features | None:

@@ -40,7 +40,7 @@ WAYS = torch.arange(N) % 4
 TEXTURED = 8.0
 COPIES = seen(REAL + noise(N, 5, 0.1))
 COPIES["effnet-lite0"] = COPIES["effnet-lite0"] + TEXTURED * (WAYS == 0)[:, None]
-ALTERED = Altered(COPIES, WAYS, {"blurred": (seen(REAL + 8), torch.arange(N)[:, None])})
+ALTERED = Altered(COPIES, WAYS, {"blurred": seen(REAL + 8)})
 FAKES = {
     "copier": draws(REAL, 2),
     "copier with noise": draws(REAL, 2) + noise(M, 3, 0.1),
@@ -118,7 +118,7 @@ def test_c_t_and_the_copy_rate_clear_nobody_where_they_would_miss_changed_copies
 
 @pytest.mark.parametrize("name, tones", [("fresh", {"mixed"}), ("elsewhere", {"bad"})])
 def test_nothing_looks_real_where_spoilt_images_would(name, tones):
-    spoilt = {"blurred": (seen(real_world(N, 11)), torch.arange(N)[:, None]), "reduced": (seen(REAL + 8), torch.arange(N)[:, None])}
+    spoilt = {"blurred": seen(real_world(N, 11)), "reduced": seen(REAL + 8)}
     sets = Sets(seen(REAL), seen(FAKES[name]))
     sentences = verdict(measure(sets, EFFNET, METRICS), calibrate(sets, EFFNET, METRICS, Altered(None, WAYS, spoilt)))
     told = [(tone, text) for tone, text in sentences if "look real" in text]
