@@ -85,4 +85,6 @@ def _difference(before: dict, now: dict) -> str:
     changes = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
                for what, names in (("removed", old - new), ("added", new - old)) if names]  # fmt: skip
     other = " and ".join(changes) or "the same names, other pixels"
-    return other if "reader" in before else f"{other} (this revision converts colours to sRGB and reads more files than the one that began it)"
+    if before.get("reader", 1) > 1:
+        return other
+    return f"{other} (this revision converts colours to sRGB and reads more files than the one that began it)"

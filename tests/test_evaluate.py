@@ -105,8 +105,8 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     assert (conditions["data"]["num_real"], conditions["data"]["num_heldout"]) == (NUM_REAL, NUM_HELDOUT)
     assert conditions["data"]["fingerprint"] and conditions["data"]["transform"]["resolution"] == [SIDE, SIDE]
     assert conditions["features"]["effnet-lite0"]["weights_sha256"].startswith("57934424")
-    assert list(document["metrics"]) == [f"{name}_effnetlite0" for name in (
-        "fd", "kd", "precision", "recall", "density", "coverage", "reached", "copy_rate", "authpct", "c_t", "intra_lpips", "ppl", "jump_ratio",
+    assert list(document["metrics"]) == [name if "thumbnail" in name else f"{name}_effnetlite0" for name in (
+        "fd", "kd", "precision", "recall", "density", "coverage", "reached", "copy_rate", "copy_rate_thumbnail", "authpct", "c_t", "intra_lpips", "ppl", "jump_ratio",
         "backtrack_heldout", "beyond_copying", "backtrack_train", "backtrack_gap")]  # fmt: skip
     for name, measurement in document["metrics"].items():
         assert measurement["value"] is not None or "c_t" in name and "20 held-out images (4 here)" in measurement["reason"]
@@ -127,7 +127,8 @@ def test_numbers_go_to_stdout_and_progress_to_stderr(run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("metric") and "verdict: " in result.stdout and "pass" not in result.stdout
     assert "features of generated images" in result.stderr and f"wrote {tmp_path}/metrics.json" in result.stderr
-    assert list(numbers(tmp_path)["metrics"]) == [f"{name}_effnetlite0" for name in ("fd", "copy_rate", "authpct", "c_t")]
+    assert list(numbers(tmp_path)["metrics"]) == ["fd_effnetlite0", "copy_rate_effnetlite0", "copy_rate_thumbnail", "authpct_effnetlite0",
+                                                  "c_t_effnetlite0"]  # fmt: skip
 
 
 def test_a_second_evaluation_computes_nothing_that_the_first_has_kept(run, tmp_path, monkeypatch):
@@ -214,13 +215,18 @@ def test_two_evaluations_are_compared_under_the_same_conditions_only(run, tmp_pa
 
 def test_real_images_in_their_own_size_are_seen_as_they_are(tmp_path):
     real, fake = write(tmp_path / "real", 8, seed=0, size=(40, 56)), write(tmp_path / "fake", 8, seed=0)
-    words = [fake, "--data", real, "--heldout", real, "--features", "effnet-lite0", "--metrics", "fid"]
+    held = Path(shutil.copytree(real, tmp_path / "held"))
+    for path in held.iterdir():  # the same images but for a spot, as none may be a training image
+        image = Image.open(path)
+        image.paste(image.crop((26, 18, 30, 22)).point(lambda level: level ^ 8), (26, 18))
+        image.save(path)
+    words = [fake, "--data", real, "--heldout", held, "--features", "effnet-lite0", "--metrics", "fid"]
     main(*words, "--ref-raw", "--out", tmp_path / "raw")
     main(*words, "--out", tmp_path / "same")
     raw, same = (numbers(tmp_path / name) for name in ("raw", "same"))
     assert raw["conditions"]["data"]["transform"] is None and raw["conditions"]["protocol"]["raw"] is True
     assert raw["metrics"]["fd_effnetlite0"]["value"] > same["metrics"]["fd_effnetlite0"]["value"]
-    assert raw["calibration"]["held_out"]["values"]["fd_effnetlite0"] < 1e-6  # the same images, seen the same way
+    assert raw["calibration"]["held_out"]["values"]["fd_effnetlite0"] < 0.1 * raw["metrics"]["fd_effnetlite0"]["value"]  # seen the same way
     with pytest.raises(UserError, match="transform"):
         main("--compare", tmp_path / "raw", tmp_path / "same")
 

@@ -118,7 +118,9 @@ def test_names_belong_to_the_network():
 def test_the_verdict_is_the_same_whatever_the_network_is_called(fake):
     found = {}
     for name in OFFLINE_JUDGES:
-        protocol, sets = PROTOCOLS["default", name], Sets({name: normal(60, 12)}, {name: fake}, {name: normal(30, 12, seed=2)})
+        real, samples, heldout = ({name: features, "thumbnail": normal(len(features), 768, seed=len(features))}
+                                  for features in (normal(60, 12), fake, normal(30, 12, seed=2)))  # fmt: skip
+        protocol, sets = PROTOCOLS["default", name], Sets(real, samples, heldout)
         metrics = ["fid", "kid", "pr", "copying"]
         sentences = verdict(measure.measure(sets, protocol, metrics), calibrate(sets, protocol, metrics))
         found[name] = [(tone, text.replace(protocol.suffix, "")) for tone, text in sentences]

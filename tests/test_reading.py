@@ -549,7 +549,7 @@ def test_a_run_goes_on_with_its_images_back_from_another_system(holdout, command
     for epochs, path in ((2, folder), (3, archive)):
         result = command(*words, f"data.path={path}", f"train.epochs={epochs}")
         assert result.returncode == 0 and "going on from step" in result.stdout, result.stdout + result.stderr
-        assert checkpoint.load(last)["data"] == state["data"]
+        assert checkpoint.load(last)["data"] == state["data"] | {"reader": 1}
     put(folder, {"more.png": picture(9)})
     result = command(*words, f"data.path={folder}", "train.epochs=4")
     assert result.returncode == 2 and "the images have changed since this run began: " in result.stderr and "added" in result.stderr

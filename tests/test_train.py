@@ -6,17 +6,20 @@ import random
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from data import load_images
 from errors import UserError
 from imle import checkpoint
 from imle.config import from_dict, load_config, to_dict
 from imle.runlog import RunLog
 from imle.trainer import Trainer
+from test_colour import DISPLAY_P3
 
 ROOT = Path(__file__).parent.parent
 TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
@@ -249,6 +252,28 @@ def test_changed_images_are_refused(spoil, told, images, command, finished, tmp_
     line = one_line(command("train.py", *words(changed, finished, *TINY, "train.epochs=9")))
     assert "the images have changed since this run began" in line and told in line
     assert hashes(finished) == before
+
+
+def test_a_run_of_an_earlier_reader_goes_on_with_it_or_is_told_what_is_read_otherwise(images, command, tmp_path):
+    """Large photographs are decoded whole as before; where this revision converts colours, the run does not go on with other pixels."""
+    changed = shutil.copytree(images, tmp_path / "images")
+    first = sorted(changed.glob("*.png"))[0]
+    large = Image.open(first).convert("RGB").resize((2100, 2000))
+    large.save(changed / "large.jpg", quality=95)
+    readers = {reader: load_images(changed, resolution=(32, 32), reader=reader).fingerprint for reader in (1, 2)}
+    assert readers[1] != readers[2]
+    run, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.pt"
+    train = partial(command, "train.py", *words(changed, run, *TINY, "log.sheet_epochs=2"))
+    assert train("train.epochs=1").returncode == 0 and checkpoint.load(last)["data"]["reader"] == 2
+    assert "going on" in train("train.epochs=2").stdout
+    state = checkpoint.load(last)
+    del state["data"]["reader"]  # as an earlier revision left it
+    checkpoint.save(state | {"data": state["data"] | {"fingerprint": readers[1]}}, last)
+    assert "going on" in (result := train("train.epochs=3")).stdout, result.stderr
+    assert checkpoint.load(last)["data"] == state["data"] | {"fingerprint": readers[1], "reader": 1}
+    Image.open(first).save(first, icc_profile=DISPLAY_P3)
+    line = one_line(train("train.epochs=4"))
+    assert "the same names, other pixels (this revision converts colours to sRGB" in line and "1 converted to sRGB" in train("train.epochs=4").stdout
 
 
 @pytest.mark.parametrize("setting", ["model.style_dim=16", "model.blocks=[1, 1, 1, 2]", "seed=1", "data.flips=true", "imle.objective=imle",
