@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from metrics import prdc
-from metrics.copying import MINIMUM, authentic_share, copy_rate, copying_test
+from metrics import alterations, prdc
+from metrics.copying import MINIMUM, authentic_share, copy_rate, copying_test, thumbnail_copy_rate, thumbnail_distances
 from metrics.prdc import nearest_distances, nearest_other_distances
 
 
@@ -213,3 +213,74 @@ def test_repeated_training_images_give_none_or_the_right_number(repeats, given, 
         rate = copy_rate(real, fake)
         assert rate == pytest.approx(brute_copy_rate(real, fake)) and (rate is not None) == given
         assert authentic_share(real, fake) == pytest.approx(brute_authentic_share(real, fake))
+
+
+# thumbnails
+
+
+def thumbnails(count, seed):
+    """Draw smooth thumbnails in levels, (count, 768)."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 255
+    return torch.nn.functional.interpolate(coarse, size=16, mode="bilinear").flatten(1)
+
+
+def test_thumbnails_are_compared_in_levels_at_half_their_size():
+    real = thumbnails(5, 0)
+    fake = real + 7
+    fake[3] += 12 * (torch.arange(768) % 2 * 2 - 1)  # a texture of single pixels
+    distances = thumbnail_distances(fake, real)
+    np.testing.assert_allclose(distances.diagonal(), 7, rtol=1e-3)
+    expected = brute_distances(fake.view(-1, 3, 8, 2, 8, 2).mean(dim=(3, 5)).flatten(1), real.view(-1, 3, 8, 2, 8, 2).mean(dim=(3, 5)).flatten(1))
+    assert (distances.numpy() <= expected / 192**0.5 + 1e-3).all()  # the best of many positions
+
+
+def test_a_small_shift_or_zoom_and_a_mirror_do_not_count():
+    images = thumbnails(30, 0).view(-1, 3, 16, 16)
+    large = torch.nn.functional.interpolate(images, size=128, mode="bilinear")
+    moved = {"mirror": large.flip(3), "shift": torch.cat([large[..., :1].expand(-1, -1, -1, 6), large[..., :-6]], dim=3),
+             "zoom": large[..., 6:-6, 6:-6]}  # fmt: skip
+    fresh = thumbnail_distances(thumbnails(30, 1), images.flatten(1)).amin(dim=1).median()
+    for name, pictures in moved.items():
+        small = torch.nn.functional.interpolate(pictures, size=16, mode="bilinear", antialias=True).flatten(1)
+        distances = thumbnail_distances(small, images.flatten(1))
+        assert (distances.argmin(dim=1) == torch.arange(30)).all() and distances.diagonal().max() < 0.2 * fresh, name
+
+
+def test_the_copy_rate_between_thumbnails():
+    real, fresh = thumbnails(100, 0), thumbnails(100, 1)
+    copies = real + 20 * (torch.arange(768) % 2 * 2 - 1)
+    assert thumbnail_copy_rate(real, copies) == thumbnail_copy_rate(real, real) == 1
+    assert thumbnail_copy_rate(real, fresh) < 0.15
+    assert thumbnail_copy_rate(real, torch.cat([copies[:30], fresh[:70]])) == pytest.approx(0.3 + 0.7 * thumbnail_copy_rate(real, fresh[:70]))
+    assert thumbnail_copy_rate(real[:19], copies) is None and thumbnail_copy_rate(real.repeat(11, 1), copies) is None
+    assert thumbnail_copy_rate(real[:1].expand(50, -1), copies) is None  # all equal: no distance to compare with
+    assert thumbnail_copy_rate(torch.cat([real[:40], real[:40]]), copies) is None
+
+
+# what copies are tried on
+
+
+def test_changes_are_what_they_are_called():
+    images = torch.randint(256, (9, 3, 24, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    changed, ways = alterations.changed_copies(images)
+    assert ways.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0] and changed.dtype == torch.uint8
+    for number, change in enumerate(alterations.COPIES.values()):
+        assert torch.equal(changed[ways == number], change(images[ways == number])) and not torch.equal(changed[ways == number], images[ways == number])
+    assert 0 < (alterations.noise(images).short() - images.short()).abs().max() <= 8
+    flat = torch.full((1, 3, 16, 16), 77, dtype=torch.uint8)
+    for change in (alterations.blur, alterations.quarter, alterations.pairs):
+        assert torch.equal(change(flat), flat)
+    large = torch.randint(256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    assert alterations.blur(large).float().std() < 0.5 * large.float().std()
+    averages = alterations.pairs(images).float()
+    sums = [[(images[i].float() + images[j].float()) / 2 for j in range(9) if j != i] for i in range(9)]
+    assert all(any((average - each).abs().max() <= 0.5 for row in sums for each in row) for average in averages)
+    small = alterations.quarter(images).float()
+    assert small.shape == images.shape and small.std() < 0.5 * images.float().std()
+
+
+@pytest.mark.parametrize("count, side", [(1, 8), (2, 8), (5, 13), (1, 256)])
+def test_any_images_can_be_changed(count, side):
+    images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
+    for changed in (alterations.changed_copies(images)[0], *(spoil(images) for spoil in alterations.SPOILT.values())):
+        assert changed.shape == images.shape and changed.dtype == torch.uint8
