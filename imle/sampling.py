@@ -12,9 +12,10 @@ from models.generator import Generator
 from models.memory import memory_for
 from models.pixels import to_uint8
 
-# The generator always runs on this many latents, the last group filled up: in batches of another shape, and with some
-# processors' kernels in another place of the batch, an image's last bits differ, enough to change a byte here and there.
-GROUP = {"cpu": 1, "cuda": 8}
+# A GPU always runs the generator on this many latents, the last group filled up, and a CPU on one: in batches of another
+# shape, and with some processors' kernels in another place of the batch, an image's last bits differ, enough to change a
+# byte here and there.
+GROUP = 8
 
 
 def resolution_of(config: dict) -> tuple[int, int]:
@@ -33,7 +34,7 @@ def build_generator(config: dict) -> Generator:
 @torch.inference_mode()
 def generate(generator: Generator, latents: Tensor) -> Tensor:
     """Return float images (B, 3, H, W) for latents (B, latent_dim), the same whatever they are batched with."""
-    images, size = [], GROUP[latents.device.type]
+    images, size = [], 1 if latents.device.type == "cpu" else GROUP
     for group in latents.split(size):
         filled = torch.cat([group, group[-1:].expand(size - len(group), -1)])
         images.append(generator(filled)[: len(group)])
