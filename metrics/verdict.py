@@ -108,13 +108,18 @@ def _cleared_by_rate(measured: Measured, calibration: Calibrations) -> Sentence 
     noticed = {way: max(_beside(calibration, way, name) or 0 for name in names) for way in calibration if way.startswith("changed_copy, ")}
     missed = [f"{way.removeprefix('changed_copy, ')} {share:.0%}" for way, share in noticed.items() if share < NOTICED]
     if missed or not noticed:
-        return Sentence("mixed", "Cannot tell whether it copies: of training images that came back changed too few would be noticed "
+        return Sentence("mixed", "Cannot tell whether it copies: of copies that were changed too few would be noticed "
                                  f"({', '.join(missed) or 'this was not tried'}).")  # fmt: skip
-    rates = " and ".join(f"{_found(measured, name).value:.0%}" for name in names)
-    fresh = " and ".join(f"{_fresh_rate(calibration, name):.0%}" for name in names)
-    return Sentence("good", f"No more near copies than chance gives: {rates} of the samples lie closer to a training image than the closest "
-                            f"5% of the training images lie to each other, in the network and as thumbnails; of new real images about {fresh} "
-                            f"would, and of training images behind JPEG, noise or blur at least {min(noticed.values()):.0%} in one of the two.")
+    rate, *thumbnails = (f"{_found(measured, name).value:.0%}" for name in names)
+    fresh, *fresh_thumbnails = (f"{_fresh_rate(calibration, name):.0%}" for name in names)
+    return Sentence("good", f"No more near copies than chance gives: {rate} of the samples{_aside('as thumbnails ', thumbnails)} lie closer to a "
+                            f"training image than the closest 5% of the training images lie to each other; of new real images about "
+                            f"{fresh}{_aside('', fresh_thumbnails)} would. Of copies changed by JPEG, noise, blur or a shift it would notice "
+                            f"{'all' if min(noticed.values()) == 1 else f'at least {min(noticed.values()):.0%}'}.")  # fmt: skip
+
+
+def _aside(words: str, value: list[str]) -> str:
+    return f" ({words}{value[0]})" if value else ""
 
 
 def _by_test(measured: Measured, calibration: Calibrations) -> Sentence | None:
