@@ -116,6 +116,12 @@ def test_c_t_and_the_copy_rate_clear_nobody_where_they_would_miss_changed_copies
     assert {tone for tone, text in sentences if "Cannot tell whether it copies" in text} == (set() if cleared else {"mixed"})
 
 
+@pytest.mark.parametrize("value, of_copies, tones", [(1.0, -9.0, ["good"]), (8.0, -9.0, []), (1.0, 0.0, []), (1.0, None, []), (-5.0, 0.0, ["bad"])])
+def test_c_t_clears_within_chance_alone_and_only_where_it_would_be_far_below_zero_for_copies(value, of_copies, tones):
+    ways = {f"changed_copy, {way}": Calibration("", 100, 25, {"c_t": of_copies if way == "JPEG" else -9.0}) for way in ("JPEG", "blur")}
+    assert [tone for tone, text in verdict({"c_t": number(value)}, ways) if "C_T" in text] == tones
+
+
 @pytest.mark.parametrize("name, tones", [("fresh", {"mixed"}), ("elsewhere", {"bad"})])
 def test_nothing_looks_real_where_spoilt_images_would(name, tones):
     spoilt = {"blurred": seen(real_world(N, 11)), "reduced": seen(REAL + 8)}
