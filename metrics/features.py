@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from errors import UserError
-from metrics import pytorch_fid_bridge
+from metrics import copying, pytorch_fid_bridge
 from models import dinov2, efficientnet_lite, weights
 from models.precision import true_fp32
 
@@ -91,10 +91,8 @@ class DinoV2(nn.Module):
 class Thumbnail(nn.Module):
     """The image itself at 16 x 16 pixels, in levels, D = 768: no network, and too small for texture."""
 
-    SIDE = 16
-
     def forward(self, images: Tensor) -> Tensor:
-        return F.interpolate(images.float(), size=(self.SIDE, self.SIDE), mode="bilinear", antialias=True).flatten(1)
+        return F.interpolate(images.float(), size=(copying.SIDE, copying.SIDE), mode="bilinear", antialias=True).flatten(1)
 
 
 class Network(NamedTuple):
