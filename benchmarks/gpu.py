@@ -2,7 +2,8 @@
 
 Parts: the card's rates; the tests that can use a GPU; CPU against GPU; the gradient in each precision; a step and a refresh of
 four recipes with each lever; torch.compile; minutes of real training at 256 pixels, sampled and scored. A part that fails, or
-for which no time is left, says so and does not end the others. --out holds result.json after every part, and pictures.
+for which no time is left, says so and does not end the others. --out holds result.json after every part, steps.md, and a sheet
+of samples.
 
 --rehearse takes a tiny recipe instead, which a CPU does in two minutes. Needs the package's requirements and pytest,
 pytest-xdist; nothing is downloaded: LPIPS is timed with random weights, and trained in its place is EfficientNet-Lite0.
@@ -106,13 +107,13 @@ def card(run: Run) -> None:
         source = torch.empty(elements, dtype=torch.uint8, device=run.device).random_()
         target = torch.empty_like(source)
         box["copy_TB/s"] = 2 * elements / run.timed(lambda: target.copy_(source), 20)["step_ms"] / 1e9
-        side, leaf = (8192 if run.cuda else 512), torch.backends.cuda.matmul
+        side = 8192 if run.cuda else 512
         for name, kind, precision in (("bf16", torch.bfloat16, "ieee"), ("fp16", torch.float16, "ieee"), ("tf32", torch.float32, "tf32"),
                                       ("fp32", torch.float32, "ieee")):  # fmt: skip
-            leaf.fp32_precision = precision
             m = torch.randn(side, side, device=run.device).to(kind)
-            box[f"matmul_{name}_TFLOP/s"] = 2 * side**3 / run.timed(lambda: m @ m, 6, 2)["step_ms"] / 1e9
-        leaf.fp32_precision = "none"
+            with true_fp32(run.device):
+                torch.backends.cuda.matmul.fp32_precision = precision  # restored with the others
+                box[f"matmul_{name}_TFLOP/s"] = 2 * side**3 / run.timed(lambda: m @ m, 6, 2)["step_ms"] / 1e9
         x = torch.zeros(8, device=run.device)
         box["launch_us"] = 1e3 * run.timed(lambda: x.add_(1), 2000)["host_ms"]
         if run.cuda:
@@ -148,15 +149,14 @@ def agreement(run: Run) -> None:
         ours = cpu.generator(cpu.latents[:16]).detach()
         matches = cpu.refresher.refresh(cpu.embed_latents, 0, 0)
         for precision in ("ieee", "tf32"):
-            torch.backends.cudnn.conv.fp32_precision = precision
-            found = gpu.refresher.refresh(gpu.embed_latents, 0, 0)
-            theirs = gpu.generator(gpu.latents[:16]).detach().cpu()
+            with in_precision(run.device, precision):
+                found = gpu.refresher.refresh(gpu.embed_latents, 0, 0)
+                theirs = gpu.generator(gpu.latents[:16]).detach().cpu()
             box[precision] = {
                 "weights_equal": all(torch.equal(a, b.cpu()) for a, b in zip(cpu.generator.parameters(), gpu.generator.parameters())),
                 "matches_equal": (matches.latents == found.latents).all(1).float().mean().item(),
                 "distance_error": error(matches.distance, found.distance), "image_error": error(ours, theirs),
                 "bytes_that_differ": (pixels(ours) != pixels(theirs)).float().mean().item()}  # fmt: skip
-        torch.backends.cudnn.conv.fp32_precision = "none"
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def gradient(made: Trainer, generator: str | torch.dtype, loss: str | torch.dtyp
 
 @contextlib.contextmanager
 def in_precision(device: torch.device, kind: str | torch.dtype):
-    """Compute in a type by autocast, or in a mode of float32 convolutions."""
+    """Compute in a type by autocast, or in a mode of float32 convolutions; what was set before is restored."""
     if isinstance(kind, torch.dtype):
         with torch.autocast(device.type, dtype=kind):
             yield
@@ -336,7 +336,7 @@ def training(run: Run) -> None:
         held = ["--heldout", str(run.args.heldout)] if run.args.heldout else []
         box["evaluate exit"] = command_of(run, ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,pr,copying", *held,
                                                 "--num-samples", str(24 if run.args.rehearse else SAMPLES), *on,
-                                                "--out", str(run.out / "evaluation")], 120)  # fmt: skip
+                                                "--out", str(run.out / "evaluation")], 240)  # fmt: skip
         box["scores"] = json.loads((run.out / "evaluation" / "metrics.json").read_text())["metrics"]
 
 
@@ -353,6 +353,16 @@ def affordable(run: Run, recipe: str, words: list[str]) -> tuple[int, float]:
     run.wait()
     cost = one + (time.monotonic() - begun) / config.imle.refresh_epochs
     return (2 if run.args.rehearse else max(2, int((run.args.train_seconds - 15) / cost))), cost
+
+
+def table(found: dict[str, dict]) -> str:
+    """Return the timings of steps as Markdown."""
+    columns = {"step_ms": 1, "gpu_ms": 1, "kernels": 0, "reserved_GB": 1, "candidate_ms": 2}
+    lines = ["| recipe, lever | a step, ms | the GPU's own, ms | kernels | memory, GB | a candidate, ms |", "|---" * 6 + "|"]
+    for name, box in found.items():
+        if "step_ms" in box:
+            lines.append(f"| {name} | {' | '.join(f'{box[key]:.{digits}f}' if key in box else '-' for key, digits in columns.items())} |")
+    return "\n".join(lines) + "\n"
 
 
 def command_of(run: Run, words: list[str], seconds: float) -> int:
@@ -386,6 +396,8 @@ def main(words: list[str]) -> None:
     for name in PARTS:
         if name in args.parts:
             PARTS[name](run)
+    (run.out / "steps.md").write_text(table(run.found))
+    print(table(run.found))
 
 
 if __name__ == "__main__":
