@@ -6,7 +6,6 @@ Most jobs here are forked with torchrun's environment, which is quick; two are s
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -217,20 +216,6 @@ def words(faces):
         return ["--config", ROOT / "configs" / "smoke-32.yaml", "--run", run, "--device", "cpu", f"data.path={faces}", *TINY, *settings]
 
     return words
-
-
-@pytest.fixture
-def job(start):
-    """Return a function that starts train.py in so many processes; `apart` are words of the last one alone."""
-
-    def started(num, *words, apart=()):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(num)}
-        return [start("train.py", *words, *(apart if rank == num - 1 else ()), env={**address, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-                for rank in range(num)]  # fmt: skip
-
-    return started
 
 
 def finished(commands):
