@@ -41,11 +41,10 @@ SHEET = 64  # samples on a sheet, of seeds 0 to 63: the pictures that sample.py 
 class Trainer:
     """Train a generator on images, from step 0 or from a checkpoint."""
 
-    def __init__(self, config: Config, images: Tensor, heldout: Tensor, *, data: dict, device: torch.device,
-                 pretrained: bool = True):  # fmt: skip
-        """Prepare to train on uint8 `images` (n, 3, H, W) and score on `heldout` where there are any.
+    def __init__(self, config: Config, images: Tensor, *, data: dict, device: torch.device, pretrained: bool = True):
+        """Prepare to train on uint8 `images` (n, 3, H, W), which `data` describes in checkpoints.
 
-        `data` describes the images in checkpoints. Raises MissingWeights.
+        Raises MissingWeights.
         """
         self.config, self.data, self.device = config, data, device
         self.n = len(images)
@@ -65,7 +64,6 @@ class Trainer:
         compiled = torch.compile if config.train.compile else lambda network: network
         self.parallel = processes.parallel(self.network)
         self.draw, self.embedding = compiled(self.parallel), compiled(embedding)  # of a step; a pool's are not compiled
-        self.reference = embed(self.search_features, heldout.to(device)) if len(heldout) > 1 else self.targets.features
         self.refresher = Refresher(config, self.targets.features)
         self.objective = OBJECTIVES[config.imle.objective](config.imle, self.n, self.steps_per_epoch)
         self.latents = torch.zeros(self.n, config.model.latent_dim, device=device)
@@ -203,14 +201,14 @@ class Trainer:
             self.save("best")
 
     def draw_and_score(self) -> float:
-        """Save sheets at fixed latents, and return the energy distance of samples of the average to the images."""
+        """Save sheets at fixed latents, and return the energy distance of samples of the average to the training images."""
         samples = generate(self.ema.module, self.sample_latents(max(SHEET, self.config.log.num_scored)))
         self.log.sheet("samples", self.step, to_uint8(samples[:SHEET]).cpu(), 8)
         if self.step:
             pairs = torch.stack([self.targets.images[:32], to_uint8(generate(self.generator, self.latents[:32]))], dim=1)
             self.log.sheet("matches", self.step, pairs.flatten(0, 1).cpu(), 8)
         features = embed(self.search_features, to_uint8(samples[: self.config.log.num_scored]))  # as they are exported
-        score = energy_distance(features, self.reference)
+        score = energy_distance(features, self.targets.features)
         self.log.row("score", self.step, {
             "energy_distance": score,
             "sample_to_nearest": distances(features, self.targets.features).amin(dim=1).median().item(),

@@ -119,7 +119,7 @@ class Cell:
         """Return a new trainer. Raises UserError."""
         config = self.config(epochs)
         images, _, data = load(*self.which())
-        return self.how.trainer(config, images, images[:0], data=data, device=torch.device("cpu"))
+        return self.how.trainer(config, images, data=data, device=torch.device("cpu"))
 
 
 @lru_cache(maxsize=4)

@@ -103,7 +103,7 @@ class PlaneTrainer(Trainer):
     def __init__(self, config: Config, log: Run):
         """Prepare to learn the infinity symbol, telling `log` of every refresh."""
         images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # on the scale of bytes, but not rounded to them
-        super().__init__(config, images, images[:0], data={}, device=torch.device("cpu"))
+        super().__init__(config, images, data={}, device=torch.device("cpu"))
         self.log = log
 
     def networks(self, pretrained: bool) -> tuple[nn.Module, nn.Module, SearchFeatures]:

@@ -110,7 +110,7 @@ def trainer(**sections):
              "train": {"epochs": 20, "batch_size": 4, "warmup_steps": 3}, "imle": {"pool_factor": 4, "refresh_epochs": 2}}  # fmt: skip
     config = from_dict({name: small.get(name, {}) | sections.get(name, {}) for name in small | sections})
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    made = Trainer(config, images, images[:0], data=DATA, device=torch.device("cpu"))
+    made = Trainer(config, images, data=DATA, device=torch.device("cpu"))
     made.log = SimpleNamespace(row=lambda *_: None, position=lambda: 0)
     return made
 

@@ -36,7 +36,7 @@ def trainer(*, pixels=None, device="cpu", **sections) -> Trainer:
     }
     config = from_dict({section: {**settings.get(section, {}), **sections.get(section, {})} for section in {**settings, **sections}})
     pixels = images() if pixels is None else pixels
-    made = Trainer(config, pixels, pixels[:0], data={}, device=torch.device(device))
+    made = Trainer(config, pixels, data={}, device=torch.device(device))
     made.rows = []
     made.log = SimpleNamespace(row=lambda kind, step, values, seconds: made.rows.append({"kind": kind, "step": step, **values}))
     return made
@@ -147,6 +147,18 @@ def test_the_average_follows_its_recurrence():
         expected = decay * expected + (1 - decay) * module.weight.detach().double()
         torch.testing.assert_close(ema.module.weight.double(), expected, rtol=1e-4, atol=1e-6)
     assert decay == 0.9 and not any(p.requires_grad for p in ema.module.parameters())
+
+
+def test_the_average_has_the_latest_buffers():
+    module = torch.nn.BatchNorm1d(3)
+    ema = Ema(module, 0.9)
+    for step in range(3):
+        module(torch.randn(8, 3, generator=torch.Generator().manual_seed(step)) + 5)
+        ema.update(module, step)
+        assert module.running_mean.min() > 0.3 and module.num_batches_tracked == step + 1
+        assert all(map(torch.equal, ema.module.buffers(), module.buffers()))
+    module.reset_running_stats()
+    assert ema.module.running_mean.min() > 0.3  # they are copies
 
 
 def test_the_trainer_averages_after_each_update():
