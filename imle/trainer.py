@@ -24,7 +24,6 @@ from imle.guard import Guard
 from imle.objectives import OBJECTIVES
 from imle.optimizer import make_optimizer, set_learning_rate
 from imle.refresh import Refresher
-from imle.resume import carried_over
 from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
 from imle.scores import energy_distance, nearest_other
@@ -113,7 +112,7 @@ class Trainer:
         offers, started = None, time.monotonic()
         if self.objective.needs_pool(asking):
             with memory_for("the pool", f"lower imle.pool_batch (now {self.config.imle.pool_batch})"):
-                matches = self.refresher.refresh(self.embed_latents, self.refreshes, self.step)
+                matches = self.refresher.refresh(self.embed_latents, self.refreshes)
             offers, self.refreshes = matches.latents, self.refreshes + 1
             self.log.row("refresh", self.step, matches.diagnostics, time.monotonic() - started)
         self.latents[asking.to(self.device)] = self.objective.take(asking, offers).to(self.device)
@@ -239,14 +238,12 @@ class Trainer:
             "config": to_dict(self.config), "data": self.data, "step": self.step, "refreshes": self.refreshes,
             "generator": self.generator.state_dict(), "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(), "latents": self.latents, "losses": self.losses,
-            "objective": self.objective.state_dict(), "refresher": self.refresher.state_dict(),
-            "best": self.best, "log_position": self.log.position(),
+            "objective": self.objective.state_dict(), "best": self.best, "log_position": self.log.position(),
         } | ({"heads": self.heads.state_dict()} if self.heads else {}) \
           | ({"usual_norms": self.clipping.usual} if self.clipping else {})  # fmt: skip
 
     def load_state(self, state: dict) -> None:
         """Go on from what `state` returned, perhaps under settings that have changed since in a way that resume allows."""
-        state = carried_over(state, self.config)
         self.step, self.refreshes, self.best = state["step"], state["refreshes"], state["best"]
         self.saved_step = self.step
         self.generator.load_state_dict(state["generator"])
@@ -261,7 +258,6 @@ class Trainer:
         self.latents.copy_(state["latents"])
         self.losses.copy_(state["losses"])
         self.objective.load_state_dict(state["objective"])
-        self.refresher.load_state_dict(state["refresher"])
 
     def batch(self, step: int) -> Tensor:
         """Return the numbers of the images in a step's batch."""
@@ -292,7 +288,7 @@ class Trainer:
     @torch.inference_mode()
     def embed_latents(self, latents: Tensor) -> Tensor:
         """Return the search features (B, D) of the images of `latents`."""
-        with self.autocast(self.config.imle.pool_precision):
+        with self.autocast(self.config.train.precision):
             return self.search_features(self.generator(send(latents, self.device)).to(latents.dtype))
 
 

@@ -197,7 +197,7 @@ def measure_laws(trainer: PlaneTrainer) -> Laws:
     below = np.stack([np.searchsorted(column, LAW_GRID) for column in columns]) / LAW_DRAWS  # (n, grid)
     pools = range(trainer.refreshes, trainer.refreshes + LAW_REFRESHES)  # which training has not seen
     refresh = trainer.refresher.refresh
-    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool, trainer.step).distance for pool in pools]).numpy())
+    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool).distance for pool in pools]).numpy())
     return Laws(
         fresh=below.mean(0),
         least_of_m=(1 - (1 - below) ** (POOL_FACTOR * NUM_POINTS)).mean(0),

@@ -33,15 +33,15 @@ RECIPES = {
 STOP = 7  # steps after which a run is stopped to be resumed, in the middle of an epoch
 
 
-def words(recipe: str, folder: Path) -> list[str]:
-    """Return the words for train.py; images and run lie in `folder`."""
-    images = folder / "images"
+def words(settings: list[str], run: Path) -> list[str]:
+    """Return the words for train.py; the images lie beside the run."""
+    images = run.parent / "images"
     if not images.exists():
         images.mkdir()
         for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:12]:
             shutil.copy(path, images)
-    return ["--config", str(ROOT / "configs" / "smoke-32.yaml"), "--run", str(folder / recipe), "--device", "cpu",
-            f"data.path={images}", *ALL, *RECIPES[recipe]]  # fmt: skip
+    return ["--config", str(ROOT / "configs" / "smoke-32.yaml"), "--run", str(run), "--device", "cpu",
+            f"data.path={images}", *ALL, *settings]  # fmt: skip
 
 
 class StoppedAfter:
@@ -70,7 +70,7 @@ def results(run: Path) -> dict:
 
 def straight(recipe: str, folder: Path) -> dict:
     """Train by a recipe in this process and return its results."""
-    train.main(words(recipe, folder))
+    train.main(words(RECIPES[recipe], folder / recipe))
     return results(folder / recipe)
 
 
@@ -98,13 +98,13 @@ def test_straight_and_resumed_runs_compute_what_they_always_did(recipe, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(train, "Signals", lambda: StoppedAfter(STOP))
         with pytest.raises(SystemExit):
-            train.main(words(recipe, tmp_path))
+            train.main(words(RECIPES[recipe], tmp_path / recipe))
     assert Sampler(tmp_path / recipe).step == STOP
     assert straight(recipe, tmp_path) == found
 
 
 def test_two_processes_compute_the_same(job, tmp_path):
-    commands = job(2, *words("switches", tmp_path))
+    commands = job(2, *words(RECIPES["switches"], tmp_path / "switches"))
     assert [command.result().returncode for command in commands] == [0, 0]
     assert_golden(results(tmp_path / "switches"), json.loads(GOLDEN.read_text())["switches"])
 

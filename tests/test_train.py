@@ -27,7 +27,7 @@ from test_colour import DISPLAY_P3
 ROOT = Path(__file__).parent.parent
 TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
 RECIPES = {
-    "rs": [*TINY, "train.schedule=cosine", "imle.epsilon_ema=0.5", "train.epochs=30", "log.sheet_epochs=10"],
+    "rs": [*TINY, "train.schedule=cosine", "train.epochs=30", "log.sheet_epochs=10"],
     "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "model.mapping=tokens", "loss.distance=charbonnier", "loss.stage_weight=0.5",
                  "train.epochs=24", "log.sheet_epochs=8"],
     "adaptive": [*TINY, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
@@ -532,11 +532,11 @@ def test_an_absurd_learning_rate_ends_in_one_line(rate, images, command, tmp_pat
 def test_the_paper_recipe_takes_three_steps():
     config = to_dict(load_config(ROOT / "configs" / "paper-256.yaml"))
     config["train"]["batch_size"] = 1  # its own 4, and 20 n candidates, take minutes on a CPU
-    config["imle"] |= {"pool_factor": 0.5, "top_up": 1.0}
+    config["imle"]["pool_factor"] = 0.5
     images = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     trainer = Trainer(from_dict(config), images, data={}, device=torch.device("cpu"), pretrained=False)
     before = [parameter.detach().clone() for parameter in trainer.generator.parameters()]
-    trainer.latents.copy_(trainer.refresher.refresh(trainer.embed_latents, 0, 0).latents)
+    trainer.latents.copy_(trainer.refresher.refresh(trainer.embed_latents, 0).latents)
     for _ in range(3):
         trainer.train_step()
     assert trainer.losses.isfinite().all() and trainer.losses.min() > 0

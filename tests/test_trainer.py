@@ -193,17 +193,12 @@ def test_bf16_runs_close_to_fp32():
     assert all(p.dtype == torch.float32 for p in [*made.generator.parameters(), *made.ema.module.parameters()])
 
 
-def test_the_pool_has_a_precision_of_its_own():
-    made = {(step, pool): trainer(train={"precision": step}, imle={"pool_precision": pool}) for step in PRECISIONS for pool in PRECISIONS}
+def test_the_precision_is_that_of_the_pool_too():
     latents = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    pools = {precisions: one.embed_latents(latents) for precisions, one in made.items()}
-    for precision in PRECISIONS:
-        assert torch.equal(pools["fp32", precision], pools["bf16", precision])
-    assert not torch.equal(pools["fp32", "fp32"], pools["fp32", "bf16"])
-    torch.testing.assert_close(pools["fp32", "fp32"], pools["fp32", "bf16"], rtol=0.1, atol=0.01)
-    assert all(pool.dtype == torch.float32 and not pool.requires_grad for pool in pools.values())
-    losses = [train(made["fp32", precision], 4)[0] for precision in PRECISIONS]
-    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+    pools = [trainer(train={"precision": precision}).embed_latents(latents) for precision in PRECISIONS]
+    assert not torch.equal(*pools)
+    torch.testing.assert_close(*pools, rtol=0.1, atol=0.01)
+    assert all(pool.dtype == torch.float32 and not pool.requires_grad for pool in pools)
 
 
 @pytest.mark.parametrize("switch", [{"loss": {"perceptual": "pixels"}}, {"loss": {"perceptual": "effnet-lite0"}}, *SWITCHES], ids=str)
