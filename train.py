@@ -70,7 +70,7 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
             notices = check_same_run(state, config, data)
     processes.check_agreement({"the settings": configs.to_yaml(config), "the images": dataset.fingerprint,
                                "the step of the checkpoint": str(state and state["step"])})  # fmt: skip
-    trainer = Trainer(config, images, dataset.images[heldout], data=data, device=device)
+    trainer = Trainer(config, images, data=data, device=device)
     if state is not None:
         with checkpoint.unpacking(last):
             trainer.load_state(state)

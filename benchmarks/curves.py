@@ -77,7 +77,7 @@ def measure_step(settings: dict[str, object], device: torch.device) -> dict[str,
     config = recipe(settings)
     count = IMAGES // config.train.batch_size * config.train.batch_size  # no batch is smaller than the others
     images = torch.randint(256, (count, 3, *configs.resolution(config)), dtype=torch.uint8)
-    trainer = Trainer(config, images, images[:0], data={}, device=device, pretrained=False)  # untrained ones cost the same
+    trainer = Trainer(config, images, data={}, device=device, pretrained=False)  # untrained ones cost the same
     trainer.latents.normal_()
     seconds = least_seconds(trainer.train_step, device)
     peak = peak_megabytes(device)

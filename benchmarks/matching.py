@@ -124,7 +124,7 @@ def refresh(size: int, n: int = N, device: torch.device = torch.device("cpu")) -
     config = from_dict({"imle": {"pool_factor": size / n}})
     weights = torch.randn(config.model.latent_dim, DIM, generator=torch.Generator().manual_seed(0)).to(device)
     refresher = Refresher(config, mixture(n, 1).to(device))
-    matches = refresher.refresh(lambda latents: latents.to(device) @ weights, number=0, step=0)
+    matches = refresher.refresh(lambda latents: latents.to(device) @ weights, number=0)
     assert matches.diagnostics["pool_seen"] == size
 
 

@@ -33,7 +33,7 @@ def work(config: configs.Config, device: torch.device) -> dict:
     """Return what this process, one of however many, chooses, loses and takes."""
     dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
                           background=config.data.background)  # fmt: skip
-    trainer = Trainer(config, dataset.images, dataset.images[:0], data={}, device=device)
+    trainer = Trainer(config, dataset.images, data={}, device=device)
     trainer.log = SilentLog()
     trainer.embed_latents(trainer.latents[: config.imle.pool_batch])  # the first time, libraries set themselves up
     refresh = seconds(trainer.rematch, device)

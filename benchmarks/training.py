@@ -92,7 +92,7 @@ def measure(config, device: torch.device, refreshes: int) -> dict:
 
     dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
                           background=config.data.background)  # fmt: skip
-    trainer = Trainer(config, dataset.images, dataset.images[:0], data={}, device=device)
+    trainer = Trainer(config, dataset.images, data={}, device=device)
     with tempfile.TemporaryDirectory() as folder:
         log = RunLog(Path(folder))
         trainer.log = log

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from errors import UserError
+from imle.old_names import translated
 
 FORMAT = "rs-imle/1"
 
@@ -43,9 +44,10 @@ def save(state: dict, path: Path) -> None:
 
 
 def load(path: Path) -> dict:
-    """Return what `save` wrote, on the CPU.
+    """Return what `save` wrote, on the CPU, its settings by their names of today.
 
-    Raises UserError for a file that is missing, damaged, of another kind, or would run code when loaded.
+    Raises UserError for a file that is missing, damaged, of another kind, of settings that are gone, or would run code when
+    loaded.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # what torch says of files that are refused anyway
@@ -58,7 +60,10 @@ def load(path: Path) -> dict:
         raise UserError(f"{path}: a checkpoint of another program; this one reads its own (format {FORMAT})")
     if state["format"] != FORMAT:
         raise UserError(f"{path}: has format {state['format']}, this version reads {FORMAT}; use the version that wrote it")
-    return state
+    try:
+        return translated(state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 @contextmanager

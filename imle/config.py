@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from errors import UserError
+from imle.old_names import without_gone
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -54,7 +55,6 @@ class Model:
     token_steps: int = setting(3, "refinements of the outer state, the last of which alone has a gradient (tokens)")
     channels: list[int] = setting([128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards")
     blocks: list[int] = setting([2, 2, 2, 2, 1], "blocks at each resolution")
-    bottleneck: float = setting(0.25, "inner width of a block as a share of its width")
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,14 @@ class Imle:
     objective: str = setting("rs", "imle, adaptive or rs")
     pool_factor: float = setting(5.0, "candidates per image in a pool: m = pool_factor * n")
     pool_batch: int = setting(64, "candidates generated at once; memory and speed only")
-    pool_precision: str = setting("fp32", "fp32, or bf16 (autocast of the generator and the features' network, for the pool)")
     refresh_epochs: int = setting(10, "epochs between two refreshes (imle, rs)")
     features: str = setting("loss", "what is compared: loss (the training embedding), pixels, effnet-lite0 or lpips-vgg")
     sketch_dim: int = setting(0, "length of the random sketch of the features; 0 compares them whole")
     normalise: bool = setting(False, "scale features to length 1")
-    search: str = setting("exact", "exact, dci, faiss or dciknn_cuda")
+    search: str = setting("exact", "exact, dci or dciknn_cuda")
     epsilon_mode: str = setting("rejected_fraction", "fixed, rejected_fraction, quantile, rank or median_rank (rs)")
     epsilon: float = setting(0.0, "radius in feature units (fixed)")
     rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (rejected_fraction)")
-    epsilon_ema: float = setting(0.0, "how much of the previous refreshes' radius to keep (rejected_fraction, quantile)")
-    reject_after: int = setting(0, "reject nothing before this step")
-    reject_below: float = setting(0.0, "reject nothing until matches are this near, as a share of the mean distance "
-                                       "between images; 0 = from the start")  # fmt: skip
-    top_up: float = setting(4.0, "with fewer survivors than images (or than the pool, if smaller), go on up to this many times the pool")
     perturbation: float = setting(0.0, "standard deviation of the noise added to a matched latent at every step")
     adaptive_decay: float = setting(0.98, "delta: an image is matched anew below delta times its first distance (adaptive)")
     staleness: int = setting(5, "epochs that a match is kept at least (adaptive)")
@@ -114,7 +108,7 @@ class Train:
     decay_epochs: int = setting(4000, "epochs between two decays (step)")
     decay_factor: float = setting(0.25, "factor of one decay (step)")
     ema_decay: float = setting(0.998, "of the averaged generator, which is what is sampled; shorter at the start")
-    precision: str = setting("fp32", "fp32, or bf16 (autocast of the generator and the perceptual network)")
+    precision: str = setting("fp32", "fp32, or bf16 (autocast of the generator and the perceptual networks, in steps and for the pool)")
     compile: bool = setting(False, "torch.compile what a step runs: some minutes at the start for faster steps")
 
 
@@ -146,9 +140,8 @@ CHOICES = {
     "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
     "loss.distance": ("squared", "charbonnier", "geman-mcclure"),
     "imle.objective": ("imle", "adaptive", "rs"),
-    "imle.pool_precision": ("fp32", "bf16"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
-    "imle.search": ("exact", "dci", "faiss", "dciknn_cuda"),
+    "imle.search": ("exact", "dci", "dciknn_cuda"),
     "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile", "rank", "median_rank"),
     "train.optimizer": ("adamw", "muon"),
     "train.schedule": ("constant", "cosine", "step"),
@@ -158,13 +151,12 @@ CHOICES = {
 RANGES = {
     "data.resolution": (8, 2048), "data.holdout": (0.0, 0.9),
     "model.latent_dim": (1, None), "model.style_dim": (1, None), "model.mapping_layers": (0, 64),
-    "model.channels": (1, None), "model.blocks": (1, None), "model.bottleneck": (0.01, 4.0),
+    "model.channels": (1, None), "model.blocks": (1, None),
     "model.tokens": (1, None), "model.token_dim": (2, None), "model.token_cycles": (1, None), "model.token_steps": (1, None),
     "loss.pixel_weight": (0.0, None), "loss.scale": (0.001, 1000.0), "loss.stage_weight": (0.0, None), "loss.cache_gb": (0.0, None),
     "imle.pool_factor": (0.01, None), "imle.pool_batch": (1, None), "imle.refresh_epochs": (1, None),
     "imle.sketch_dim": (0, None), "imle.epsilon": (0.0, None), "imle.rejected_fraction": (0.0, 0.99),
-    "imle.epsilon_ema": (0.0, 0.999), "imle.reject_after": (0, None), "imle.reject_below": (0.0, None),
-    "imle.top_up": (1.0, None), "imle.perturbation": (0.0, None), "imle.adaptive_decay": (0.0, 1.0),
+    "imle.perturbation": (0.0, None), "imle.adaptive_decay": (0.0, 1.0),
     "imle.staleness": (0, None), "imle.force_resample": (1, None),
     "train.epochs": (1, None), "train.batch_size": (1, None), "train.micro_batch": (0, None),
     "train.learning_rate": (0.0, None), "train.mapping_rate": (0.0, None), "train.clip": (0.0, None),
@@ -196,7 +188,7 @@ def load_config(path: str | Path | None, overrides: list[str] = ()) -> Config:
 
 def from_dict(values: dict) -> Config:
     """Return the configuration that nested dicts describe; what is not named keeps its default."""
-    config = _build(Config, values, "")
+    config = _build(Config, without_gone(values), "")
     _check_consistency(config)
     return config
 

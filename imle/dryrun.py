@@ -17,13 +17,12 @@ def dry_run(config: Config, device: torch.device, num_images: int = 100) -> str:
     Weights that are missing are named, and random ones timed in their place: they cost the same.
     """
     images = torch.randint(256, (num_images, 3, *resolution(config)), dtype=torch.uint8)
-    nothing = images[:0]
     warning = ""
     try:
-        trainer = Trainer(config, images, nothing, data={}, device=device)
+        trainer = Trainer(config, images, data={}, device=device)
     except MissingWeights as error:
         warning = f"\nmissing, and timed with random weights in their place:\n{error}\n"
-        trainer = Trainer(config, images, nothing, data={}, device=device, pretrained=False)
+        trainer = Trainer(config, images, data={}, device=device, pretrained=False)
     trainer.latents.normal_()
     latent = trainer.latents[:1]
     with FlopCounterMode(display=False) as counter:

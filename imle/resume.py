@@ -1,4 +1,4 @@
-"""Whether a checkpoint may go on under the present configuration and images, with what, and what there is to tell of it."""
+"""Whether a checkpoint may go on under the present configuration and images, and what there is to tell of it."""
 
 from pathlib import Path
 
@@ -22,11 +22,7 @@ SILENT = {"data.path", "imle.pool_batch", "loss.cache_gb", "train.micro_batch", 
 FROM_THE_START = {"train.warmup_steps": None, "train.schedule": None, "train.epochs": "cosine", "train.decay_epochs": "step",
                   "train.decay_factor": "step"}  # fmt: skip
 # What else a change does, where that is not plain from the setting.
-EFFECTS = {
-    "imle.adaptive_decay": "for each image from its next match on",
-    "imle.epsilon_mode": "where the average of imle.epsilon_ema begins anew",
-    "imle.reject_below": "and nothing is rejected until matches are that near",
-}
+EFFECTS = {"imle.adaptive_decay": "for each image from its next match on"}
 
 
 def check_same_run(state: dict, config: Config, data: dict) -> list[str]:
@@ -49,16 +45,6 @@ def check_same_run(state: dict, config: Config, data: dict) -> list[str]:
         raise UserError(f"the images have changed since this run began: {_difference(state['data'], data)}; "
                         "restore them, or choose another --run")  # fmt: skip
     return notices
-
-
-def carried_over(state: dict, config: Config) -> dict:
-    """Return the state of a checkpoint without what is defined by settings that have changed since."""
-    before, epsilon = DEFAULTS["imle"] | state["config"]["imle"], dict(state["refresher"]["epsilon"])
-    if before["epsilon_mode"] != config.imle.epsilon_mode:
-        epsilon["average"] = None
-    if before["reject_below"] != config.imle.reject_below or state["step"] < config.imle.reject_after:
-        epsilon["open"] = False
-    return state | {"refresher": state["refresher"] | {"epsilon": epsilon}}
 
 
 def nothing_to_do(run: Path, state: dict, *, epochs: int, steps_per_epoch: int) -> str:

@@ -24,7 +24,6 @@ from imle.guard import Guard
 from imle.objectives import OBJECTIVES
 from imle.optimizer import make_optimizer, set_learning_rate
 from imle.refresh import Refresher
-from imle.resume import carried_over
 from imle.runlog import RunLog
 from imle.sampling import build_generator, generate
 from imle.scores import energy_distance, nearest_other
@@ -41,11 +40,10 @@ SHEET = 64  # samples on a sheet, of seeds 0 to 63: the pictures that sample.py 
 class Trainer:
     """Train a generator on images, from step 0 or from a checkpoint."""
 
-    def __init__(self, config: Config, images: Tensor, heldout: Tensor, *, data: dict, device: torch.device,
-                 pretrained: bool = True):  # fmt: skip
-        """Prepare to train on uint8 `images` (n, 3, H, W) and score on `heldout` where there are any.
+    def __init__(self, config: Config, images: Tensor, *, data: dict, device: torch.device, pretrained: bool = True):
+        """Prepare to train on uint8 `images` (n, 3, H, W), which `data` describes in checkpoints.
 
-        `data` describes the images in checkpoints. Raises MissingWeights.
+        Raises MissingWeights.
         """
         self.config, self.data, self.device = config, data, device
         self.n = len(images)
@@ -65,7 +63,6 @@ class Trainer:
         compiled = torch.compile if config.train.compile else lambda network: network
         self.parallel = processes.parallel(self.network)
         self.draw, self.embedding = compiled(self.parallel), compiled(embedding)  # of a step; a pool's are not compiled
-        self.reference = embed(self.search_features, heldout.to(device)) if len(heldout) > 1 else self.targets.features
         self.refresher = Refresher(config, self.targets.features)
         self.objective = OBJECTIVES[config.imle.objective](config.imle, self.n, self.steps_per_epoch)
         self.latents = torch.zeros(self.n, config.model.latent_dim, device=device)
@@ -115,7 +112,7 @@ class Trainer:
         offers, started = None, time.monotonic()
         if self.objective.needs_pool(asking):
             with memory_for("the pool", f"lower imle.pool_batch (now {self.config.imle.pool_batch})"):
-                matches = self.refresher.refresh(self.embed_latents, self.refreshes, self.step)
+                matches = self.refresher.refresh(self.embed_latents, self.refreshes)
             offers, self.refreshes = matches.latents, self.refreshes + 1
             self.log.row("refresh", self.step, matches.diagnostics, time.monotonic() - started)
         self.latents[asking.to(self.device)] = self.objective.take(asking, offers).to(self.device)
@@ -203,14 +200,14 @@ class Trainer:
             self.save("best")
 
     def draw_and_score(self) -> float:
-        """Save sheets at fixed latents, and return the energy distance of samples of the average to the images."""
+        """Save sheets at fixed latents, and return the energy distance of samples of the average to the training images."""
         samples = generate(self.ema.module, self.sample_latents(max(SHEET, self.config.log.num_scored)))
         self.log.sheet("samples", self.step, to_uint8(samples[:SHEET]).cpu(), 8)
         if self.step:
             pairs = torch.stack([self.targets.images[:32], to_uint8(generate(self.generator, self.latents[:32]))], dim=1)
             self.log.sheet("matches", self.step, pairs.flatten(0, 1).cpu(), 8)
         features = embed(self.search_features, to_uint8(samples[: self.config.log.num_scored]))  # as they are exported
-        score = energy_distance(features, self.reference)
+        score = energy_distance(features, self.targets.features)
         self.log.row("score", self.step, {
             "energy_distance": score,
             "sample_to_nearest": distances(features, self.targets.features).amin(dim=1).median().item(),
@@ -241,14 +238,12 @@ class Trainer:
             "config": to_dict(self.config), "data": self.data, "step": self.step, "refreshes": self.refreshes,
             "generator": self.generator.state_dict(), "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(), "latents": self.latents, "losses": self.losses,
-            "objective": self.objective.state_dict(), "refresher": self.refresher.state_dict(),
-            "best": self.best, "log_position": self.log.position(),
+            "objective": self.objective.state_dict(), "best": self.best, "log_position": self.log.position(),
         } | ({"heads": self.heads.state_dict()} if self.heads else {}) \
           | ({"usual_norms": self.clipping.usual} if self.clipping else {})  # fmt: skip
 
     def load_state(self, state: dict) -> None:
         """Go on from what `state` returned, perhaps under settings that have changed since in a way that resume allows."""
-        state = carried_over(state, self.config)
         self.step, self.refreshes, self.best = state["step"], state["refreshes"], state["best"]
         self.saved_step = self.step
         self.generator.load_state_dict(state["generator"])
@@ -263,7 +258,6 @@ class Trainer:
         self.latents.copy_(state["latents"])
         self.losses.copy_(state["losses"])
         self.objective.load_state_dict(state["objective"])
-        self.refresher.load_state_dict(state["refresher"])
 
     def batch(self, step: int) -> Tensor:
         """Return the numbers of the images in a step's batch."""
@@ -294,7 +288,7 @@ class Trainer:
     @torch.inference_mode()
     def embed_latents(self, latents: Tensor) -> Tensor:
         """Return the search features (B, D) of the images of `latents`."""
-        with self.autocast(self.config.imle.pool_precision):
+        with self.autocast(self.config.train.precision):
             return self.search_features(self.generator(send(latents, self.device)).to(latents.dtype))
 
 

@@ -119,7 +119,7 @@ class Cell:
         """Return a new trainer. Raises UserError."""
         config = self.config(epochs)
         images, _, data = load(*self.which())
-        return self.how.trainer(config, images, images[:0], data=data, device=torch.device("cpu"))
+        return self.how.trainer(config, images, data=data, device=torch.device("cpu"))
 
 
 @lru_cache(maxsize=4)
@@ -143,7 +143,7 @@ def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, fl
     `known` costs stay what they are; the others are put in proportion to them, since a machine may be slower on another day.
     """
     trainers = {name: cell.trainer() for name, cell in cells.items()}
-    refreshes = by_turns({name: partial(trainer.refresher.refresh, trainer.embed_latents, 0, 0) for name, trainer in trainers.items()}, 5)
+    refreshes = by_turns({name: partial(trainer.refresher.refresh, trainer.embed_latents, 0) for name, trainer in trainers.items()}, 5)
     steps = by_turns({name: trainer.train_step for name, trainer in trainers.items()}, 81)
     found = {name: steps[name] * trainer.steps_per_epoch + refreshes[name] / epochs_between_refreshes(trainer.config)
              for name, trainer in trainers.items()}  # fmt: skip

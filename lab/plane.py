@@ -103,7 +103,7 @@ class PlaneTrainer(Trainer):
     def __init__(self, config: Config, log: Run):
         """Prepare to learn the infinity symbol, telling `log` of every refresh."""
         images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # on the scale of bytes, but not rounded to them
-        super().__init__(config, images, images[:0], data={}, device=torch.device("cpu"))
+        super().__init__(config, images, data={}, device=torch.device("cpu"))
         self.log = log
 
     def networks(self, pretrained: bool) -> tuple[nn.Module, nn.Module, SearchFeatures]:
@@ -197,7 +197,7 @@ def measure_laws(trainer: PlaneTrainer) -> Laws:
     below = np.stack([np.searchsorted(column, LAW_GRID) for column in columns]) / LAW_DRAWS  # (n, grid)
     pools = range(trainer.refreshes, trainer.refreshes + LAW_REFRESHES)  # which training has not seen
     refresh = trainer.refresher.refresh
-    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool, trainer.step).distance for pool in pools]).numpy())
+    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool).distance for pool in pools]).numpy())
     return Laws(
         fresh=below.mean(0),
         least_of_m=(1 - (1 - below) ** (POOL_FACTOR * NUM_POINTS)).mean(0),

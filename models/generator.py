@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.token_mapper import TokenMapper
 
 NORM_EPSILON = 1e-2
+BOTTLENECK = 0.25  # inner width of a block as a share of its width
 
 
 class MappingNetwork(nn.Module):
@@ -55,9 +56,9 @@ class AdaIN(nn.Module):
 class Block(nn.Module):
     """[widen or narrow, upsample] -> AdaIN -> x + bottleneck(x), the bottleneck with GELU before each convolution."""
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, *, bottleneck: float, upsample: bool, last: bool):
+    def __init__(self, inputs: int, outputs: int, style_dim: int, *, upsample: bool, last: bool):
         super().__init__()
-        inner = max(1, round(outputs * bottleneck))
+        inner = max(1, round(outputs * BOTTLENECK))
         self.upsample = upsample
         self.resize = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
         self.norm = AdaIN(outputs, style_dim)
@@ -90,8 +91,8 @@ class Generator(nn.Module):
     """
 
     def __init__(self, *, latent_dim: int, style_dim: int, mapping_layers: int, channels: list[int], blocks: list[int],
-                 bottleneck: float = 0.25, start: tuple[int, int] = (4, 4), mapping: str = "mlp", tokens: int = 8,
-                 token_dim: int = 32, token_cycles: int = 3, token_steps: int = 3):  # fmt: skip
+                 start: tuple[int, int] = (4, 4), mapping: str = "mlp", tokens: int = 8, token_dim: int = 32,
+                 token_cycles: int = 3, token_steps: int = 3):  # fmt: skip
         super().__init__()
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
         self.latent_dim, self.channels = latent_dim, list(channels)
@@ -106,8 +107,7 @@ class Generator(nn.Module):
         stack, inputs, total = [], channels[0], sum(blocks)
         for level, (width, count) in enumerate(zip(channels, blocks)):
             for i in range(count):
-                block = Block(inputs, width, style_dim, bottleneck=bottleneck,
-                              upsample=level > 0 and i == 0, last=len(stack) == total - 1)  # fmt: skip
+                block = Block(inputs, width, style_dim, upsample=level > 0 and i == 0, last=len(stack) == total - 1)
                 with torch.no_grad():
                     block.convs[-1].weight.mul_(math.sqrt(1 / total))
                 stack.append(block)

@@ -19,11 +19,11 @@ MAY_IMPORT = {
     "lab": {"data", "imle", "models", "metrics", "errors"},
     "errors": set(),
 }
-LAZY = ("lpips", "pytorch_fid", "dciknn_cuda", "faiss", "tensorboard", "jinja2")  # imported in one module at most, in a function
+LAZY = ("lpips", "pytorch_fid", "dciknn_cuda", "tensorboard", "jinja2")  # imported in one module at most, in a function
 STANDARD = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy", "PIL": "pillow", "lpips": "lpips",
             "pytorch_fid": "pytorch-fid", "tqdm": "tqdm", "yaml": "pyyaml", "tensorboard": "tensorboard",
             "jinja2": "jinja2", "matplotlib": "matplotlib"}  # module -> requirement
-OPTIONAL = {"faiss", "dciknn_cuda"}  # asked for by name in a setting, and installed by hand
+OPTIONAL = {"dciknn_cuda"}  # asked for by name in a setting, and installed by hand
 
 FILES = [ROOT / "errors.py", *(ROOT / script for script in SCRIPTS),
          *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]  # fmt: skip

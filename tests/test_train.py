@@ -18,13 +18,16 @@ from errors import UserError
 from imle import checkpoint
 from imle.config import from_dict, load_config, to_dict
 from imle.runlog import RunLog
-from imle.trainer import Trainer
+from imle.sampling import Sampler
+from imle.scores import energy_distance
+from imle.targets import embed
+from imle.trainer import Trainer, load_embeddings
 from test_colour import DISPLAY_P3
 
 ROOT = Path(__file__).parent.parent
 TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
 RECIPES = {
-    "rs": [*TINY, "train.schedule=cosine", "imle.epsilon_ema=0.5", "train.epochs=30", "log.sheet_epochs=10"],
+    "rs": [*TINY, "train.schedule=cosine", "train.epochs=30", "log.sheet_epochs=10"],
     "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "model.mapping=tokens", "loss.distance=charbonnier", "loss.stage_weight=0.5",
                  "train.epochs=24", "log.sheet_epochs=8"],
     "adaptive": [*TINY, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
@@ -78,7 +81,7 @@ def tiny_trainer(settings=(*TINY, "train.epochs=3")):
     """Return a trainer on eight images of noise, two steps to an epoch."""
     config = load_config(ROOT / "configs" / "smoke-32.yaml", list(settings))
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Trainer(config, images, images[:0], data={}, device=torch.device("cpu"))
+    return Trainer(config, images, data={}, device=torch.device("cpu"))
 
 
 def hashes(folder):
@@ -290,6 +293,23 @@ def test_a_changed_learning_rate_is_told(images, command, finished):
     result = command("train.py", *words(images, finished, *TINY, "train.epochs=5", "train.learning_rate=1e-4", "train.micro_batch=3"))
     assert result.returncode == 0 and "train.learning_rate: 0.002 -> 0.0001 from step 12\n" in result.stdout
     assert "micro_batch" not in result.stdout  # which changes nothing
+
+
+# --- best.pt
+
+
+def test_best_is_chosen_by_the_distance_to_the_training_images(smoke_run):
+    """As the report says: held-out images, which this run has, choose nothing."""
+    sampler = Sampler(smoke_run / "checkpoints" / "best.pt")
+    config = from_dict(sampler.config)
+    _, search_features = load_embeddings(config, torch.device("cpu"))
+    dataset = load_images(config.data.path, resolution=(32, 32))
+    samples = embed(search_features, sampler.images(range(config.log.num_scored)))
+    distances = [energy_distance(samples, embed(search_features, dataset.images[[dataset.names.index(name) for name in names]]))
+                 for names in (sampler.data["names"], sampler.data["heldout"])]  # fmt: skip
+    best = checkpoint.load(smoke_run / "checkpoints" / "best.pt")["best"]
+    assert best == pytest.approx(distances[0], rel=1e-4) and best != pytest.approx(distances[1], rel=1e-2)
+    assert best == min(row["energy_distance"] for row in rows(smoke_run) if row["kind"] == "score" and row["step"])
 
 
 # --- what cannot be gone on with
@@ -512,11 +532,11 @@ def test_an_absurd_learning_rate_ends_in_one_line(rate, images, command, tmp_pat
 def test_the_paper_recipe_takes_three_steps():
     config = to_dict(load_config(ROOT / "configs" / "paper-256.yaml"))
     config["train"]["batch_size"] = 1  # its own 4, and 20 n candidates, take minutes on a CPU
-    config["imle"] |= {"pool_factor": 0.5, "top_up": 1.0}
+    config["imle"]["pool_factor"] = 0.5
     images = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    trainer = Trainer(from_dict(config), images, images[:0], data={}, device=torch.device("cpu"), pretrained=False)
+    trainer = Trainer(from_dict(config), images, data={}, device=torch.device("cpu"), pretrained=False)
     before = [parameter.detach().clone() for parameter in trainer.generator.parameters()]
-    trainer.latents.copy_(trainer.refresher.refresh(trainer.embed_latents, 0, 0).latents)
+    trainer.latents.copy_(trainer.refresher.refresh(trainer.embed_latents, 0).latents)
     for _ in range(3):
         trainer.train_step()
     assert trainer.losses.isfinite().all() and trainer.losses.min() > 0

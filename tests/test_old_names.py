@@ -1,0 +1,99 @@
+"""Settings of earlier revisions: old runs are read, sampled and gone on with, and what is gone is told."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_golden import assert_golden, never_stopped, results, words  # noqa: F401
+
+import train
+from errors import UserError
+from imle import checkpoint
+from imle.config import Config, from_dict, load_config, to_dict
+from imle.old_names import GONE, translated
+from imle.sampling import Sampler
+
+OLD_RUNS = Path(__file__).parent / "old_runs"  # as the revision before these names left them after step 7, and where they would have gone
+
+
+@pytest.fixture
+def old_run(request, tmp_path):
+    return shutil.copytree(OLD_RUNS / request.param, tmp_path / request.param)
+
+
+each_run = pytest.mark.parametrize("old_run", ["rs", "adaptive"], indirect=True)
+SMALL = ["model.channels=[8,8,8,8]", "model.style_dim=8", "model.latent_dim=8", "loss.perceptual=pixels", "train.schedule=constant"]
+SETTINGS = {"rs": [*SMALL, "imle.objective=rs", "imle.epsilon_mode=quantile", "imle.refresh_epochs=2"],
+            "adaptive": [*SMALL, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=2"]}  # fmt: skip
+
+
+@each_run
+def test_an_old_run_goes_on_to_the_end_that_it_would_have_had(old_run, never_stopped, capsys):  # noqa: F811
+    train.main(words(SETTINGS[old_run.name], old_run))
+    said = capsys.readouterr().out
+    assert "going on from step 7 of 12" in said and said.count("from step") == 1  # no setting has changed
+    assert_golden(results(old_run), json.loads((old_run / "expected.json").read_text()))
+
+
+@each_run
+def test_an_old_run_is_sampled_and_exported(old_run):
+    sampler = Sampler(old_run)
+    assert sampler.images([0, 1]).shape == (2, 3, 32, 32)
+    assert sampler.config == to_dict(from_dict(sampler.config))  # whole, and nothing else
+    sampler.export(old_run / "export.pt")
+    assert torch.equal(Sampler(old_run / "export.pt").images([5]), sampler.images([5]))
+
+
+OTHER = {"model.bottleneck": 0.5, "imle.epsilon_ema": 0.25, "imle.reject_after": 3, "imle.reject_below": 0.5, "imle.top_up": 1.0,
+         "imle.pool_precision": "bf16"}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", GONE)
+@pytest.mark.parametrize("old_run", ["rs"], indirect=True)
+def test_a_checkpoint_that_used_what_is_gone_is_told_so(key, old_run):
+    path = old_run / "checkpoints" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    section, name = key.split(".")
+    state["config"][section][name] = OTHER[key]
+    torch.save(state, path)
+    with pytest.raises(UserError) as told:
+        Sampler(old_run)
+    assert str(told.value).startswith(f"{path}: {key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place")
+
+
+@pytest.mark.parametrize("old, today", [("faiss", "exact"), ("dci", "dci")])
+def test_searches_of_old_runs(old, today):
+    assert translated({"config": {"imle": {"search": old}}}) == {"config": {"imle": {"search": today}}}
+
+
+def test_translating_twice_or_what_is_of_today_changes_nothing():
+    state = torch.load(OLD_RUNS / "rs" / "checkpoints" / "last.pt", weights_only=True)
+    before = copy.deepcopy(state["config"])
+    once = translated(state)
+    assert translated(once)["config"] == once["config"] != before == state["config"]
+    assert translated({"config": to_dict(Config())})["config"] == to_dict(Config())
+
+
+@pytest.mark.parametrize("key", GONE)
+def test_what_a_user_writes_of_what_is_gone(key, tmp_path):
+    section, name = key.split(".")
+    path = tmp_path / "mine.yaml"
+    harmless = "fp32" if name == "pool_precision" else GONE[key]
+    path.write_text(f"{section}:\n  {name}: {harmless}\n")
+    assert load_config(path) == load_config(None, [f"{key}={harmless}"]) == Config()
+    path.write_text(f"{section}:\n  {name}: {OTHER[key]}\n")
+    for given in ((path,), (None, [f"{key}={OTHER[key]}"])):
+        with pytest.raises(UserError) as told:
+            load_config(*given)
+        assert str(told.value) == (f"{key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place; "
+                                   "leave it out, or use the revision that had it")  # fmt: skip
+    with pytest.raises(UserError, match="nonsense: this setting is gone"):
+        load_config(None, [f"{key}=nonsense"])
+
+
+def test_the_pool_s_precision_may_have_been_that_of_the_steps():
+    for words_ in (["imle.pool_precision=bf16", "train.precision=bf16"], ["train.precision=bf16", "imle.pool_precision=fp32"]):
+        assert load_config(None, words_).train.precision == "bf16"
