@@ -10,7 +10,7 @@ import torch
 
 from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
-from imle.device import choose_device
+from training.device import choose_device
 from imle.sampling import Sampler
 from metrics import heldout, page, report
 from metrics.cache import Cache

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from data import load_images
 from errors import UserError, run_as_command
-from imle import rng
-from imle.device import choose_device
+from training import rng
+from training.device import choose_device
 from imle.sampling import Sampler
 from imle.search import nearest
-from imle.sheets import grid, save_png, to_pil
+from training.sheets import grid, save_png, to_pil
 from models.interpolation import loop
 
 

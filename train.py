@@ -14,12 +14,13 @@ import torch
 
 from data import READER, load_images, mirrored, split_holdout
 from errors import UserError, ending_signals, run_as_command
-from imle import checkpoint, config as configs, processes
-from imle.device import choose_device
+from imle import checkpoint, config as configs
+from training import processes
+from training.device import choose_device
 from imle.dryrun import dry_run
 from imle.resume import check_same_run, nothing_to_do
-from imle.runlog import RunLog, SilentLog, environment
-from imle.sheets import grid, save_png
+from training.runlog import RunLog, SilentLog, environment
+from training.sheets import grid, save_png
 from imle.trainer import Trainer
 
 

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from errors import run_as_command  # noqa: E402
 from imle import config as configs  # noqa: E402
-from imle.device import choose_device  # noqa: E402
+from training.device import choose_device  # noqa: E402
 from imle.search import clearance  # noqa: E402
 from imle.search.bounds import block_size  # noqa: E402
 from imle.trainer import Trainer  # noqa: E402

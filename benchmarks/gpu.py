@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from data import load_images  # noqa: E402
 from errors import run_as_command  # noqa: E402
 from imle import config as configs  # noqa: E402
-from imle.device import choose_device  # noqa: E402
+from training.device import choose_device  # noqa: E402
 from imle.trainer import Trainer  # noqa: E402
 from models.precision import true_fp32  # noqa: E402
 

@@ -20,9 +20,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import load_images  # noqa: E402
 from errors import run_as_command  # noqa: E402
-from imle import config as configs, processes  # noqa: E402
-from imle.device import choose_device  # noqa: E402
-from imle.runlog import SilentLog  # noqa: E402
+from imle import config as configs  # noqa: E402
+from training import processes  # noqa: E402
+from training.device import choose_device  # noqa: E402
+from training.runlog import SilentLog  # noqa: E402
 from imle.trainer import Trainer  # noqa: E402
 
 STEPS = 50

@@ -87,7 +87,7 @@ def measure(config, device: torch.device, refreshes: int) -> dict:
     """Return seconds, calls and floors by part, of so many refresh periods after one step that warms up."""
     from data import load_images
     from imle import config as configs
-    from imle.runlog import RunLog
+    from training.runlog import RunLog
     from imle.trainer import Trainer
 
     dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
@@ -275,7 +275,7 @@ def main(words: list[str]) -> None:
             torch.set_num_threads(args.threads)
         sys.path.insert(0, str(args.code.resolve()))
         from imle import config as configs
-        from imle.device import choose_device
+        from training.device import choose_device
 
         file = args.code / args.config  # an absolute path stays itself
         settings = [f"data.path={args.code / 'data' / 'fluent_faces'}", *args.settings]

@@ -12,7 +12,7 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor
 
-from imle import processes, rng
+from training import processes, rng
 from imle.config import Config
 from imle.epsilon import RANKED, measure, ranks
 from imle.search import PoolMatcher, distances

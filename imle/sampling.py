@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from imle import checkpoint, rng
+from imle import checkpoint
+from training import rng
 from models.generator import Generator
 from models.memory import memory_for
 from models.pixels import to_uint8

@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from errors import UserError
-from imle import checkpoint, processes, rng
-from imle.clipping import Clipping
-from imle.compiling import telling_of_compilation
+from imle import checkpoint
+from training import processes, rng
+from training.clipping import Clipping
+from training.compiling import telling_of_compilation
 from imle.config import Config, to_dict
-from imle.device import send
+from training.device import send
 from imle.distance import make_distance
-from imle.ema import Ema
+from training.ema import Ema
 from imle.features import SearchFeatures
-from imle.guard import Guard
+from training.guard import Guard
 from imle.objectives import OBJECTIVES
 from imle.optimizer import make_optimizer, set_learning_rate
 from imle.refresh import Refresher
-from imle.runlog import RunLog
+from training.runlog import RunLog
 from imle.sampling import build_generator, generate
 from imle.scores import energy_distance, nearest_other
 from imle.search import distances

@@ -22,9 +22,9 @@ from errors import UserError
 from imle import checkpoint
 from imle import config as configs
 from imle.config import Config
-from imle.runlog import RunLog
+from training.runlog import RunLog
 from imle.sampling import generate
-from imle.sheets import grid, save_png
+from training.sheets import grid, save_png
 from imle.trainer import Trainer
 from metrics import copying, frechet, prdc
 from metrics.features import FeaturePass

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from imle.sampling import Sampler
-from imle.sheets import grid, save_png
+from training.sheets import grid, save_png
 from lab.intervals import interval
 
 SAMPLES = 16  # on a sheet, of seeds 0 to 15

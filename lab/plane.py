@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imle import rng
+from training import rng
 from imle.config import Config, from_dict
 from imle.features import SearchFeatures
 from imle.refresh import latent_gap

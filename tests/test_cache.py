@@ -327,7 +327,7 @@ def test_what_another_version_of_the_code_has_kept_is_not_ours(tmp_path, monkeyp
 
 
 def test_every_module_that_can_change_a_result_is_part_of_the_code(tmp_path):
-    for package in ("data", "imle", "lab", "metrics", "models"):
+    for package in ("data", "imle", "lab", "metrics", "models", "training"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=lambda folder, names: [
             name for name in names if not name.endswith(".py") and not os.path.isdir(os.path.join(folder, name))])  # fmt: skip
     before = source_hash(tmp_path)

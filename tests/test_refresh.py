@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from imle import refresh, rng
+from imle import refresh
+from training import rng
 from imle.config import from_dict
 from imle.epsilon import measure, ranks
 from imle.refresh import Refresher, latent_gap

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imle import checkpoint, rng
+from imle import checkpoint
+from training import rng
 from imle.sampling import Sampler
-from imle.sheets import grid
+from training.sheets import grid
 from models.interpolation import loop
 
 ROOT = Path(__file__).parent.parent

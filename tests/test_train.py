@@ -17,7 +17,7 @@ from data import load_images
 from errors import UserError
 from imle import checkpoint
 from imle.config import from_dict, load_config, to_dict
-from imle.runlog import RunLog
+from training.runlog import RunLog
 from imle.sampling import Sampler
 from imle.scores import energy_distance
 from imle.targets import embed

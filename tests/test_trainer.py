@@ -8,9 +8,9 @@ import torch
 
 from data import mirrored
 from errors import UserError
-from imle import rng
+from training import rng
 from imle.config import from_dict
-from imle.ema import Ema
+from training.ema import Ema
 from imle.trainer import Trainer
 from models.memory import memory_for
 
