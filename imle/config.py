@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from errors import UserError
-from imle.old_names import without_gone
+from imle.old_names import translated_settings
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -73,17 +73,17 @@ class Loss:
 class Imle:
     """The method: pool, rejection and matching."""
 
-    objective: str = setting("rs", "imle, adaptive or rs")
+    match: str = setting("every", "when images are matched anew: every (all of them, every refresh_epochs) or adaptive (each when it asks)")
+    reject: str = setting("share", "candidates that are not offered: none, fixed, share, quantile, rank or median_rank")
     pool_factor: float = setting(5.0, "candidates per image in a pool: m = pool_factor * n")
     pool_batch: int = setting(64, "candidates generated at once; memory and speed only")
-    refresh_epochs: int = setting(10, "epochs between two refreshes (imle, rs)")
+    refresh_epochs: int = setting(10, "epochs between two refreshes (every)")
     features: str = setting("loss", "what is compared: loss (the training embedding), pixels, effnet-lite0 or lpips-vgg")
     sketch_dim: int = setting(0, "length of the random sketch of the features; 0 compares them whole")
     normalise: bool = setting(False, "scale features to length 1")
     search: str = setting("exact", "exact, dci or dciknn_cuda")
-    epsilon_mode: str = setting("rejected_fraction", "fixed, rejected_fraction, quantile, rank or median_rank (rs)")
     epsilon: float = setting(0.0, "radius in feature units (fixed)")
-    rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (rejected_fraction)")
+    rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (share)")
     perturbation: float = setting(0.0, "standard deviation of the noise added to a matched latent at every step")
     adaptive_decay: float = setting(0.98, "delta: an image is matched anew below delta times its first distance (adaptive)")
     staleness: int = setting(5, "epochs that a match is kept at least (adaptive)")
@@ -139,10 +139,10 @@ CHOICES = {
     "model.mapping": ("mlp", "tokens"),
     "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
     "loss.distance": ("squared", "charbonnier", "geman-mcclure"),
-    "imle.objective": ("imle", "adaptive", "rs"),
+    "imle.match": ("every", "adaptive"),
+    "imle.reject": ("none", "fixed", "share", "quantile", "rank", "median_rank"),
     "imle.features": ("loss", "pixels", "effnet-lite0", "lpips-vgg"),
     "imle.search": ("exact", "dci", "dciknn_cuda"),
-    "imle.epsilon_mode": ("fixed", "rejected_fraction", "quantile", "rank", "median_rank"),
     "train.optimizer": ("adamw", "muon"),
     "train.schedule": ("constant", "cosine", "step"),
     "train.precision": ("fp32", "bf16"),
@@ -188,7 +188,7 @@ def load_config(path: str | Path | None, overrides: list[str] = ()) -> Config:
 
 def from_dict(values: dict) -> Config:
     """Return the configuration that nested dicts describe; what is not named keeps its default."""
-    config = _build(Config, without_gone(values), "")
+    config = _build(Config, translated_settings(values), "")
     _check_consistency(config)
     return config
 
@@ -358,8 +358,8 @@ def _check_consistency(config: Config) -> None:
         raise UserError(f"train.betas: expected two numbers, found {config.train.betas}")
     if 0 < config.train.clip <= 1:
         raise UserError(f"train.clip: at {config.train.clip} times the usual norm gradients die out; use more than 1, or 0 for none")
-    mode, search = config.imle.epsilon_mode, config.imle.search
-    if config.imle.objective == "rs" and mode in ("rank", "median_rank") and search != "exact":
-        raise UserError(f"imle.epsilon_mode: {mode} counts every candidate, which imle.search={search} does not; use exact")
+    reject, search = config.imle.reject, config.imle.search
+    if reject in ("rank", "median_rank") and search != "exact":
+        raise UserError(f"imle.reject: {reject} counts every candidate, which imle.search={search} does not; use exact")
     if config.imle.staleness > config.imle.force_resample:
         raise UserError("imle.staleness: must not be larger than imle.force_resample")

@@ -30,7 +30,7 @@ def dry_run(config: Config, device: torch.device, num_images: int = 100) -> str:
     batch = config.imle.pool_batch
     forward = _seconds(lambda: trainer.embed_latents(trainer.latents[:batch]), device) / min(batch, num_images)
     step = _seconds(trainer.train_step, device)
-    adaptive = config.imle.objective == "adaptive"  # at the most; how often its images ask is not known beforehand
+    adaptive = config.imle.match == "adaptive"  # at the most; how often its images ask is not known beforehand
     refreshes = -(-config.train.epochs // max(1, config.imle.staleness if adaptive else config.imle.refresh_epochs))
     pool = trainer.refresher.pool_size
     hours = (trainer.total_steps * step + refreshes * pool * forward) / 3600

@@ -16,7 +16,7 @@ def target_share(n: int, m: int) -> float:
     return max(0.0, 1 - 2 ** -(1 / n - 1 / m))
 
 
-RANKED = ("rank", "median_rank")  # the epsilon modes without a radius
+RANKED = ("rank", "median_rank")  # ways to reject without a radius
 
 
 def ranks(mode: str, n: int, m: int, generator: torch.Generator) -> Tensor:
@@ -40,9 +40,9 @@ def ranks(mode: str, n: int, m: int, generator: torch.Generator) -> Tensor:
 
 def measure(config: Imle, distances: Tensor, m: int) -> Tensor:
     """Return the radius for a pool of m, () or one per image (n,) on the CPU, from distances to the images (candidates, n)."""
-    if config.epsilon_mode == "fixed":
+    if config.reject == "fixed":
         return torch.tensor(config.epsilon, dtype=torch.float64)
-    if config.epsilon_mode == "rejected_fraction":
+    if config.reject == "share":
         return radius_below(distances.amin(dim=1, keepdim=True), config.rejected_fraction)[0].cpu()
     return radius_below(distances, target_share(distances.shape[1], m)).cpu()
 

@@ -13,7 +13,7 @@ from imle.config import Imle
 
 
 class Everyone:
-    """All images take a new match together (imle, rs)."""
+    """All images take a new match together (every)."""
 
     def __init__(self, config: Imle, n: int, steps_per_epoch: int):
         self.every = config.refresh_epochs * steps_per_epoch
@@ -81,4 +81,4 @@ class Adaptive:
             setattr(self, key, value)
 
 
-OBJECTIVES = {"imle": Everyone, "rs": Everyone, "adaptive": Adaptive}
+OBJECTIVES = {"every": Everyone, "adaptive": Adaptive}

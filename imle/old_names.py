@@ -1,45 +1,83 @@
-"""Settings of earlier revisions, of which checkpoints and users' files still speak."""
+"""Settings of earlier revisions: what they are called now, and which are gone.
+
+Checkpoints and the config.yaml of old runs are translated. A user who writes an old name is told the new one.
+"""
+
+import math
 
 from errors import UserError
 
 # Settings that are gone, and what every run now has in their place.
 GONE = {"model.bottleneck": "0.25", "imle.epsilon_ema": "0", "imle.reject_after": "0", "imle.reject_below": "0", "imle.top_up": "4",
         "imle.pool_precision": "train.precision"}  # fmt: skip
+RENAMED = {"objective", "epsilon_mode"}  # of imle, to match and reject
+FIRST = RENAMED | {"epsilon_ema", "reject_after", "reject_below", "top_up"}  # settings of imle that every old run wrote down
 
 
 def translated(state: dict) -> dict:
-    """Return a checkpoint with the settings that this revision knows. Raises UserError as `without_gone` does."""
-    if not isinstance(state.get("config"), dict):
-        return state  # and is refused by whoever needs them
-    config = without_gone(state["config"])
-    if isinstance(config.get("imle"), dict) and config["imle"].get("search") == "faiss":
-        config["imle"]["search"] = "exact"  # which faiss was, up to rounding
-    return state | {"config": config}
+    """Return a checkpoint of any revision as this one would have saved it.
 
-
-def without_gone(config: dict) -> dict:
-    """Return sections of settings, as values or texts, without those that are gone.
-
-    Raises UserError for one with another value than every run now has.
+    Raises UserError if the run had something that is gone.
     """
-    config = {name: dict(section) if isinstance(section, dict) else section for name, section in config.items()}
+    config = state.get("config")
+    if not isinstance(config, dict) or not RENAMED & set(_section(config, "imle")):
+        return state
+    if _section(state, "data").get("heldout"):
+        state = state | {"best": math.inf}  # it was measured on these; best.pt is now chosen on the training images
+    return state | {"config": _renamed(_without_gone(config))}
+
+
+def translated_settings(config: dict) -> dict:
+    """Return what a user gave, sections of settings as values or texts, without the old settings that do no harm.
+
+    A config.yaml of an old run is translated. Raises UserError for other old settings.
+    """
+    names = set(_section(config, "imle"))
+    if names >= FIRST:
+        return _renamed(_without_gone(config))
+    if names & RENAMED:
+        today = _renamed(config)["imle"]
+        raise UserError(f"imle.{' and imle.'.join(sorted(names & RENAMED))}: now called imle.match and imle.reject; "
+                        f"write imle.match={today['match']} imle.reject={today['reject']}")  # fmt: skip
+    return _without_gone(config)
+
+
+def _renamed(config: dict) -> dict:
+    imle = dict(config["imle"])
+    objective, mode = imle.pop("objective", "rs"), imle.pop("epsilon_mode", "rejected_fraction")
+    today = {"match": "adaptive" if objective == "adaptive" else "every", "reject": "none"}
+    if objective == "rs":
+        today["reject"] = "share" if mode == "rejected_fraction" else mode
+    if imle.get("search") == "faiss":
+        imle["search"] = "exact"  # which faiss was, up to rounding
+    return config | {"imle": today | imle}
+
+
+def _without_gone(config: dict) -> dict:
     for key, always in GONE.items():
         section, name = key.split(".")
-        if isinstance(config.get(section), dict) and name in config[section]:
-            value = config[section].pop(name)
-            if not _same(value, always) and not (name == "pool_precision" and value in ("fp32", _precision(config))):
-                raise UserError(f"{key}={value}: this setting is gone, and every run has {always} in its place; "
-                                "leave it out, or use the revision that had it")  # fmt: skip
+        settings = dict(_section(config, section))
+        if name not in settings:
+            continue
+        value = settings.pop(name)
+        config = config | {section: settings}
+        if name == "pool_precision":
+            harmless = value in ("fp32", _section(config, "train").get("precision"))
+        else:
+            harmless = _number(value) == float(always)
+        if not harmless:
+            raise UserError(f"{key}={value}: this setting is gone, and every run has {always} in its place; "
+                            "leave it out, or use the revision that had it")  # fmt: skip
     return config
 
 
-def _precision(config: dict) -> object:
-    train = config.get("train")
-    return train.get("precision") if isinstance(train, dict) else None
+def _section(config: dict, name: str) -> dict:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
 
 
-def _same(value: object, always: str) -> bool:
+def _number(value: object) -> float | None:
     try:
-        return float(value) == float(always)
+        return float(value)
     except (TypeError, ValueError):
-        return False
+        return None

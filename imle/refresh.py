@@ -36,7 +36,7 @@ class Matches:
 
 
 class Refresher:
-    """Choose a latent for every image, whatever the objective makes of them."""
+    """Choose a latent for every image, whether all of them take it or not."""
 
     def __init__(self, config: Config, targets: Tensor):
         """Compare candidates with `targets` (n, D), the images' search features."""
@@ -58,11 +58,10 @@ class Refresher:
         pilot = torch.cat([self.targets[:0], *(features for _, features in self._candidates(embed, number, first, last))])
         pilot_distances = processes.joined(distances(pilot, self.targets))  # (pilot, n)
         radius, chosen = torch.zeros(()), None
-        if settings.objective == "rs":
-            if settings.epsilon_mode in RANKED:
-                chosen = ranks(settings.epsilon_mode, self.n, self.pool_size, rng.generator(seed, "ranks", number))
-            else:
-                radius = measure(settings, pilot_distances, self.pool_size)
+        if settings.reject in RANKED:
+            chosen = ranks(settings.reject, self.n, self.pool_size, rng.generator(seed, "ranks", number))
+        elif settings.reject != "none":
+            radius = measure(settings, pilot_distances, self.pool_size)
         matcher = PoolMatcher(self.targets, radius, settings.search, ranks=chosen, generator=rng.generator(seed, "search", number))
         survivors = processes.summed((~matcher.offer(pilot, first)).sum())
         start, enough, bound = self.pilot_size, min(self.n, self.pool_size), TOP_UP * self.pool_size

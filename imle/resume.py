@@ -12,7 +12,7 @@ FIXED = {
     "data": ("resolution", "fit", "background", "flips", "holdout"),
     "model": None,
     "loss": ("perceptual", "pixel_weight", "distance", "scale", "stage_weight"),
-    "imle": ("objective", "pool_factor", "features", "sketch_dim", "normalise"),
+    "imle": ("match", "pool_factor", "features", "sketch_dim", "normalise"),
     "train": ("batch_size", "optimizer", "mapping_rate", "betas"),
 }
 INSTEAD = {"train.batch_size": " (train.micro_batch saves memory and gives the same result)"}  # of changing what is fixed

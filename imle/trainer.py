@@ -65,7 +65,7 @@ class Trainer:
         self.parallel = processes.parallel(self.network)
         self.draw, self.embedding = compiled(self.parallel), compiled(embedding)  # of a step; a pool's are not compiled
         self.refresher = Refresher(config, self.targets.features)
-        self.objective = OBJECTIVES[config.imle.objective](config.imle, self.n, self.steps_per_epoch)
+        self.objective = OBJECTIVES[config.imle.match](config.imle, self.n, self.steps_per_epoch)
         self.latents = torch.zeros(self.n, config.model.latent_dim, device=device)
         self.losses = torch.zeros(self.n, device=device)  # every image's loss when it was last trained on
         self.order = -1, torch.empty(0)  # an epoch, and the numbers of the images in its order, int64 (n,)

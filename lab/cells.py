@@ -46,14 +46,14 @@ class Method:
 
 
 METHODS = {
-    "imle": Method(("imle.objective=imle",)),
-    "imle-n": Method(("imle.objective=imle", "imle.pool_factor=1")),
-    "adaptive": Method(("imle.objective=adaptive",)),
-    "rs": Method(("imle.objective=rs", "imle.epsilon_mode=rejected_fraction", "imle.rejected_fraction=0.1")),
-    "rs-half": Method(("imle.objective=rs", "imle.epsilon_mode=rejected_fraction", "imle.rejected_fraction=0.5")),
-    "rs-quantile": Method(("imle.objective=rs", "imle.epsilon_mode=quantile")),
-    "rs-rank": Method(("imle.objective=rs", "imle.epsilon_mode=rank")),
-    "rs-median": Method(("imle.objective=rs", "imle.epsilon_mode=median_rank")),
+    "imle": Method(("imle.match=every", "imle.reject=none")),
+    "imle-n": Method(("imle.match=every", "imle.reject=none", "imle.pool_factor=1")),
+    "adaptive": Method(("imle.match=adaptive", "imle.reject=none")),
+    "rs": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.1")),
+    "rs-half": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.5")),
+    "rs-quantile": Method(("imle.match=every", "imle.reject=quantile")),
+    "rs-rank": Method(("imle.match=every", "imle.reject=rank")),
+    "rs-median": Method(("imle.match=every", "imle.reject=median_rank")),
 }
 
 
@@ -155,7 +155,7 @@ def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, fl
 def epochs_between_refreshes(config: Config) -> int:
     """Return how many epochs a pool serves; with Adaptive IMLE, the fewest that it can."""
     settings = config.imle
-    return max(1, settings.staleness if settings.objective == "adaptive" else settings.refresh_epochs)
+    return max(1, settings.staleness if settings.match == "adaptive" else settings.refresh_epochs)
 
 
 def by_turns(jobs: dict[str, Callable], rounds: int) -> dict[str, float]:

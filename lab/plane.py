@@ -29,14 +29,14 @@ LAW_REFRESHES, LAW_DRAWS = 50, 50_000  # pools and fresh latents by which the di
 LAW_GRID = np.geomspace(1e-3, 3, 240)  # distances at which they are evaluated
 
 METHODS = {
-    "IMLE": {"objective": "imle"},
-    "IMLE, m = n": {"objective": "imle", "pool_factor": 1},
-    "Adaptive IMLE": {"objective": "adaptive"},
-    "RS-IMLE, epsilon 0.09": {"objective": "rs", "epsilon_mode": "fixed", "epsilon": 0.09},
-    "RS-IMLE, half rejected": {"objective": "rs", "epsilon_mode": "rejected_fraction", "rejected_fraction": 0.5},
-    "RS-IMLE, quantile": {"objective": "rs", "epsilon_mode": "quantile"},
-    "RS-IMLE, rank prior": {"objective": "rs", "epsilon_mode": "rank"},
-    "RS-IMLE, median rank": {"objective": "rs", "epsilon_mode": "median_rank"},
+    "IMLE": {"reject": "none"},
+    "IMLE, m = n": {"reject": "none", "pool_factor": 1},
+    "Adaptive IMLE": {"match": "adaptive", "reject": "none"},
+    "RS-IMLE, epsilon 0.09": {"reject": "fixed", "epsilon": 0.09},
+    "RS-IMLE, half rejected": {"reject": "share", "rejected_fraction": 0.5},
+    "RS-IMLE, quantile": {"reject": "quantile"},
+    "RS-IMLE, rank prior": {"reject": "rank"},
+    "RS-IMLE, median rank": {"reject": "median_rank"},
 }
 
 

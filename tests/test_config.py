@@ -121,8 +121,8 @@ def test_wrong_values(word, told):
 
 def test_ranks_are_counted_by_an_exact_search_alone():
     for mode in RANKED:
-        assert refused([f"imle.epsilon_mode={mode}", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
-    load_config(None, ["imle.epsilon_mode=rank", "imle.search=dci", "imle.objective=imle"])
+        assert refused([f"imle.reject={mode}", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
+    load_config(None, ["imle.reject=quantile", "imle.search=dci"])
 
 
 @pytest.mark.parametrize("word, told", [

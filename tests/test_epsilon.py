@@ -52,15 +52,15 @@ def test_the_rank_is_that_of_the_nearest_of_n_chosen_from_m(n, m):
 
 
 def test_fixed_is_the_number_itself():
-    assert measure(Imle(epsilon_mode="fixed", epsilon=0.12), table(), 400).item() == 0.12
+    assert measure(Imle(reject="fixed", epsilon=0.12), table(), 400).item() == 0.12
 
 
 def test_rejected_fraction_counts_candidates_near_any_image():
-    radius = measure(Imle(epsilon_mode="rejected_fraction", rejected_fraction=0.3), table(), 400)
+    radius = measure(Imle(reject="share", rejected_fraction=0.3), table(), 400)
     assert radius.shape == () and (table() < radius).any(dim=1).sum() == 120
 
 
 def test_quantile_gives_every_image_a_ball_of_the_target_share():
-    radius = measure(Imle(epsilon_mode="quantile"), table(), 400)
+    radius = measure(Imle(reject="quantile"), table(), 400)
     assert ((table() < radius).sum(dim=0) == round(target_share(7, 400) * 400)).all()
-    assert (measure(Imle(epsilon_mode="quantile"), table(7), 7) == 0).all()
+    assert (measure(Imle(reject="quantile"), table(7), 7) == 0).all()

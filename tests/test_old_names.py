@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def old_run(request, tmp_path):
 
 each_run = pytest.mark.parametrize("old_run", ["rs", "adaptive"], indirect=True)
 SMALL = ["model.channels=[8,8,8,8]", "model.style_dim=8", "model.latent_dim=8", "loss.perceptual=pixels", "train.schedule=constant"]
-SETTINGS = {"rs": [*SMALL, "imle.objective=rs", "imle.epsilon_mode=quantile", "imle.refresh_epochs=2"],
-            "adaptive": [*SMALL, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=2"]}  # fmt: skip
+SETTINGS = {"rs": [*SMALL, "imle.match=every", "imle.reject=quantile", "imle.refresh_epochs=2"],
+            "adaptive": [*SMALL, "imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2"]}  # fmt: skip
 
 
 @each_run
@@ -64,9 +65,46 @@ def test_a_checkpoint_that_used_what_is_gone_is_told_so(key, old_run):
     assert str(told.value).startswith(f"{path}: {key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place")
 
 
-@pytest.mark.parametrize("old, today", [("faiss", "exact"), ("dci", "dci")])
-def test_searches_of_old_runs(old, today):
-    assert translated({"config": {"imle": {"search": old}}}) == {"config": {"imle": {"search": today}}}
+@pytest.mark.parametrize("old, today", [
+    ({"objective": "imle", "epsilon_mode": "fixed"}, {"match": "every", "reject": "none"}),
+    ({"objective": "adaptive", "epsilon_mode": "rejected_fraction"}, {"match": "adaptive", "reject": "none"}),
+    ({"objective": "rs", "epsilon_mode": "rejected_fraction"}, {"match": "every", "reject": "share"}),
+    *(({"objective": "rs", "epsilon_mode": mode}, {"match": "every", "reject": mode}) for mode in ("fixed", "quantile", "rank", "median_rank")),
+    ({"objective": "rs", "epsilon_mode": "rank", "search": "faiss"}, {"match": "every", "reject": "rank", "search": "exact"}),
+    ({"objective": "rs", "epsilon_mode": "fixed", "search": "dci"}, {"match": "every", "reject": "fixed", "search": "dci"}),
+])  # fmt: skip
+def test_what_was_an_objective_and_an_epsilon_mode(old, today, tmp_path):
+    assert translated({"config": {"imle": old}}) == {"config": {"imle": today}}
+    lines = (OLD_RUNS / "rs" / "config.yaml").read_text().splitlines(keepends=True)
+    changed = [f"  {name}: {old[name]}\n" if (name := line.split(":")[0].strip()) in old else line for line in lines]
+    (tmp_path / "config.yaml").write_text("".join(changed))
+    config = load_config(tmp_path / "config.yaml")  # which is a valid --config
+    assert {name: getattr(config.imle, name) for name in today} == today
+    assert load_config(tmp_path / "config.yaml", ["imle.reject=rank", "imle.search=exact"]).imle.reject == "rank"
+
+
+@pytest.mark.parametrize("words_, told", [
+    (["imle.objective=imle"], "imle.objective: now called imle.match and imle.reject; write imle.match=every imle.reject=none"),
+    (["imle.objective=rs"], "write imle.match=every imle.reject=share"), (["imle.objective=adaptive"], "write imle.match=adaptive imle.reject=none"),
+    (["imle.epsilon_mode=quantile"], "imle.epsilon_mode: now called imle.match and imle.reject; write imle.match=every imle.reject=quantile"),
+    (["imle.objective=rs", "imle.epsilon_mode=fixed"], "imle.epsilon_mode and imle.objective: now called"),
+    (["imle.objective=imle", "imle.top_up=4"], "write imle.match=every imle.reject=none"),
+])  # fmt: skip
+def test_an_old_name_that_a_user_writes_is_told_with_the_new_one(words_, told, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("imle:\n" + "".join(f"  {word.split('.', 1)[1].replace('=', ': ')}\n" for word in words_))
+    for given in ((path,), (None, words_)):
+        with pytest.raises(UserError) as caught:
+            load_config(*given)
+        assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_best_that_was_chosen_on_held_out_images_is_chosen_anew():
+    old = torch.load(OLD_RUNS / "rs" / "checkpoints" / "last.pt", weights_only=True) | {"best": 0.5}
+    assert translated(old)["best"] == 0.5
+    old["data"]["heldout"] = ["a.png"]
+    assert translated(old)["best"] == math.inf
+    assert translated(translated(old) | {"best": 0.25})["best"] == 0.25
 
 
 def test_translating_twice_or_what_is_of_today_changes_nothing():

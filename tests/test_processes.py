@@ -74,8 +74,8 @@ def coarse(latents):
 @pytest.mark.parametrize("num", [2, 3, 5])
 @pytest.mark.parametrize("features", [embed, coarse])
 @pytest.mark.parametrize("settings", [
-    {"objective": "imle"}, {"epsilon_mode": "rank"}, {"epsilon_mode": "median_rank"}, *RADII.values(), {"epsilon_mode": "fixed", "epsilon": 1e6}, {"pool_batch": 1, "pool_factor": 0.25},
-    {"pool_batch": 7, "rejected_fraction": 0.5}, {"pool_factor": 2, "epsilon_mode": "fixed", "epsilon": 11.0}])  # fmt: skip
+    {"reject": "none"}, {"reject": "rank"}, {"reject": "median_rank"}, *RADII.values(), {"reject": "fixed", "epsilon": 1e6}, {"pool_batch": 1, "pool_factor": 0.25},
+    {"pool_batch": 7, "rejected_fraction": 0.5}, {"pool_factor": 2, "reject": "fixed", "epsilon": 11.0}])  # fmt: skip
 def test_a_refresh_chooses_what_one_process_would(settings, features, num, monkeypatch):
     settings = {"pool_batch": 16, **settings}
 

@@ -54,10 +54,10 @@ def assert_same(one, other):
 
 
 RADII = {
-    "fixed": {"epsilon_mode": "fixed", "epsilon": 4.0},
-    "tenth": {"epsilon_mode": "rejected_fraction", "rejected_fraction": 0.1},
-    "most": {"epsilon_mode": "rejected_fraction", "rejected_fraction": 0.9},
-    "quantile": {"epsilon_mode": "quantile"},
+    "fixed": {"reject": "fixed", "epsilon": 4.0},
+    "tenth": {"reject": "share", "rejected_fraction": 0.1},
+    "most": {"reject": "share", "rejected_fraction": 0.9},
+    "quantile": {"reject": "quantile"},
 }
 
 
@@ -84,9 +84,9 @@ def test_nothing_is_matched_within_epsilon_of_any_image(radii, search, seed):
 
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("settings", [
-    {"objective": "imle"}, {"objective": "adaptive"}, {"objective": "imle", "pool_factor": 0.25},
-    {"objective": "rs", "epsilon_mode": "fixed", "epsilon": 0.0}, {"objective": "rs", "rejected_fraction": 0.0},
-    {"objective": "rs", "epsilon_mode": "quantile", "pool_factor": 1}])  # fmt: skip
+    {"reject": "none"}, {"match": "adaptive", "reject": "none"}, {"reject": "none", "pool_factor": 0.25},
+    {"reject": "fixed", "epsilon": 0.0}, {"rejected_fraction": 0.0},
+    {"reject": "quantile", "pool_factor": 1}])  # fmt: skip
 def test_without_a_radius_it_is_imle(settings, search):
     chosen = refresher(search=search, **settings)
     matches = chosen.refresh(embed, number=0)
@@ -100,8 +100,8 @@ def test_without_a_radius_it_is_imle(settings, search):
 
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("settings", [
-    {"objective": "imle"}, {"rejected_fraction": 0.3}, {"epsilon_mode": "quantile"},
-    {"pool_factor": 2, "epsilon_mode": "fixed", "epsilon": 11.0}])  # fmt: skip
+    {"reject": "none"}, {"rejected_fraction": 0.3}, {"reject": "quantile"},
+    {"pool_factor": 2, "reject": "fixed", "epsilon": 11.0}])  # fmt: skip
 def test_pool_batch_changes_nothing(settings, search):
     results = [refresher(search=search, pool_batch=size, **settings).refresh(embed, 3) for size in (64, 1, 7, 1000)]
     for other in results[1:]:
@@ -110,7 +110,7 @@ def test_pool_batch_changes_nothing(settings, search):
 
 def test_too_few_survivors_are_topped_up_until_there_are_enough(monkeypatch):
     monkeypatch.setattr(refresh, "TOP_UP", 9)
-    chosen = refresher(pool_factor=2, epsilon_mode="fixed", epsilon=12.0)
+    chosen = refresher(pool_factor=2, reject="fixed", epsilon=12.0)
     matches = chosen.refresh(embed, 3)
     _, table = table_of(chosen, 3, 2 * N * 9)
     survivors = (table >= 12).all(dim=1).cumsum(dim=0)  # (candidates,)
@@ -121,7 +121,7 @@ def test_too_few_survivors_are_topped_up_until_there_are_enough(monkeypatch):
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_pool_smaller_than_the_images_is_not_filled_up(search):
-    matches = refresher(pool_factor=0.5, epsilon_mode="fixed", epsilon=1e-3, search=search).refresh(embed, 0)
+    matches = refresher(pool_factor=0.5, reject="fixed", epsilon=1e-3, search=search).refresh(embed, 0)
     assert matches.diagnostics["pool_seen"] == N // 2
 
 
@@ -129,7 +129,7 @@ def test_a_pool_smaller_than_the_images_is_not_filled_up(search):
 @pytest.mark.parametrize("pool_factor, top_up, seen", [(20, 4, 960), (2, 1, 24), (0.25, 4, 12)])
 def test_where_all_is_rejected_imle_decides_and_is_counted(pool_factor, top_up, seen, search, monkeypatch):
     monkeypatch.setattr(refresh, "TOP_UP", top_up)
-    chosen = refresher(pool_factor=pool_factor, epsilon_mode="fixed", epsilon=1e6, search=search)
+    chosen = refresher(pool_factor=pool_factor, reject="fixed", epsilon=1e6, search=search)
     matches = chosen.refresh(embed, 0)
     latents, table = table_of(chosen, 0, seen)
     assert matches.diagnostics["pool_seen"] == seen and matches.diagnostics["rejected_share"] == 1
@@ -157,10 +157,10 @@ def test_rejected_fraction_is_about_right_on_a_pool_that_does_not(monkeypatch):
 
 def test_the_pilot_is_bounded_in_memory(monkeypatch):
     monkeypatch.setattr(refresh, "PILOT_ELEMENTS", 16 * FEATURES)
-    chosen = refresher(epsilon_mode="fixed", epsilon=4.0)
+    chosen = refresher(reject="fixed", epsilon=4.0)
     assert chosen.pilot_size == 16
     monkeypatch.undo()
-    small, whole = chosen.refresh(embed, 0), refresher(epsilon_mode="fixed", epsilon=4.0).refresh(embed, 0)
+    small, whole = chosen.refresh(embed, 0), refresher(reject="fixed", epsilon=4.0).refresh(embed, 0)
     assert torch.equal(small.latents, whole.latents)
 
 
@@ -203,7 +203,7 @@ def test_two_images_or_copies_or_a_single_one_are_enough(targets):
 
 
 @pytest.mark.parametrize("settings, exponent", [
-    ({"objective": "imle"}, 60), ({"objective": "rs", "epsilon_mode": "rank"}, 3)])
+    ({"reject": "none"}, 60), ({"reject": "rank"}, 3)])
 def test_selected_distances_follow_the_law_of_the_nearest_of_so_many(settings, exponent):
     """With F the distribution of distances of fresh samples, the nearest of k has 1 - (1 - F)^k.
 
@@ -223,7 +223,7 @@ def test_selected_distances_follow_the_law_of_the_nearest_of_so_many(settings, e
 @pytest.mark.parametrize("pool_factor, top_rank", [(20, 2), (1, 1), (0.5, 1)])
 @pytest.mark.parametrize("mode", ["rank", "median_rank"])
 def test_ranks_match_the_candidate_of_that_rank(mode, pool_factor, top_rank, pool_batch):
-    chosen = refresher(epsilon_mode=mode, pool_factor=pool_factor, pool_batch=pool_batch)
+    chosen = refresher(reject=mode, pool_factor=pool_factor, pool_batch=pool_batch)
     matches = chosen.refresh(embed, 3)
     latents, table = table_of(chosen, 3, round(N * pool_factor))
     ids = ids_of(matches, latents)

@@ -59,7 +59,7 @@ def test_another_batch_size_is_refused_with_what_helps(size):
 
 FREE = {  # every setting that may change on the way, and why that is right; tests below
     "imle": {"refresh_epochs": "counted from step 0", "search": "of the next pool",
-             "epsilon_mode": "of the next pool", "epsilon": "of the next pool", "rejected_fraction": "of the next pool",
+             "reject": "of the next pool", "epsilon": "of the next pool", "rejected_fraction": "of the next pool",
              "perturbation": "of the next step", "adaptive_decay": "of the next match, which is told",
              "staleness": "ages are in epochs", "force_resample": "ages are in epochs"},
     "train": {"epochs": "the schedule is that of a run with so many, which is told", "learning_rate": "of the next step",
@@ -79,7 +79,7 @@ def test_every_setting_is_fixed_or_silent_or_known_to_be_free_to_change():
         assert (fixed - silent) | silent | free == set(names) and not fixed & free and not silent & free, section
 
 
-OTHER = {"imle": {"refresh_epochs": 7, "search": "dci", "epsilon_mode": "quantile", "epsilon": 1.0,
+OTHER = {"imle": {"refresh_epochs": 7, "search": "dci", "reject": "quantile", "epsilon": 1.0,
                   "rejected_fraction": 0.5, "perturbation": 0.1, "adaptive_decay": 0.5,
                   "staleness": 2, "force_resample": 9},
          "train": {"epochs": 33, "learning_rate": 0.1, "weight_decay": 0.3, "clip": 3.0, "precision": "bf16", "warmup_steps": 44,
@@ -150,7 +150,7 @@ def test_epochs_are_counted_from_the_start_whatever_their_interval_was():
     state = train(trainer(), 5).state()  # two and a half epochs
     later = resumed(state, imle={"refresh_epochs": 3})
     assert [step for step in range(5, 20) if later.objective.asking(step, later.losses) is not None] == [6, 12, 18]
-    adaptive = {"objective": "adaptive", "staleness": 50, "force_resample": 50}
+    adaptive = {"match": "adaptive", "reject": "none", "staleness": 50, "force_resample": 50}
     state = train(trainer(imle=adaptive), 5).state()
     assert state["objective"]["age"].tolist() == [2] * 8  # epochs
     for settings, asks in (({}, False), ({"staleness": 3, "force_resample": 4}, True), ({"staleness": 0, "force_resample": 3}, True)):

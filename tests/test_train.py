@@ -30,7 +30,7 @@ RECIPES = {
     "rs": [*TINY, "train.schedule=cosine", "train.epochs=30", "log.sheet_epochs=10"],
     "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "model.mapping=tokens", "loss.distance=charbonnier", "loss.stage_weight=0.5",
                  "train.epochs=24", "log.sheet_epochs=8"],
-    "adaptive": [*TINY, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
+    "adaptive": [*TINY, "imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
 }
 
 
@@ -279,7 +279,7 @@ def test_a_run_of_an_earlier_reader_goes_on_with_it_or_is_told_what_is_read_othe
     assert "the same names, other pixels (this revision converts colours to sRGB" in line and "1 converted to sRGB" in train("train.epochs=4").stdout
 
 
-@pytest.mark.parametrize("setting", ["model.style_dim=16", "model.blocks=[1, 1, 1, 2]", "seed=1", "data.flips=true", "imle.objective=imle",
+@pytest.mark.parametrize("setting", ["model.style_dim=16", "model.blocks=[1, 1, 1, 2]", "seed=1", "data.flips=true", "imle.match=adaptive",
                                      "loss.pixel_weight=0.2", "data.resolution=64", "train.batch_size=10", "train.batch_size=3",
                                      "train.betas=[0.9, 0.999]"])  # fmt: skip
 def test_a_changed_model_is_refused(setting, images, command, finished):
@@ -481,7 +481,7 @@ def test_odd_names_do_no_harm(command, images, tmp_path):
 def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
     result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu", "train.micro_batch=3")
     assert result.returncode == 0, result.stderr
-    for fact in ("epsilon_mode: rejected_fraction", "parameters        13,771\n", "GMAC", "s for 10 images, 3 at a time\n", "peak memory", "a refresh", "the run"):
+    for fact in ("reject: share", "parameters        13,771\n", "GMAC", "s for 10 images, 3 at a time\n", "peak memory", "a refresh", "the run"):
         assert fact in result.stdout
     assert not (tmp_path / "run").exists()
 

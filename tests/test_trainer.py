@@ -52,9 +52,10 @@ def train(made: Trainer, steps: int) -> list[list[float]]:
     return history
 
 
-@pytest.mark.parametrize("objective", ["imle", "rs", "adaptive"])
-def test_the_loss_falls(objective):
-    history = train(trainer(imle={"objective": objective, "refresh_epochs": 10}), 60)
+@pytest.mark.parametrize("reject", ["none", "share"])
+@pytest.mark.parametrize("match", ["every", "adaptive"])
+def test_the_loss_falls(match, reject):
+    history = train(trainer(imle={"match": match, "reject": reject, "refresh_epochs": 10}), 60)
     first, last = sum(history[1]), sum(history[-1])  # after one epoch, and after thirty
     assert last < 0.5 * first
 
@@ -288,9 +289,11 @@ def test_mirror_images_are_images_of_their_own():
 
 @pytest.mark.parametrize("search", ["exact", "dci"])
 @pytest.mark.parametrize("settings", [
-    {"features": "pixels", "sketch_dim": 20, "normalise": True, "epsilon_mode": "fixed", "epsilon": 0.1},
-    {"features": "effnet-lite0", "sketch_dim": 64}, {"epsilon_mode": "quantile"}, {"pool_factor": 0.3},
-    {"epsilon_mode": "fixed", "epsilon": 1e6}, {"objective": "adaptive", "staleness": 1, "force_resample": 2}])  # fmt: skip
+    {"features": "pixels", "sketch_dim": 20, "normalise": True, "reject": "fixed", "epsilon": 0.1},
+    {"features": "effnet-lite0", "sketch_dim": 64}, {"reject": "quantile"}, {"pool_factor": 0.3},
+    {"reject": "fixed", "epsilon": 1e6}, {"match": "adaptive", "reject": "none", "staleness": 1, "force_resample": 2},
+    {"match": "adaptive", "reject": "share", "rejected_fraction": 0.3, "staleness": 1, "force_resample": 2},
+    {"match": "adaptive", "reject": "quantile", "staleness": 1, "force_resample": 2}])  # fmt: skip
 def test_every_kind_of_refresh_trains(settings, search):
     made = trainer(imle={"search": search, **settings})
     train(made, 6)
@@ -299,7 +302,7 @@ def test_every_kind_of_refresh_trains(settings, search):
 
 
 def test_two_images_are_enough():
-    for settings in ({"objective": "imle"}, {}, {"objective": "adaptive"}, {"epsilon_mode": "rank"}):
+    for settings in ({"reject": "none"}, {}, {"match": "adaptive", "reject": "none"}, {"reject": "rank"}):
         train(trainer(pixels=images(2), imle=settings), 6)
 
 
