@@ -47,12 +47,7 @@ class Model:
 
     latent_dim: int = setting(32, "length of a latent z")
     style_dim: int = setting(256, "width of the mapping network and length of a style w")
-    mapping: str = setting("mlp", "from latents to styles: mlp, or tokens (recursive token mapper)")
-    mapping_layers: int = setting(4, "layers of the mapping network (mlp)")
-    tokens: int = setting(8, "tokens that a latent becomes (tokens)")
-    token_dim: int = setting(32, "length of a token (tokens)")
-    token_cycles: int = setting(3, "refinements of the inner state in a step (tokens)")
-    token_steps: int = setting(3, "refinements of the outer state, the last of which alone has a gradient (tokens)")
+    mapping_layers: int = setting(4, "layers of the mapping network")
     channels: list[int] = setting([128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards")
     blocks: list[int] = setting([2, 2, 2, 2, 1], "blocks at each resolution")
 
@@ -136,7 +131,6 @@ class Config:
 
 CHOICES = {
     "data.fit": ("crop", "pad", "stretch"),
-    "model.mapping": ("mlp", "tokens"),
     "loss.perceptual": ("lpips-vgg", "effnet-lite0", "pixels"),
     "loss.distance": ("squared", "charbonnier", "geman-mcclure"),
     "imle.match": ("every", "adaptive"),
@@ -152,7 +146,6 @@ RANGES = {
     "data.resolution": (8, 2048), "data.holdout": (0.0, 0.9),
     "model.latent_dim": (1, None), "model.style_dim": (1, None), "model.mapping_layers": (0, 64),
     "model.channels": (1, None), "model.blocks": (1, None),
-    "model.tokens": (1, None), "model.token_dim": (2, None), "model.token_cycles": (1, None), "model.token_steps": (1, None),
     "loss.pixel_weight": (0.0, None), "loss.scale": (0.001, 1000.0), "loss.stage_weight": (0.0, None), "loss.cache_gb": (0.0, None),
     "imle.pool_factor": (0.01, None), "imle.pool_batch": (1, None), "imle.refresh_epochs": (1, None),
     "imle.sketch_dim": (0, None), "imle.epsilon": (0.0, None), "imle.rejected_fraction": (0.0, 0.99),

@@ -8,8 +8,9 @@ import math
 from errors import UserError
 
 # Settings that are gone, and what every run now has in their place.
-GONE = {"model.bottleneck": "0.25", "imle.epsilon_ema": "0", "imle.reject_after": "0", "imle.reject_below": "0", "imle.top_up": "4",
-        "imle.pool_precision": "train.precision"}  # fmt: skip
+GONE = {"model.bottleneck": 0.25, "model.mapping": "mlp", "imle.epsilon_ema": 0, "imle.reject_after": 0, "imle.reject_below": 0,
+        "imle.top_up": 4, "imle.pool_precision": "train.precision"}  # fmt: skip
+UNREAD = {"tokens", "token_dim", "token_cycles", "token_steps"}  # of model; only mapping=tokens read them
 RENAMED = {"objective", "epsilon_mode"}  # of imle, to match and reject
 FIRST = RENAMED | {"epsilon_ema", "reject_after", "reject_below", "top_up"}  # settings of imle that every old run wrote down
 
@@ -20,11 +21,13 @@ def translated(state: dict) -> dict:
     Raises UserError if the run had something that is gone.
     """
     config = state.get("config")
-    if not isinstance(config, dict) or not RENAMED & set(_section(config, "imle")):
+    if not isinstance(config, dict):
         return state
-    if _section(state, "data").get("heldout"):
-        state = state | {"best": math.inf}  # it was measured on these; best.pt is now chosen on the training images
-    return state | {"config": _renamed(_without_gone(config))}
+    if RENAMED & set(_section(config, "imle")):
+        config = _renamed(config)
+        if _section(state, "data").get("heldout"):
+            state = state | {"best": math.inf}  # it was measured on these; best.pt is now chosen on the training images
+    return state | {"config": _without_gone(config)}
 
 
 def translated_settings(config: dict) -> dict:
@@ -64,10 +67,12 @@ def _without_gone(config: dict) -> dict:
         if name == "pool_precision":
             harmless = value in ("fp32", _section(config, "train").get("precision"))
         else:
-            harmless = _number(value) == float(always)
+            harmless = always in (value, _number(value))
         if not harmless:
             raise UserError(f"{key}={value}: this setting is gone, and every run has {always} in its place; "
                             "leave it out, or use the revision that had it")  # fmt: skip
+    if UNREAD & set(_section(config, "model")):
+        config = config | {"model": {name: value for name, value in config["model"].items() if name not in UNREAD}}
     return config
 
 

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.token_mapper import TokenMapper
-
 NORM_EPSILON = 1e-2
 BOTTLENECK = 0.25  # inner width of a block as a share of its width
 
@@ -86,23 +84,16 @@ class Generator(nn.Module):
     """Turn latents into images.
 
     `channels[k]` and `blocks[k]` are the width and the number of blocks at resolution `start * 2**k`, where `start` is
-    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles. `mapping` is mlp,
-    of `mapping_layers`, or tokens, of the settings that follow it.
+    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles.
     """
 
     def __init__(self, *, latent_dim: int, style_dim: int, mapping_layers: int, channels: list[int], blocks: list[int],
-                 start: tuple[int, int] = (4, 4), mapping: str = "mlp", tokens: int = 8, token_dim: int = 32,
-                 token_cycles: int = 3, token_steps: int = 3):  # fmt: skip
+                 start: tuple[int, int] = (4, 4)):  # fmt: skip
         super().__init__()
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
         self.latent_dim, self.channels = latent_dim, list(channels)
         self.resolution = tuple(side * 2 ** (len(channels) - 1) for side in start)
-        if mapping == "tokens":
-            self.mapping = TokenMapper(latent_dim, style_dim, tokens=tokens, token_dim=token_dim,
-                                       cycles=token_cycles, steps=token_steps)  # fmt: skip
-        else:
-            assert mapping == "mlp", mapping
-            self.mapping = MappingNetwork(latent_dim, style_dim, mapping_layers)
+        self.mapping = MappingNetwork(latent_dim, style_dim, mapping_layers)
         self.constant = nn.Parameter(torch.randn(1, channels[0], *start))
         stack, inputs, total = [], channels[0], sum(blocks)
         for level, (width, count) in enumerate(zip(channels, blocks)):

@@ -111,7 +111,7 @@ def test_lists_and_alternatives():
     ("imle.staleness=31", "must not be larger than imle.force_resample"),
     ("train.schedule=cosin", "did you mean cosine?"), ("train.schedule=no", "'no' is not one of constant, cosine, step"),
     ("loss.perceptual=lpips", "did you mean lpips-vgg?"), ("loss.distance=charbonier", "did you mean charbonnier?"),
-    ("model.mapping=rtm", "'rtm' is not one of mlp, tokens"), ("loss.scale=0", "loss.scale: 0.0 is out of range"),
+    ("loss.scale=0", "loss.scale: 0.0 is out of range"),
     ("train.clip=1", "train.clip: at 1.0 times the usual norm"), ("train.clip=-1", "train.clip: -1.0 is out of range"),
 ])  # fmt: skip
 def test_wrong_values(word, told):

@@ -48,7 +48,7 @@ def test_an_old_run_is_sampled_and_exported(old_run):
     assert torch.equal(Sampler(old_run / "export.pt").images([5]), sampler.images([5]))
 
 
-OTHER = {"model.bottleneck": 0.5, "imle.epsilon_ema": 0.25, "imle.reject_after": 3, "imle.reject_below": 0.5, "imle.top_up": 1.0,
+OTHER = {"model.bottleneck": 0.5, "model.mapping": "tokens", "imle.epsilon_ema": 0.25, "imle.reject_after": 3, "imle.reject_below": 0.5, "imle.top_up": 1.0,
          "imle.pool_precision": "bf16"}  # fmt: skip
 
 
@@ -135,3 +135,32 @@ def test_what_a_user_writes_of_what_is_gone(key, tmp_path):
 def test_the_pool_s_precision_may_have_been_that_of_the_steps():
     for words_ in (["imle.pool_precision=bf16", "train.precision=bf16"], ["train.precision=bf16", "imle.pool_precision=fp32"]):
         assert load_config(None, words_).train.precision == "bf16"
+
+
+SIZES = {"tokens": 16, "token_dim": 64, "token_cycles": 2, "token_steps": 1}  # of the token mapper, which nothing had by default
+
+
+def test_sizes_of_the_token_mapper_beside_the_mlp_change_nothing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    for given in (SIZES, SIZES | {"mapping": "mlp"}):
+        path.write_text("model:\n" + "".join(f"  {name}: {value}\n" for name, value in given.items()))
+        assert load_config(path) == load_config(None, [f"model.{name}={value}" for name, value in given.items()]) == Config()
+    path.write_text(path.read_text().replace("mlp", "tokens"))
+    with pytest.raises(UserError, match="^model.mapping=tokens: this setting is gone, and every run has mlp in its place"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("old_run", ["rs"], indirect=True)
+def test_a_checkpoint_with_the_new_names_may_have_had_the_token_mapper(old_run):
+    path = old_run / "checkpoints" / "last.pt"
+    state, images = checkpoint.load(path), Sampler(old_run).images([3])
+    state["config"]["model"] |= SIZES | {"mapping": "mlp"}
+    torch.save(state, path)
+    assert checkpoint.load(path)["best"] == state["best"]
+    assert torch.equal(Sampler(old_run).images([3]), images)
+    state["config"]["model"]["mapping"] = "tokens"
+    torch.save(state, path)
+    with pytest.raises(UserError) as told:
+        Sampler(old_run)
+    assert str(told.value) == (f"{path}: model.mapping=tokens: this setting is gone, and every run has mlp in its place; "
+                               "leave it out, or use the revision that had it")  # fmt: skip

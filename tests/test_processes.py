@@ -237,7 +237,7 @@ LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs
 
 @pytest.mark.parametrize("switches, jobs", [
     ([], ((2, 0), (2, 1), (3, 0))),
-    (["model.mapping=tokens", "loss.distance=geman-mcclure", "loss.stage_weight=0.5"], ((3, 1),))])  # fmt: skip
+    (["loss.distance=geman-mcclure", "loss.stage_weight=0.5"], ((3, 1),))])  # fmt: skip
 def test_any_number_of_processes_trains_alike(switches, jobs, words, command, job, tmp_path):
     settings = ["train.epochs=17", "train.batch_size=5", "train.learning_rate=1e-5", "imle.refresh_epochs=100", "log.sheet_epochs=100",
                 *switches]  # fmt: skip

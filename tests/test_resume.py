@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from errors import UserError
-from imle.config import Config, Loss, Model, Train, from_dict, to_dict
+from imle.config import Config, Loss, Train, from_dict, to_dict
 from imle.resume import FIXED, SILENT, check_same_run, nothing_to_do
 from imle.trainer import Trainer
 
@@ -29,13 +29,10 @@ def test_a_checkpoint_that_does_not_know_a_setting_was_trained_with_its_default(
 
 def test_a_run_from_before_the_switches_goes_on_without_them():
     old = copy.deepcopy(checkpoint())
-    for section, keys in (("model", ("mapping", "tokens", "token_dim", "token_cycles", "token_steps")),
-                          ("loss", ("distance", "scale", "stage_weight"))):  # fmt: skip
-        for key in keys:
-            del old["config"][section][key]
+    for key in ("distance", "scale", "stage_weight"):
+        del old["config"]["loss"][key]
     assert check_same_run(old, Config(), DATA) == []
-    for changed, told in ((Config(model=Model(mapping="tokens")), "model.mapping: this run began with 'mlp'"),
-                          (Config(loss=Loss(distance="charbonnier")), "loss.distance: this run began with 'squared'"),
+    for changed, told in ((Config(loss=Loss(distance="charbonnier")), "loss.distance: this run began with 'squared'"),
                           (Config(loss=Loss(stage_weight=0.5)), "loss.stage_weight: this run began with 0.0")):  # fmt: skip
         with pytest.raises(UserError, match=told):
             check_same_run(old, changed, DATA)

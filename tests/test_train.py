@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
 RECIPES = {
     "rs": [*TINY, "train.schedule=cosine", "train.epochs=30", "log.sheet_epochs=10"],
-    "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "model.mapping=tokens", "loss.distance=charbonnier", "loss.stage_weight=0.5",
+    "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "loss.distance=charbonnier", "loss.stage_weight=0.5",
                  "train.epochs=24", "log.sheet_epochs=8"],
     "adaptive": [*TINY, "imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
 }

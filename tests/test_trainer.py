@@ -22,8 +22,7 @@ def images(n=8, side=16):
 
 
 PRECISIONS = ("fp32", "bf16")
-SWITCHES = [{"model": {"mapping": "tokens", "tokens": 4, "token_dim": 8}}, {"loss": {"distance": "charbonnier"}},
-            {"loss": {"distance": "geman-mcclure", "scale": 2.0}}, {"loss": {"stage_weight": 0.5}}]  # fmt: skip
+SWITCHES = [{"loss": {"distance": "charbonnier"}}, {"loss": {"distance": "geman-mcclure", "scale": 2.0}}, {"loss": {"stage_weight": 0.5}}]
 
 
 def trainer(*, pixels=None, device="cpu", **sections) -> Trainer:
