@@ -11,7 +11,7 @@ import torch
 from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from training.device import choose_device
-from imle.sampling import Sampler
+from methods import open_sampler
 from metrics import heldout, page, report
 from metrics.cache import Cache
 from metrics.compare import compare
@@ -21,6 +21,7 @@ from metrics.measure import JUDGES, protocol_of
 from metrics.paths import Decoder
 from metrics.verdict import verdict
 from models import weights
+from training.transform import transform
 
 
 class Subject(NamedTuple):
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
 
 def sample(args: argparse.Namespace) -> Subject:
     """Draw the samples of a run, a checkpoint or an export."""
-    sampler = Sampler(args.source, args.device)
+    sampler = open_sampler(args.source, args.device)
     data = sampler.config["data"]
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
     checkpoint = report.file_record(sampler.checkpoint_path)
@@ -80,9 +81,8 @@ def sample(args: argparse.Namespace) -> Subject:
     firsts = [args.seed + repeat * count for repeat in range(args.repeats)]
     record = {"input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
               "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts}}  # fmt: skip
-    transform = {"resolution": sampler.resolution, "fit": data["fit"], "background": data["background"]}
-    decoder = Decoder(sampler.generator, sampler.latent_dim, torch.device(args.device), {"checkpoint": checkpoint["sha256"]})
-    return Subject(list(map(samples, firsts)), decoder, transform, data["flips"], data["path"], sampler.data, record, sampler.config)
+    decoder = Decoder(sampler.drawing.generator, sampler.drawing.latent_dim, torch.device(args.device), {"checkpoint": checkpoint["sha256"]})
+    return Subject(list(map(samples, firsts)), decoder, transform(sampler.config), data["flips"], data["path"], sampler.data, record, sampler.config)
 
 
 def read(args: argparse.Namespace) -> Subject:
@@ -92,9 +92,9 @@ def read(args: argparse.Namespace) -> Subject:
     found = read_generated(args.source, args.num_samples)
     print(f"samples: {found.report}", file=sys.stderr)
     images = Images.of_tensor("features of generated images", found.images)
-    transform = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
+    same_size = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
     record = {"path": str(args.source), "files": found.report} | images.identity
-    return Subject([images], None, transform, False, None, None, {"input": record, "sampling": None})
+    return Subject([images], None, same_size, False, None, None, {"input": record, "sampling": None})
 
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:

@@ -29,9 +29,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from data import load_images  # noqa: E402
 from errors import run_as_command  # noqa: E402
-from imle import config as configs  # noqa: E402
+import methods  # noqa: E402
+from training.settings import resolution  # noqa: E402
 from training.device import choose_device  # noqa: E402
-from imle.trainer import Trainer  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 from models.precision import true_fp32  # noqa: E402
 
 RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
@@ -133,9 +134,9 @@ def tests(run: Run) -> None:
 
 def trainer_of(recipe: str, words: tuple[str, ...], device: torch.device, *, images: Tensor | None = None) -> Trainer:
     """Return a new trainer of a recipe, on noise with random loss weights unless `images` are given."""
-    config = configs.load_config(ROOT / "configs" / f"{recipe}.yaml", list(words))
+    config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", list(words))
     noise = images is None
-    images = torch.randint(256, (100, 3, *configs.resolution(config)), dtype=torch.uint8) if noise else images
+    images = torch.randint(256, (100, 3, *resolution(config)), dtype=torch.uint8) if noise else images
     made = Trainer(config, images, images[:0], data={}, device=device, pretrained=not noise)
     made.latents.copy_(torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(0)))
     return made
@@ -342,8 +343,8 @@ def training(run: Run) -> None:
 
 def affordable(run: Run, recipe: str, words: list[str]) -> tuple[int, float]:
     """Return how many epochs fit, and the seconds of one, its share of a refresh included."""
-    config = configs.load_config(ROOT / "configs" / f"{recipe}.yaml", words)
-    found = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit, background="white", minimum=2)
+    config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", words)
+    found = load_images(config.data.path, resolution=resolution(config), fit=config.data.fit, background="white", minimum=2)
     made = trainer_of(recipe, tuple(words), run.device, images=found.images)
     each = made.steps_per_epoch
     endless(made)

@@ -24,7 +24,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from errors import run_as_command  # noqa: E402
-from imle.config import Imle, from_dict  # noqa: E402
+from imle.settings import Imle  # noqa: E402
+from methods import from_dict  # noqa: E402
 from imle.refresh import Refresher  # noqa: E402
 from imle.search import PoolMatcher, clearance  # noqa: E402
 from imle.search.bounds import block_size  # noqa: E402

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from imle.config import Imle
+from imle.settings import Imle
 
 
 def target_share(n: int, m: int) -> float:

@@ -9,7 +9,7 @@ is kept of it is one offer per image.
 import torch
 from torch import Tensor
 
-from imle.config import Imle
+from imle.settings import Imle
 
 
 class Everyone:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training import processes, rng
-from imle.config import Config
+from imle.settings import Config
 from imle.epsilon import RANKED, measure, ranks
 from imle.search import PoolMatcher, distances
 from imle.search.bounds import block_size

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from data import load_images, split_holdout
 from errors import UserError
-from imle import checkpoint
-from imle import config as configs
-from imle.config import Config
+from training import checkpoint
+import methods
+from training.settings import resolution, to_dict, to_yaml
+from imle.settings import Config
 from training.runlog import RunLog
-from imle.sampling import generate
+from training.sampling import generate
 from training.sheets import grid, save_png
-from imle.trainer import Trainer
+from training.trainer import Trainer
 from metrics import copying, frechet, prdc
 from metrics.features import FeaturePass
 from metrics.measure import OFFLINE_JUDGES
@@ -103,17 +104,17 @@ class Cell:
 
     def config(self, epochs: int = 1) -> Config:
         """Return the whole configuration. Raises UserError."""
-        return configs.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
+        return methods.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
                                                  f"train.epochs={epochs}"])  # fmt: skip
 
     def trained_on_judge(self) -> bool:
         """Say whether the network that scores is also one that trains."""
-        return bool(trained_on(self.judge, configs.to_dict(self.config())))
+        return bool(trained_on(self.judge, to_dict(self.config())))
 
     def which(self) -> tuple[ImageSet, tuple[int, int], str, str]:
         """Return what `load` asks for."""
         config = self.config()
-        return self.set, configs.resolution(config), config.data.fit, config.data.background
+        return self.set, resolution(config), config.data.fit, config.data.background
 
     def trainer(self, epochs: int = 1) -> Trainer:
         """Return a new trainer. Raises UserError."""
@@ -187,7 +188,7 @@ def run(cell: Cell, epochs: int) -> list[dict]:
         trainer.load_state(state)
         spent, log = state["cpu_seconds"], (state["log_position"], state["step"])
     trainer.log = RunLog(folder, *log)
-    (folder / "config.yaml").write_text(configs.to_yaml(trainer.config), encoding="utf-8")
+    (folder / "config.yaml").write_text(to_yaml(trainer.config), encoding="utf-8")
     total = trainer.total_steps
     stops = sorted({round(total * part) for part in (*POINTS, *((i + 1) / SAVES for i in range(SAVES)))})
     for stop in stops:

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training import rng
-from imle.config import Config, from_dict
+from imle.settings import Config
+from methods import from_dict
 from imle.features import SearchFeatures
 from imle.refresh import latent_gap
 from imle.search import distances
-from imle.trainer import Trainer
+from training.trainer import Trainer
 
 NUM_POINTS, SCALE, WIDTH = 20, 1.16, 64
 POOL_FACTOR, REFRESH_STEPS = 40, 10  # m = 800

@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # Importing torch takes seconds, so one server imports everything once and is forked for every command.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch.utils.tensorboard", "torch._dynamo", "imle.trainer", "imle.dryrun", "data", "conftest"])
+FORKS.set_forkserver_preload(["torch.utils.tensorboard", "torch._dynamo", "training.trainer", "imle.method", "training.dryrun", "data", "conftest"])
 
 
 class Command:

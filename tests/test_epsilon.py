@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imle.config import Imle
+from imle.settings import Imle
 from imle.epsilon import measure, radius_below, ranks, target_share
 
 

@@ -21,9 +21,11 @@ from torch import nn
 
 from data import load_images, split_holdout
 from errors import MissingWeights, UserError
-from imle import checkpoint
-from imle.config import Config, to_dict
-from imle.sampling import Sampler, build_generator
+from training import checkpoint
+from imle.settings import Config
+from training.settings import to_dict
+from imle.drawing import build_generator
+from methods import open_sampler
 from metrics import backtracking, page, paths
 from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
@@ -232,7 +234,7 @@ def test_real_images_in_their_own_size_are_seen_as_they_are(tmp_path):
 
 
 def test_a_changed_training_set_is_refused_unless_named(run, tmp_path, capsys):
-    images = Path(Sampler(run).config["data"]["path"])
+    images = Path(open_sampler(run).config["data"]["path"])
     moved = Path(shutil.copytree(images, tmp_path / "moved"))
     words = [run, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4]
     main(*words, "--data", moved, "--out", tmp_path / "same")

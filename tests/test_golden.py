@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import train
-from imle.sampling import Sampler
+from methods import open_sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden.json"
@@ -59,7 +59,7 @@ class StoppedAfter:
 def results(run: Path) -> dict:
     """Return the losses and match distances that a run logged, and of every tensor of its average the sum and the norm."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    weights = {name: value.double() for name, value in Sampler(run).generator.state_dict().items()}
+    weights = {name: value.double() for name, value in open_sampler(run).drawing.generator.state_dict().items()}
     return {
         "losses": [row["loss"] for row in rows if row["kind"] == "train"],
         "matched_distances": [row["matched_distance"] for row in rows if row["kind"] == "refresh"],
@@ -98,7 +98,7 @@ def test_straight_and_resumed_runs_compute_what_they_always_did(recipe, monkeypa
         patch.setattr(train, "Signals", lambda: StoppedAfter(STOP))
         with pytest.raises(SystemExit):
             train.main(words(RECIPES[recipe], tmp_path / recipe))
-    assert Sampler(tmp_path / recipe).step == STOP
+    assert open_sampler(tmp_path / recipe).step == STOP
     assert straight(recipe, tmp_path) == found
 
 

@@ -15,9 +15,12 @@ from torch import nn
 
 from data import load_images
 from errors import UserError
-from imle import checkpoint
-from imle.config import Config, load_config, to_dict
-from imle.sampling import Sampler, build_generator
+from training import checkpoint
+from imle.settings import Config
+from methods import load_config
+from training.settings import to_dict
+from imle.drawing import build_generator
+from methods import open_sampler
 from lab import cells, fewshot
 from lab.cells import Cell, ImageSet, Method
 from metrics import measure, report, teacher
@@ -210,7 +213,7 @@ WORDS = "also the training loss of this run"
 @pytest.mark.parametrize("perceptual, features", [("effnet-lite0", "loss"), ("lpips-vgg", "effnet-lite0")])
 def test_a_run_that_its_judge_has_trained_says_so_everywhere(run_of, evaluate, tmp_path, perceptual, features):
     run, export = run_of("run", perceptual, features), tmp_path / "alone.pt"
-    Sampler(run).export(export)
+    open_sampler(run).export(export)
     setting = "loss.perceptual" if perceptual == "effnet-lite0" else "imle.features"
     for source in (run, export):
         out = tmp_path / f"out-{source.name}"

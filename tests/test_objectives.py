@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from imle.config import Imle
+from imle.settings import Imle
 from imle.objectives import OBJECTIVES, Adaptive
 
 N, STEPS = 4, 3  # images; steps an epoch

@@ -19,7 +19,7 @@ from test_refresh import LATENT_DIM, N, RADII, embed, images as drawn, refresher
 from test_train import TINY, one_line, rows
 
 from errors import UserError, run_as_command
-from imle import checkpoint
+from training import checkpoint
 from training import processes
 from imle.search import PoolMatcher
 

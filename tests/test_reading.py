@@ -19,7 +19,7 @@ from data import load_images, load_references, read_generated, split_holdout
 from data.folder import load_originals
 from data.names import made_by_system
 from errors import UserError
-from imle import checkpoint
+from training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SIDE = 16

@@ -7,7 +7,7 @@ import torch
 
 from imle import refresh
 from training import rng
-from imle.config import from_dict
+from methods import from_dict
 from imle.epsilon import measure, ranks
 from imle.refresh import Refresher, latent_gap
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from errors import UserError
-from imle.config import Config, Loss, Train, from_dict, to_dict
-from imle.resume import FIXED, SILENT, check_same_run, nothing_to_do
-from imle.trainer import Trainer
+from imle.settings import Config, Loss
+from methods import from_dict
+from training.settings import Train, facts, to_dict
+from training.resume import check_same_run, nothing_to_do
+from training.trainer import Trainer
 
 DATA = {"fingerprint": "abc", "names": ["a.png"], "heldout": []}
 
@@ -68,12 +70,8 @@ FREE = {  # every setting that may change on the way, and why that is right; tes
 
 
 def test_every_setting_is_fixed_or_silent_or_known_to_be_free_to_change():
-    for section, values in to_dict(Config()).items():
-        names = values if isinstance(values, dict) else {}
-        fixed = set(names) if section in FIXED and FIXED[section] is None else set(FIXED.get(section, ()))
-        silent = {name for name in names if f"{section}.{name}" in SILENT}
-        free = set(FREE.get(section, {}))
-        assert (fixed - silent) | silent | free == set(names) and not fixed & free and not silent & free, section
+    free = {key for key, _, known in facts(Config) if not known.fixed and not known.silent}
+    assert free == {f"{section}.{name}" for section, names in FREE.items() for name in names}
 
 
 OTHER = {"imle": {"refresh_epochs": 7, "search": "dci", "reject": "quantile", "epsilon": 1.0,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from imle import checkpoint
+from training import checkpoint
 from training import rng
-from imle.sampling import Sampler
+from methods import open_sampler
 from training.sheets import grid
 from models.interpolation import loop
 
@@ -202,6 +202,6 @@ def test_a_full_disk_is_one_line(command, smoke_run, tmp_path):
 
 
 def test_a_sampler_can_be_used_without_the_command(smoke_run, drawn):
-    sampler = Sampler(smoke_run)
+    sampler = open_sampler(smoke_run)
     assert torch.equal(sampler.images([5])[0], pixels(drawn / "seed0005.png"))
     assert sampler.step == 36 and len(sampler.data["names"]) == 90 and len(sampler.data["heldout"]) == 10

@@ -15,13 +15,14 @@ from PIL import Image
 
 from data import load_images
 from errors import UserError
-from imle import checkpoint
-from imle.config import from_dict, load_config, to_dict
+from training import checkpoint
+from methods import from_dict, load_config
+from training.settings import to_dict
 from training.runlog import RunLog
-from imle.sampling import Sampler
-from imle.scores import energy_distance
+from methods import open_sampler
+from training.scores import energy_distance
 from imle.targets import embed
-from imle.trainer import Trainer, load_embeddings
+from training.trainer import Trainer, load_embeddings
 from test_colour import DISPLAY_P3
 
 ROOT = Path(__file__).parent.parent
@@ -300,7 +301,7 @@ def test_a_changed_learning_rate_is_told(images, command, finished):
 
 def test_best_is_chosen_by_the_distance_to_the_training_images(smoke_run):
     """As the report says: held-out images, which this run has, choose nothing."""
-    sampler = Sampler(smoke_run / "checkpoints" / "best.pt")
+    sampler = open_sampler(smoke_run / "checkpoints" / "best.pt")
     config = from_dict(sampler.config)
     _, search_features = load_embeddings(config, torch.device("cpu"))
     dataset = load_images(config.data.path, resolution=(32, 32))

@@ -9,9 +9,9 @@ import torch
 from data import mirrored
 from errors import UserError
 from training import rng
-from imle.config import from_dict
+from methods import from_dict
 from training.ema import Ema
-from imle.trainer import Trainer
+from training.trainer import Trainer
 from models.memory import memory_for
 
 

@@ -1,4 +1,4 @@
-"""Settings of earlier revisions: what they are called now, and which are gone.
+"""What earlier revisions wrote: settings that have other names now or are gone, and checkpoints of format 1.
 
 Checkpoints and the config.yaml of old runs are translated. A user who writes an old name is told the new one.
 """
@@ -15,14 +15,25 @@ RENAMED = {"objective", "epsilon_mode"}  # of imle, to match and reject
 FIRST = RENAMED | {"epsilon_ema", "reject_after", "reject_below", "top_up"}  # settings of imle that every old run wrote down
 
 
-def translated(state: dict) -> dict:
-    """Return a checkpoint of any revision as this one would have saved it.
+def upgraded(state: dict) -> dict:
+    """Return a checkpoint or export of format 1, which knew no method but this, as one of format 2.
 
-    Raises UserError if the run had something that is gone.
+    Raises UserError if the run had something that is gone, KeyError where parts are missing.
     """
-    config = state.get("config")
-    if not isinstance(config, dict):
-        return state
+    state = _translated(state)
+    parts = {"config": {"method": "imle", **state["config"]}, "sampled": state["ema"]}
+    if "generator" in state:  # which exports have not
+        network = state["generator"]
+        if "heads" in state:
+            network = {f"{name}.{key}": value for name in ("generator", "heads") for key, value in state[name].items()}
+        learner = {"network": network} | {key: state[key] for key in ("optimizer", "usual_norms") if key in state}
+        parts["method"] = {"learner": learner} | {key: state[key] for key in ("latents", "losses", "refreshes", "objective")}
+    kept = ("data", "step", "best", "log_position", "selected_by")
+    return {key: state[key] for key in kept if key in state} | parts
+
+
+def _translated(state: dict) -> dict:
+    config = state["config"]
     if RENAMED & set(_section(config, "imle")):
         config = _renamed(config)
         if _section(state, "data").get("heldout"):

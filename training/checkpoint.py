@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from errors import UserError
-from imle.old_names import translated
 
-FORMAT = "rs-imle/1"
+FORMAT = "rs-imle/2"
+EARLIER = ("rs-imle/1",)  # that `methods.load` upgrades
 
 
 def save(state: dict, path: Path) -> None:
@@ -44,10 +44,9 @@ def save(state: dict, path: Path) -> None:
 
 
 def load(path: Path) -> dict:
-    """Return what `save` wrote, on the CPU, its settings by their names of today.
+    """Return what `save` of this or an earlier revision wrote, on the CPU.
 
-    Raises UserError for a file that is missing, damaged, of another kind, of settings that are gone, or would run code when
-    loaded.
+    Raises UserError for a file that is missing, damaged, of another kind or format, or would run code when loaded.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # what torch says of files that are refused anyway
@@ -58,12 +57,9 @@ def load(path: Path) -> dict:
         raise UserError(f"{path}: not a checkpoint of this project, or damaged; nothing in it was run") from None
     if not isinstance(state, dict) or not str(state.get("format", "")).startswith("rs-imle/"):
         raise UserError(f"{path}: a checkpoint of another program; this one reads its own (format {FORMAT})")
-    if state["format"] != FORMAT:
+    if state["format"] not in (FORMAT, *EARLIER):
         raise UserError(f"{path}: has format {state['format']}, this version reads {FORMAT}; use the version that wrote it")
-    try:
-        return translated(state)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    return state
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from test_golden import assert_golden, never_stopped, results, words  # noqa: F4
 
 import train
 from errors import UserError
-from imle import checkpoint
-from imle.config import Config, from_dict, load_config, to_dict
-from imle.old_names import GONE, translated
-from imle.sampling import Sampler
+from training import checkpoint
+from imle.settings import Config
+from methods import from_dict, load_config
+from training.settings import to_dict
+from imle.earlier import GONE, translated
+from methods import open_sampler
 
 OLD_RUNS = Path(__file__).parent / "old_runs"  # as the revision before these names left them after step 7, and where they would have gone
 
@@ -41,11 +43,11 @@ def test_an_old_run_goes_on_to_the_end_that_it_would_have_had(old_run, never_sto
 
 @each_run
 def test_an_old_run_is_sampled_and_exported(old_run):
-    sampler = Sampler(old_run)
+    sampler = open_sampler(old_run)
     assert sampler.images([0, 1]).shape == (2, 3, 32, 32)
     assert sampler.config == to_dict(from_dict(sampler.config))  # whole, and nothing else
     sampler.export(old_run / "export.pt")
-    assert torch.equal(Sampler(old_run / "export.pt").images([5]), sampler.images([5]))
+    assert torch.equal(open_sampler(old_run / "export.pt").images([5]), sampler.images([5]))
 
 
 OTHER = {"model.bottleneck": 0.5, "model.mapping": "tokens", "imle.epsilon_ema": 0.25, "imle.reject_after": 3, "imle.reject_below": 0.5, "imle.top_up": 1.0,
@@ -61,7 +63,7 @@ def test_a_checkpoint_that_used_what_is_gone_is_told_so(key, old_run):
     state["config"][section][name] = OTHER[key]
     torch.save(state, path)
     with pytest.raises(UserError) as told:
-        Sampler(old_run)
+        open_sampler(old_run)
     assert str(told.value).startswith(f"{path}: {key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place")
 
 
@@ -153,14 +155,14 @@ def test_sizes_of_the_token_mapper_beside_the_mlp_change_nothing(tmp_path):
 @pytest.mark.parametrize("old_run", ["rs"], indirect=True)
 def test_a_checkpoint_with_the_new_names_may_have_had_the_token_mapper(old_run):
     path = old_run / "checkpoints" / "last.pt"
-    state, images = checkpoint.load(path), Sampler(old_run).images([3])
+    state, images = checkpoint.load(path), open_sampler(old_run).images([3])
     state["config"]["model"] |= SIZES | {"mapping": "mlp"}
     torch.save(state, path)
     assert checkpoint.load(path)["best"] == state["best"]
-    assert torch.equal(Sampler(old_run).images([3]), images)
+    assert torch.equal(open_sampler(old_run).images([3]), images)
     state["config"]["model"]["mapping"] = "tokens"
     torch.save(state, path)
     with pytest.raises(UserError) as told:
-        Sampler(old_run)
+        open_sampler(old_run)
     assert str(told.value) == (f"{path}: model.mapping=tokens: this setting is gone, and every run has mlp in its place; "
                                "leave it out, or use the revision that had it")  # fmt: skip
