@@ -106,6 +106,8 @@ def test_a_best_that_was_chosen_on_held_out_images_is_chosen_anew():
     old = torch.load(OLD_RUNS / "rs" / "checkpoints" / "last.pt", weights_only=True) | {"best": 0.5}
     assert translated(old)["best"] == 0.5
     old["data"]["heldout"] = ["a.png"]
+    assert translated(old)["best"] == 0.5  # a single one had no say
+    old["data"]["heldout"] = ["a.png", "b.png"]
     assert translated(old)["best"] == math.inf
     assert translated(translated(old) | {"best": 0.25})["best"] == 0.25
 
