@@ -36,7 +36,7 @@ def _translated(state: dict) -> dict:
     config = state["config"]
     if RENAMED & set(_section(config, "imle")):
         config = _renamed(config)
-        if _section(state, "data").get("heldout"):
+        if len(_section(state, "data").get("heldout") or ()) > 1:
             state = state | {"best": math.inf}  # it was measured on these; best.pt is now chosen on the training images
     return state | {"config": _without_gone(config)}
 

@@ -71,7 +71,8 @@ def test_a_checkpoint_that_used_what_is_gone_is_told_so(key, old_run):
     ({"objective": "imle", "epsilon_mode": "fixed"}, {"match": "every", "reject": "none"}),
     ({"objective": "adaptive", "epsilon_mode": "rejected_fraction"}, {"match": "adaptive", "reject": "none"}),
     ({"objective": "rs", "epsilon_mode": "rejected_fraction"}, {"match": "every", "reject": "share"}),
-    *(({"objective": "rs", "epsilon_mode": mode}, {"match": "every", "reject": mode}) for mode in ("fixed", "quantile", "rank", "median_rank")),
+    *(({"objective": "rs", "epsilon_mode": mode}, {"match": "every", "reject": mode})
+      for mode in ("fixed", "quantile", "rank", "median_rank")),
     ({"objective": "rs", "epsilon_mode": "rank", "search": "faiss"}, {"match": "every", "reject": "rank", "search": "exact"}),
     ({"objective": "rs", "epsilon_mode": "fixed", "search": "dci"}, {"match": "every", "reject": "fixed", "search": "dci"}),
 ])  # fmt: skip
@@ -87,8 +88,10 @@ def test_what_was_an_objective_and_an_epsilon_mode(old, today, tmp_path):
 
 @pytest.mark.parametrize("words_, told", [
     (["imle.objective=imle"], "imle.objective: now called imle.match and imle.reject; write imle.match=every imle.reject=none"),
-    (["imle.objective=rs"], "write imle.match=every imle.reject=share"), (["imle.objective=adaptive"], "write imle.match=adaptive imle.reject=none"),
-    (["imle.epsilon_mode=quantile"], "imle.epsilon_mode: now called imle.match and imle.reject; write imle.match=every imle.reject=quantile"),
+    (["imle.objective=rs"], "write imle.match=every imle.reject=share"),
+    (["imle.objective=adaptive"], "write imle.match=adaptive imle.reject=none"),
+    (["imle.epsilon_mode=quantile"], "imle.epsilon_mode: now called imle.match and imle.reject; "
+                                     "write imle.match=every imle.reject=quantile"),
     (["imle.objective=rs", "imle.epsilon_mode=fixed"], "imle.epsilon_mode and imle.objective: now called"),
     (["imle.objective=imle", "imle.top_up=4"], "write imle.match=every imle.reject=none"),
 ])  # fmt: skip
@@ -105,6 +108,8 @@ def test_a_best_that_was_chosen_on_held_out_images_is_chosen_anew():
     old = torch.load(OLD_RUNS / "rs" / "checkpoints" / "last.pt", weights_only=True) | {"best": 0.5}
     assert translated(old)["best"] == 0.5
     old["data"]["heldout"] = ["a.png"]
+    assert translated(old)["best"] == 0.5  # a single one had no say
+    old["data"]["heldout"] = ["a.png", "b.png"]
     assert translated(old)["best"] == math.inf
     assert translated(translated(old) | {"best": 0.25})["best"] == 0.25
 

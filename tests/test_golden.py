@@ -27,7 +27,8 @@ RECIPES = {
            "loss.perceptual=effnet-lite0", "train.schedule=cosine"],
     "switches": ["train.optimizer=muon", "train.learning_rate=5e-3", "train.clip=1.1", "train.micro_batch=4", "train.schedule=constant",
                  "loss.perceptual=pixels", "loss.stage_weight=0.5", "imle.perturbation=1e-2", "imle.refresh_epochs=2"],
-    "adaptive": ["imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2", "loss.perceptual=pixels", "train.schedule=constant"],
+    "adaptive": ["imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2", "loss.perceptual=pixels",
+                 "train.schedule=constant"],
 }  # fmt: skip
 STOP = 7  # steps after which a run is stopped to be resumed, in the middle of an epoch
 

@@ -58,6 +58,7 @@ RADII = {
     "tenth": {"reject": "share", "rejected_fraction": 0.1},
     "most": {"reject": "share", "rejected_fraction": 0.9},
     "quantile": {"reject": "quantile"},
+    "adaptive": {"match": "adaptive", "reject": "share", "rejected_fraction": 0.2},
 }
 
 
