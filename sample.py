@@ -12,7 +12,6 @@ from torch import Tensor
 from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
-from training import rng
 from training.device import choose_device
 from training.sampling import Sampler
 from training.scores import distances
@@ -117,7 +116,7 @@ def write_nearest(samples: Tensor, images: Tensor, *, out: Path) -> None:
 
 def write_film(sampler: Sampler, seeds: list[int], frames: int, out: Path, batch_size: int) -> None:
     """Write a looping film through the seeds as film.gif and frame PNGs."""
-    latents = loop(rng.sample_latents(seeds, sampler.latent_dim), frames)
+    latents = loop(sampler.latents(seeds), frames)
     pictures: list[Image.Image] = []
     for chunk in latents.split(batch_size):
         for image in sampler.decode(chunk):

@@ -137,7 +137,7 @@ def test_a_payload_is_not_run(tmp_path):
 
 @pytest.mark.parametrize("content, told", [
     ({"weight": torch.ones(1)}, "a checkpoint of another program"), ([1], "a checkpoint of another program"),
-    ({"format": "rs-imle/9"}, "has format rs-imle/9, this version reads rs-imle/1"),
+    ({"format": "rs-imle/9"}, "has format rs-imle/9, this version reads rs-imle/2"),
     ({"format": 3}, "another program"), ({"format": torch.ones(2)}, "another program"),
 ])  # fmt: skip
 def test_a_torch_file_of_another_program_is_told(content, told, tmp_path):
@@ -158,12 +158,12 @@ def test_missing_files_and_folders_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", [
-    lambda state: state.pop("ema"), lambda state: state.pop("config"), lambda state: state["config"].pop("model"),
+    lambda state: state.pop("sampled"), lambda state: state.pop("config"), lambda state: state["config"].pop("model"),
     lambda state: state["config"].update(model=3), lambda state: state["config"]["model"].update(latent_dim=10**15),
     lambda state: state["config"]["model"].update(channels=[]), lambda state: state["config"]["model"].update(blocks=[0, 0, 0, 0]),
     lambda state: state["config"]["model"].update(surprise=1), lambda state: state["config"]["data"].update(resolution="big"),
-    lambda state: state["ema"].pop("constant"), lambda state: state["ema"].update(constant=3),
-    lambda state: state["ema"].update(constant=torch.ones(3)), lambda state: state.update(ema=[1]),
+    lambda state: state["sampled"].pop("constant"), lambda state: state["sampled"].update(constant=3),
+    lambda state: state["sampled"].update(constant=torch.ones(3)), lambda state: state.update(sampled=[1]),
 ])  # fmt: skip
 def test_parts_that_do_not_fit_are_one_line(spoil, smoke_run, tmp_path):
     state = checkpoint.load(smoke_run / "checkpoints" / "last.pt")

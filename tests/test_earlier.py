@@ -14,9 +14,10 @@ import train
 from errors import UserError
 from training import checkpoint
 from imle.settings import Config
+import methods
 from methods import from_dict, load_config
 from training.settings import to_dict
-from imle.earlier import GONE, translated
+from imle.earlier import GONE, upgraded
 from methods import open_sampler
 
 OLD_RUNS = Path(__file__).parent / "old_runs"  # as the revision before these names left them after step 7, and where they would have gone
@@ -77,7 +78,7 @@ def test_a_checkpoint_that_used_what_is_gone_is_told_so(key, old_run):
     ({"objective": "rs", "epsilon_mode": "fixed", "search": "dci"}, {"match": "every", "reject": "fixed", "search": "dci"}),
 ])  # fmt: skip
 def test_what_was_an_objective_and_an_epsilon_mode(old, today, tmp_path):
-    assert translated({"config": {"imle": old}}) == {"config": {"imle": today}}
+    assert upgraded({"config": {"imle": old}, "ema": {}}) == {"config": {"method": "imle", "imle": today}, "sampled": {}}
     lines = (OLD_RUNS / "rs" / "config.yaml").read_text().splitlines(keepends=True)
     changed = [f"  {name}: {old[name]}\n" if (name := line.split(":")[0].strip()) in old else line for line in lines]
     (tmp_path / "config.yaml").write_text("".join(changed))
@@ -106,20 +107,19 @@ def test_an_old_name_that_a_user_writes_is_told_with_the_new_one(words_, told, t
 
 def test_a_best_that_was_chosen_on_held_out_images_is_chosen_anew():
     old = torch.load(OLD_RUNS / "rs" / "checkpoints" / "last.pt", weights_only=True) | {"best": 0.5}
-    assert translated(old)["best"] == 0.5
+    assert upgraded(old)["best"] == 0.5
     old["data"]["heldout"] = ["a.png"]
-    assert translated(old)["best"] == 0.5  # a single one had no say
+    assert upgraded(old)["best"] == 0.5  # a single one had no say
     old["data"]["heldout"] = ["a.png", "b.png"]
-    assert translated(old)["best"] == math.inf
-    assert translated(translated(old) | {"best": 0.25})["best"] == 0.25
+    assert upgraded(old)["best"] == math.inf
+    old["config"] = to_dict(Config())  # later checkpoints of format 1 have today's names
+    assert upgraded(old)["best"] == 0.5
 
 
-def test_translating_twice_or_what_is_of_today_changes_nothing():
+def test_upgrading_leaves_what_it_was_given():
     state = torch.load(OLD_RUNS / "rs" / "checkpoints" / "last.pt", weights_only=True)
     before = copy.deepcopy(state["config"])
-    once = translated(state)
-    assert translated(once)["config"] == once["config"] != before == state["config"]
-    assert translated({"config": to_dict(Config())})["config"] == to_dict(Config())
+    assert upgraded(state)["config"] != before == state["config"]
 
 
 @pytest.mark.parametrize("key", GONE)
@@ -163,7 +163,7 @@ def test_a_checkpoint_with_the_new_names_may_have_had_the_token_mapper(old_run):
     state, images = checkpoint.load(path), open_sampler(old_run).images([3])
     state["config"]["model"] |= SIZES | {"mapping": "mlp"}
     torch.save(state, path)
-    assert checkpoint.load(path)["best"] == state["best"]
+    assert methods.load(path)["best"] == state["best"]
     assert torch.equal(open_sampler(old_run).images([3]), images)
     state["config"]["model"]["mapping"] = "tokens"
     torch.save(state, path)

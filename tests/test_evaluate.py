@@ -76,7 +76,7 @@ def run(tmp_path_factory):
     dataset = load_images(images, resolution=(SIDE, SIDE))
     train, heldout = split_holdout(dataset.names, config["data"]["holdout"], 0)
     torch.manual_seed(0)
-    state = {"config": config, "step": 7, "ema": build_generator(config).state_dict(),
+    state = {"config": config, "step": 7, "sampled": build_generator(config).state_dict(),
              "data": {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
                       "heldout": [dataset.names[i] for i in heldout]}}  # fmt: skip
     (folder / "run" / "checkpoints").mkdir(parents=True)
@@ -365,7 +365,7 @@ def test_broken_weights_give_a_line_and_no_numbers(run, tmp_path):
     broken = tmp_path / "broken"
     (broken / "checkpoints").mkdir(parents=True)
     state = checkpoint.load(run / "checkpoints" / "last.pt")
-    state["ema"] = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in state["ema"].items()}
+    state["sampled"] = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in state["sampled"].items()}
     checkpoint.save(state, broken / "checkpoints" / "last.pt")
     with pytest.raises(UserError, match="gives images that are not finite"):
         main(broken, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4)

@@ -185,7 +185,7 @@ def run_of(images, tmp_path):
         config["loss"]["perceptual"], config["imle"]["features"] = perceptual, features
         dataset = load_images(images, resolution=(SIDE, SIDE))
         torch.manual_seed(0)
-        state = {"config": config, "step": 7, "ema": build_generator(config).state_dict(),
+        state = {"config": config, "step": 7, "sampled": build_generator(config).state_dict(),
                  "data": {"fingerprint": dataset.fingerprint, "names": dataset.names, "heldout": []}}  # fmt: skip
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         checkpoint.save(state, tmp_path / name / "checkpoints" / "last.pt")

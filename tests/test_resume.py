@@ -9,6 +9,7 @@ import torch
 
 from errors import UserError
 from imle.settings import Config, Loss
+import methods
 from methods import from_dict
 from training.settings import Train, facts, to_dict
 from training.resume import check_same_run, nothing_to_do
@@ -102,15 +103,15 @@ def trainer(**sections):
              "train": {"epochs": 20, "batch_size": 4, "warmup_steps": 3}, "imle": {"pool_factor": 4, "refresh_epochs": 2}}  # fmt: skip
     config = from_dict({name: small.get(name, {}) | sections.get(name, {}) for name in small | sections})
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    made = Trainer(config, images, data=DATA, device=torch.device("cpu"))
-    made.log = SimpleNamespace(row=lambda *_: None, position=lambda: 0)
+    cpu = torch.device("cpu")
+    made = Trainer(config, methods.make(config, images, device=cpu), len(images), data=DATA, device=cpu)
+    made.write_to(SimpleNamespace(row=lambda *_: None, position=lambda: 0))
     return made
 
 
 def train(made, steps):
     for _ in range(steps):
-        made.rematch()
-        made.train_step()
+        made.advance()
     return made
 
 
@@ -127,7 +128,7 @@ def test_an_optimiser_takes_over_its_state_and_no_setting(optimizer):
     state = train(trainer(train={"optimizer": optimizer}), 4).state()
     later, fresh = (made(train={"optimizer": optimizer, "weight_decay": 0.3, "learning_rate": 0.1})
                     for made in (lambda **sections: resumed(state, **sections), trainer))  # fmt: skip
-    for ours, theirs in zip(later.optimizer.param_groups, fresh.optimizer.param_groups, strict=True):
+    for ours, theirs in zip(later.method.learner.optimizer.param_groups, fresh.method.learner.optimizer.param_groups, strict=True):
         assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours if name not in ("params", "lr"))
         assert ours["weight_decay"] == 0.3
     with pytest.raises(UserError, match=r"train.betas: this run began with \[0.9, 0.99\] and cannot go on"):
@@ -138,28 +139,28 @@ def test_the_learning_rate_is_that_of_a_run_that_had_its_settings_from_the_start
     state = train(trainer(), 5).state()
     for settings in ({"epochs": 40}, {"epochs": 3}, {"warmup_steps": 50}, {"schedule": "step", "decay_epochs": 1}, {"learning_rate": 0.1}):
         later, ever = resumed(state, train=settings), trainer(train=settings)
-        assert [later.learning_rate(step) for step in range(5, 12)] == [ever.learning_rate(step) for step in range(5, 12)]
+        assert [later.method.learner.learning_rate(step) for step in range(5, 12)] == [ever.method.learner.learning_rate(step) for step in range(5, 12)]
 
 
 def test_epochs_are_counted_from_the_start_whatever_their_interval_was():
     state = train(trainer(), 5).state()  # two and a half epochs
     later = resumed(state, imle={"refresh_epochs": 3})
-    assert [step for step in range(5, 20) if later.objective.asking(step, later.losses) is not None] == [6, 12, 18]
+    assert [step for step in range(5, 20) if later.method.objective.asking(step, later.method.losses) is not None] == [6, 12, 18]
     adaptive = {"match": "adaptive", "reject": "none", "staleness": 50, "force_resample": 50}
     state = train(trainer(imle=adaptive), 5).state()
-    assert state["objective"]["age"].tolist() == [2] * 8  # epochs
+    assert state["method"]["objective"]["age"].tolist() == [2] * 8  # epochs
     for settings, asks in (({}, False), ({"staleness": 3, "force_resample": 4}, True), ({"staleness": 0, "force_resample": 3}, True)):
         later = resumed(state, imle=adaptive | settings)
-        later.objective.tau[:] = later.losses + 1  # all are near enough
-        assert (later.objective.asking(6, later.losses) is not None) == asks
+        later.method.objective.tau[:] = later.method.losses + 1  # all are near enough
+        assert (later.method.objective.asking(6, later.method.losses) is not None) == asks
 
 
 def test_usual_norms_are_forgotten_by_a_session_that_does_not_clip():
     clipped = train(trainer(train={"clip": 2.0}), 4)
-    assert torch.equal(resumed(clipped.state(), train={"clip": 5.0}).clipping.usual, clipped.clipping.usual)
+    assert torch.equal(resumed(clipped.state(), train={"clip": 5.0}).method.learner.clipping.usual, clipped.method.learner.clipping.usual)
     unclipped = train(resumed(clipped.state()), 2).state()
     again = resumed(unclipped, train={"clip": 2.0})
-    assert not again.clipping.usual.any() and train(again, 1).clipping.usual.all()
+    assert not again.method.learner.clipping.usual.any() and train(again, 1).method.learner.clipping.usual.all()
 
 
 @pytest.mark.parametrize("step, before, asked, told", [

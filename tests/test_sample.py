@@ -71,9 +71,9 @@ def test_an_export_is_small_and_draws_the_same(command, smoke_run, drawn, tmp_pa
     result = command("sample.py", smoke_run, "--export", exported)
     assert result.returncode == 0 and str(exported) in result.stdout, result
     state = checkpoint.load(exported)
-    assert sorted(state) == ["config", "data", "ema", "format", "selected_by", "step"]
+    assert sorted(state) == ["config", "data", "format", "sampled", "selected_by", "step"]
     assert exported.stat().st_size < 0.5 * (smoke_run / "checkpoints" / "last.pt").stat().st_size
-    assert sum(value.numel() for value in state["ema"].values()) == 13_771
+    assert sum(value.numel() for value in state["sampled"].values()) == 13_771
     assert command("sample.py", exported, "--out", tmp_path / "out", "--seeds", "0-9").returncode == 0
     assert pictures(tmp_path / "out").items() <= pictures(drawn).items()
     again = command("sample.py", exported, "--export", tmp_path / "again.pt")

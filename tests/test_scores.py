@@ -39,5 +39,5 @@ def test_nearest_other_is_another_vector_far_from_the_origin_too():
         features = normal(40, 6, seed=3, offset=offset)
         expected = [min(math.dist(x, y) for j, y in enumerate(features.tolist()) if i != j)
                     for i, x in enumerate(features.tolist())]  # fmt: skip
-        torch.testing.assert_close(nearest_other(features), torch.tensor(expected), rtol=1e-5, atol=0)
+        torch.testing.assert_close(nearest_other(features), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
     assert nearest_other(torch.ones(2, 6)).tolist() == [0, 0]

@@ -8,7 +8,7 @@ from test_trainer import images, train, trainer
 from errors import UserError
 from training import checkpoint
 from methods import load_config
-from methods import open_sampler, generate
+from methods import open_sampler
 from models.generator import Generator
 from models.pixels import to_float, to_uint8
 from models.stages import Staged, make_heads, shrunk, stage_maps
@@ -47,66 +47,63 @@ def test_stage_maps_are_mean_squared_errors_of_images_made_smaller():
 
 @pytest.mark.parametrize("weight", [0.25, 2.0])
 def test_the_gradient_is_that_of_the_distance_and_the_weighted_stages(weight):
-    made = trainer(loss={"stage_weight": weight})
-    made.latents.normal_(generator=torch.Generator().manual_seed(0))
+    made = trainer(loss={"stage_weight": weight}, train={"learning_rate": 0.0})
+    made.method.latents.normal_(generator=torch.Generator().manual_seed(0))
     index = made.batch(0)
-    reported = made.backward(index, made.latents[index])
-    found = [p.grad.clone() for p in made.network.parameters()]
-    made.optimizer.zero_grad()
-    *stages, image = made.network(made.latents[index])
-    targets = to_float(made.targets.images[index])
+    made.method.pull(index, 0)
+    reported = made.method.losses[index]
+    found = [p.grad.clone() for p in made.method.learner.network.parameters()]
+    made.method.learner.optimizer.zero_grad()
+    *stages, image = made.method.learner.network(made.method.latents[index])
+    targets = to_float(made.method.targets.images[index])
     # The image counts with 1 as the perceptual distance and with pixel_weight as itself.
     distance = (1 + made.config.loss.pixel_weight) * F.mse_loss(image, targets)
     errors = [F.mse_loss(stage, F.avg_pool2d(targets, 16 // stage.shape[-1])) for stage in stages]
     (distance + weight * sum(errors) / len(errors)).backward()
     torch.testing.assert_close(reported.mean(), distance.detach())  # what is told is the distance alone
-    for ours, p in zip(found, made.network.parameters()):
+    for ours, p in zip(found, made.method.learner.network.parameters()):
         torch.testing.assert_close(ours, p.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_the_generator_begins_the_same_with_heads_and_without():
     plain, headed = trainer(), trainer(loss={"stage_weight": 1.0})
-    for ours, theirs in zip(plain.generator.parameters(), headed.generator.parameters()):
+    for ours, theirs in zip(plain.method.generator.parameters(), headed.method.generator.parameters()):
         assert torch.equal(ours, theirs)
-    assert plain.network is plain.generator and plain.heads is None
-    assert "heads" in state_of(headed) and "heads" not in state_of(plain)
-
-
-def state_of(made) -> dict:
-    made.log.position = lambda: 0
-    return made.state()
+    assert plain.method.learner.network is plain.method.generator
+    names = [set(name.split(".")[0] for name in made.state()["method"]["learner"]["network"]) for made in (plain, headed)]
+    assert "heads" not in names[0] and names[1] == {"generator", "heads"}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_heads_learn_and_are_in_the_checkpoint_but_not_in_what_is_sampled(optimizer, tmp_path):
     made = trainer(loss={"stage_weight": 1.0}, train={"optimizer": optimizer})
-    before = [p.detach().clone() for p in made.heads.parameters()]
+    before = [p.detach().clone() for p in made.method.learner.network.heads.parameters()]
     train(made, 5)
-    assert not any(torch.equal(a, b) for a, b in zip(before, made.heads.parameters()))
+    assert not any(torch.equal(a, b) for a, b in zip(before, made.method.learner.network.heads.parameters()))
     made.data = DATA
     path = tmp_path / "x.pt"
-    checkpoint.save(state_of(made), path)
+    checkpoint.save(made.state(), path)
     sampler = open_sampler(path)
-    assert torch.equal(sampler.images([0, 1, 2]), to_uint8(generate(made.ema.module, made.sample_latents(3))))
+    assert torch.equal(sampler.images([0, 1, 2]), to_uint8(made.method.draw([0, 1, 2])))
     sampler.export(tmp_path / "export.pt")
     assert torch.equal(open_sampler(tmp_path / "export.pt").images([0]), sampler.images([0]))
-    assert "heads" not in checkpoint.load(tmp_path / "export.pt")
+    assert not any("heads" in name for name in checkpoint.load(tmp_path / "export.pt")["sampled"])
 
     other = trainer(loss={"stage_weight": 1.0}, train={"optimizer": optimizer})
     other.load_state(checkpoint.load(path))
     assert train(made, 5) == train(other, 5)
-    assert all(torch.equal(a, b) for a, b in zip(made.network.parameters(), other.network.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(made.method.learner.network.parameters(), other.method.learner.network.parameters()))
 
 
 def test_a_head_that_breaks_stops_the_run():
     made = trainer(loss={"stage_weight": 1.0})
     train(made, 1)
     with torch.no_grad():
-        made.heads[0].weight[0, 0] = float("inf")
+        made.method.learner.network.heads[0].weight[0, 0] = float("inf")
     with pytest.raises(UserError, match="a weight is not finite at step 1"):
         made.save("last")
     with pytest.raises(UserError, match="the loss or its gradient is not finite at step 1"):
-        made.train_step()
+        made.advance()
 
 
 def test_robust_distances_hold_for_stages_too():
@@ -114,7 +111,7 @@ def test_robust_distances_hold_for_stages_too():
     drawn = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     parts = []
     for made in (squared, robust):
-        distance, total = made.compare(torch.arange(4), drawn)
+        total, distance = made.method.loss(torch.arange(4), drawn)
         parts.append(total - distance)
     assert (parts[1] > 0).all() and (parts[1] < 0.1**2).all() and (parts[0] > parts[1]).all()
 

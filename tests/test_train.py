@@ -16,13 +16,15 @@ from PIL import Image
 from data import load_images
 from errors import UserError
 from training import checkpoint
+import methods
 from methods import from_dict, load_config
 from training.settings import to_dict
-from training.runlog import RunLog
+from training.runlog import RunLog, SilentLog
 from methods import open_sampler
 from training.scores import energy_distance
+from imle.method import make_networks
 from imle.targets import embed
-from training.trainer import Trainer, load_embeddings
+from training.trainer import Trainer
 from test_colour import DISPLAY_P3
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +84,12 @@ def tiny_trainer(settings=(*TINY, "train.epochs=3")):
     """Return a trainer on eight images of noise, two steps to an epoch."""
     config = load_config(ROOT / "configs" / "smoke-32.yaml", list(settings))
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Trainer(config, images, data={}, device=torch.device("cpu"))
+    return trainer_of(config, images)
+
+
+def trainer_of(config, images, **how):
+    cpu = torch.device("cpu")
+    return Trainer(config, methods.make(config, images, device=cpu, **how), len(images), data={}, device=cpu)
 
 
 def hashes(folder):
@@ -303,7 +310,7 @@ def test_best_is_chosen_by_the_distance_to_the_training_images(smoke_run):
     """As the report says: held-out images, which this run has, choose nothing."""
     sampler = open_sampler(smoke_run / "checkpoints" / "best.pt")
     config = from_dict(sampler.config)
-    _, search_features = load_embeddings(config, torch.device("cpu"))
+    *_, search_features = make_networks(config, torch.device("cpu"))
     dataset = load_images(config.data.path, resolution=(32, 32))
     samples = embed(search_features, sampler.images(range(config.log.num_scored)))
     distances = [energy_distance(samples, embed(search_features, dataset.images[[dataset.names.index(name) for name in names]]))
@@ -329,12 +336,13 @@ def truncated(path):
 
 def without_optimizer(path):
     state = checkpoint.load(path)
-    checkpoint.save({key: state[key] for key in ("config", "data", "step", "ema")}, path)
+    checkpoint.save({key: state[key] for key in ("config", "data", "step", "sampled")}, path)
 
 
 def other_shapes(path):
     state = checkpoint.load(path)
-    state["generator"] = {key: value.repeat(2, *[1] * (value.ndim - 1)) for key, value in state["generator"].items()}
+    learner = state["method"]["learner"]
+    learner["network"] = {key: value.repeat(2, *[1] * (value.ndim - 1)) for key, value in learner["network"].items()}
     checkpoint.save(state, path)
 
 
@@ -482,7 +490,7 @@ def test_odd_names_do_no_harm(command, images, tmp_path):
 def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
     result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu", "train.micro_batch=3")
     assert result.returncode == 0, result.stderr
-    for fact in ("reject: share", "parameters        13,771\n", "GMAC", "s for 10 images, 3 at a time\n", "peak memory", "a refresh", "the run"):
+    for fact in ("reject: share", " 13,771\n", "GMAC", "a step  ", "times\n", "peak memory", "a refresh", "the run"):
         assert fact in result.stdout
     assert not (tmp_path / "run").exists()
 
@@ -492,26 +500,26 @@ def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
 
 def test_it_stops_before_an_update_that_is_not_finite(tmp_path):
     trainer = tiny_trainer()
-    embedding = trainer.embedding
+    embedding = trainer.method.embedding
 
     def spoilt(images):
         return [level * float("nan") if trainer.step == 3 and images.requires_grad else level for level in embedding(images)]
 
-    trainer.embedding = spoilt
+    trainer.method.embedding = spoilt
     with pytest.raises(UserError, match=r"not finite at step 3, .*last\.pt, of step 2, is good"):
         trainer.run(RunLog(tmp_path))
     saved = checkpoint.load(tmp_path / "checkpoints" / "last.pt")
-    assert saved["step"] == 2 and all(value.isfinite().all() for value in saved["generator"].values())
-    assert all(parameter.isfinite().all() for parameter in trainer.generator.parameters())
+    assert saved["step"] == 2 and all(value.isfinite().all() for value in saved["method"]["learner"]["network"].values())
+    assert all(parameter.isfinite().all() for parameter in trainer.method.generator.parameters())
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     trainer = tiny_trainer()
-    trainer.log = RunLog(tmp_path)
+    trainer.write_to(RunLog(tmp_path))
     trainer.save("last")
     before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
     with torch.no_grad():
-        next(trainer.generator.parameters()).view(-1)[0] = float("inf")
+        next(trainer.method.generator.parameters()).view(-1)[0] = float("inf")
     with pytest.raises(UserError, match="a weight is not finite at step 0"):
         trainer.save("last")
     assert (tmp_path / "checkpoints" / "last.pt").read_bytes() == before
@@ -524,7 +532,7 @@ def test_an_absurd_learning_rate_ends_in_one_line(rate, images, command, tmp_pat
     last = tmp_path / "run" / "checkpoints" / "last.pt"
     if last.exists():
         state = checkpoint.load(last)
-        assert all(value.isfinite().all() for part in ("generator", "ema") for value in state[part].values())
+        assert all(value.isfinite().all() for part in (state["method"]["learner"]["network"], state["sampled"]) for value in part.values())
 
 
 # --- the published recipe
@@ -535,10 +543,10 @@ def test_the_paper_recipe_takes_three_steps():
     config["train"]["batch_size"] = 1  # its own 4, and 20 n candidates, take minutes on a CPU
     config["imle"]["pool_factor"] = 0.5
     images = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    trainer = Trainer(from_dict(config), images, data={}, device=torch.device("cpu"), pretrained=False)
-    before = [parameter.detach().clone() for parameter in trainer.generator.parameters()]
-    trainer.latents.copy_(trainer.refresher.refresh(trainer.embed_latents, 0).latents)
+    trainer = trainer_of(from_dict(config), images, pretrained=False)
+    trainer.write_to(SilentLog())
+    before = [parameter.detach().clone() for parameter in trainer.method.generator.parameters()]
     for _ in range(3):
-        trainer.train_step()
-    assert trainer.losses.isfinite().all() and trainer.losses.min() > 0
-    assert all((a != b).any() for a, b in zip(before, trainer.generator.parameters()))
+        trainer.advance()
+    assert trainer.method.losses.isfinite().all() and trainer.method.losses.min() > 0
+    assert all((a != b).any() for a, b in zip(before, trainer.method.generator.parameters()))

@@ -9,8 +9,10 @@ import torch
 from data import mirrored
 from errors import UserError
 from training import rng
+import methods
 from methods import from_dict
 from training.ema import Ema
+from training.guard import Diverged
 from training.trainer import Trainer
 from models.memory import memory_for
 
@@ -35,19 +37,24 @@ def trainer(*, pixels=None, device="cpu", **sections) -> Trainer:
     }
     config = from_dict({section: {**settings.get(section, {}), **sections.get(section, {})} for section in {**settings, **sections}})
     pixels = images() if pixels is None else pixels
-    made = Trainer(config, pixels, data={}, device=torch.device(device))
+    made = Trainer(config, methods.make(config, pixels, device=torch.device(device)), len(pixels), data={}, device=torch.device(device))
     made.rows = []
-    made.log = SimpleNamespace(row=lambda kind, step, values, seconds: made.rows.append({"kind": kind, "step": step, **values}))
+    made.write_to(SimpleNamespace(position=lambda: 0, row=lambda kind, step, values, _: made.rows.append({"kind": kind, "step": step, **values})))
     return made
+
+
+def pull(made: Trainer) -> None:
+    """Take a step without new matches."""
+    made.method.pull(made.batch(made.step), made.step)
+    made.step += 1
 
 
 def train(made: Trainer, steps: int) -> list[list[float]]:
     """Take some steps; return every image's latest loss after each."""
     history = []
     for _ in range(steps):
-        made.rematch()
-        made.train_step()
-        history.append(made.losses.tolist())
+        made.advance()
+        history.append(made.method.losses.tolist())
     return history
 
 
@@ -65,7 +72,7 @@ def test_the_loss_falls_past_the_paper_too(switch, precision):
     made = trainer(**switch, train={"precision": precision}, imle={"refresh_epochs": 10})
     history = train(made, 60)
     assert sum(history[-1]) < 0.6 * sum(history[1])
-    assert all(p.grad.abs().max() > 0 and p.dtype == torch.float32 for p in made.network.parameters())
+    assert all(p.grad.abs().max() > 0 and p.dtype == torch.float32 for p in made.method.learner.network.parameters())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -75,7 +82,7 @@ def test_cached_targets_give_the_losses_of_targets_embedded_at_each_step(percept
 
     def losses(cache_gb):
         made = trainer(loss={"perceptual": perceptual, "cache_gb": cache_gb}, train={"precision": precision, "learning_rate": 1e-9})
-        assert (made.targets.cached is None) == (cache_gb == 0)
+        assert (made.method.targets.cached is None) == (cache_gb == 0)
         return torch.tensor(train(made, 4))
 
     torch.testing.assert_close(losses(0), losses(4.0), rtol=1e-5, atol=0)
@@ -84,21 +91,21 @@ def test_cached_targets_give_the_losses_of_targets_embedded_at_each_step(percept
 @pytest.mark.parametrize("perceptual", ["pixels", "effnet-lite0"])
 def test_a_match_s_distance_squared_is_its_training_loss(perceptual):
     made = trainer(imle={"features": "loss"}, train={"batch_size": 8}, loss={"perceptual": perceptual, "pixel_weight": 0.3})
-    found, refresh = [], made.refresher.refresh
-    made.refresher.refresh = lambda *args: found.append(refresh(*args)) or found[-1]
+    found, refresh = [], made.method.refresher.refresh
+    made.method.refresher.refresh = lambda *args: found.append(refresh(*args)) or found[-1]
     train(made, 1)
-    torch.testing.assert_close(made.losses, found[0].distance.square(), rtol=1e-4, atol=0)
-    assert torch.equal(made.latents, found[0].latents)
+    torch.testing.assert_close(made.method.losses, found[0].distance.square(), rtol=1e-4, atol=0)
+    assert torch.equal(made.method.latents, found[0].latents)
 
 
 def test_latents_and_losses_stay_with_their_images():
     made = trainer(pixels=images(7))
-    made.latents.normal_(generator=torch.Generator().manual_seed(0))
+    made.method.latents.normal_(generator=torch.Generator().manual_seed(0))
     for _ in range(120):  # epochs of two steps in random order, the last batch of three
-        made.train_step()
-    table = torch.cdist(made.embed_latents(made.latents), made.targets.features).square()
+        pull(made)
+    table = torch.cdist(made.method.embed_latents(made.method.latents), made.method.targets.features).square()
     assert torch.equal(table.argmin(dim=1), torch.arange(7))
-    torch.testing.assert_close(table.diagonal(), made.losses, rtol=0.25, atol=0)
+    torch.testing.assert_close(table.diagonal(), made.method.losses, rtol=0.25, atol=0)
 
 
 @pytest.mark.parametrize("n, batch_size", [(8, 4), (7, 3), (5, 8), (2, 1)])
@@ -117,17 +124,17 @@ def test_every_epoch_visits_every_image_once(n, batch_size):
 def test_refreshes_come_every_so_many_epochs_and_are_logged():
     made = trainer(imle={"refresh_epochs": 3})
     train(made, 13)
-    assert [row["step"] for row in made.rows] == [0, 6, 12] and made.refreshes == 3
+    assert [row["step"] for row in made.rows] == [0, 6, 12] and made.method.refreshes == 3
     assert all(row["kind"] == "refresh" and row["pool_seen"] == 32 for row in made.rows)
 
 
 def test_perturbation_is_noise_of_the_step_on_the_matched_latents():
     made = trainer(imle={"perturbation": 0.5})
     given = []
-    made.generator.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
-    made.latents.normal_(generator=torch.Generator().manual_seed(0))
-    made.train_step(), made.train_step()
-    noise = [given[step] - made.latents[made.batch(step)] for step in range(2)]
+    made.method.generator.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    made.method.latents.normal_(generator=torch.Generator().manual_seed(0))
+    pull(made), pull(made)
+    noise = [given[step] - made.method.latents[made.batch(step)] for step in range(2)]
     for step in range(2):
         torch.testing.assert_close(noise[step], 0.5 * rng.normal((4, 8), 0, "perturb", step), rtol=0, atol=1e-6)
     assert not torch.equal(*noise)
@@ -163,24 +170,24 @@ def test_the_average_has_the_latest_buffers():
 
 def test_the_trainer_averages_after_each_update():
     made = trainer(train={"ema_decay": 0.5})
-    before = made.ema.module.to_rgb.weight.clone()
+    before = made.method.learner.ema.module.to_rgb.weight.clone()
     train(made, 1)
-    torch.testing.assert_close(made.ema.module.to_rgb.weight, 0.1 * before + 0.9 * made.generator.to_rgb.weight)
+    torch.testing.assert_close(made.method.learner.ema.module.to_rgb.weight, 0.1 * before + 0.9 * made.method.generator.to_rgb.weight)
 
 
 def test_learning_rates():
     settings = {"epochs": 10, "batch_size": 4, "learning_rate": 1.0, "warmup_steps": 4}  # 20 steps of 8 images
-    constant = trainer(train={**settings, "schedule": "constant"}).learning_rate
+    constant = trainer(train={**settings, "schedule": "constant"}).method.learner.learning_rate
     assert [constant(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
-    cosine = trainer(train={**settings, "schedule": "cosine"}).learning_rate
+    cosine = trainer(train={**settings, "schedule": "cosine"}).method.learner.learning_rate
     assert [cosine(10), cosine(20)] == pytest.approx([0.5, 0])
     assert cosine(2) == pytest.approx(0.6 * (1 + math.cos(math.pi / 10)) / 2)
     assert 0 < cosine(19) < 0.01
-    step = trainer(train={**settings, "schedule": "step", "decay_epochs": 3, "decay_factor": 0.5}).learning_rate
+    step = trainer(train={**settings, "schedule": "step", "decay_epochs": 3, "decay_factor": 0.5}).method.learner.learning_rate
     assert [step(k) for k in (5, 6, 11, 12, 18)] == [1, 0.5, 0.5, 0.25, 0.125]
     made = trainer(train={**settings, "warmup_steps": 0})
     train(made, 1)
-    assert made.optimizer.param_groups[0]["lr"] == 1.0
+    assert made.method.learner.optimizer.param_groups[0]["lr"] == 1.0
 
 
 def test_bf16_runs_close_to_fp32():
@@ -188,14 +195,14 @@ def test_bf16_runs_close_to_fp32():
     assert not torch.equal(losses["bf16"], losses["fp32"])
     torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.1, atol=0)
     made = trainer(train={"precision": "bf16"})
-    assert made.embed_latents(torch.randn(2, 8)).dtype == torch.float32
+    assert made.method.embed_latents(torch.randn(2, 8)).dtype == torch.float32
     train(made, 1)
-    assert all(p.dtype == torch.float32 for p in [*made.generator.parameters(), *made.ema.module.parameters()])
+    assert all(p.dtype == torch.float32 for p in [*made.method.generator.parameters(), *made.method.learner.ema.module.parameters()])
 
 
 def test_the_precision_is_that_of_the_pool_too():
     latents = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    pools = [trainer(train={"precision": precision}).embed_latents(latents) for precision in PRECISIONS]
+    pools = [trainer(train={"precision": precision}).method.embed_latents(latents) for precision in PRECISIONS]
     assert not torch.equal(*pools)
     torch.testing.assert_close(*pools, rtol=0.1, atol=0.01)
     assert all(pool.dtype == torch.float32 and not pool.requires_grad for pool in pools)
@@ -207,11 +214,11 @@ def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(micro_bat
     """In float64, as biases before an instance norm have gradients that cancel: in float32 their rounding is up to 1e-5 of them."""
     whole, parts = (trainer(pixels=images(7), **switch, train={"batch_size": 5, "micro_batch": size}) for size in (0, micro_batch))
     for one in (whole, parts):
-        one.latents.normal_(generator=torch.Generator().manual_seed(0))
+        one.method.latents.normal_(generator=torch.Generator().manual_seed(0))
     for _ in range(2):  # batches of five and of two
-        whole.train_step(), parts.train_step()
-        torch.testing.assert_close(parts.losses, whole.losses, rtol=2.0**-22, atol=0)  # they are told in float32
-        for ours, theirs in zip(parts.network.parameters(), whole.network.parameters()):
+        pull(whole), pull(parts)
+        torch.testing.assert_close(parts.method.losses, whole.method.losses, rtol=2.0**-22, atol=0)  # they are told in float32
+        for ours, theirs in zip(parts.method.learner.network.parameters(), whole.method.learner.network.parameters()):
             assert (ours.grad - theirs.grad).abs().max() <= 1e-9 * theirs.grad.abs().max() > 0
 
 
@@ -225,9 +232,9 @@ def test_only_the_networks_of_a_step_are_compiled(monkeypatch):
     plain = train(trainer(), 3)
     assert not called
     made = trainer(train={"compile": True})
-    targets, pool = made.targets.embedding, made.search_features.embedding
+    targets, pool = made.method.targets.embedding, made.method.search_features.embedding
     assert train(made, 3) == plain
-    assert [network for network, _ in called] == 3 * [made.generator, pool] and pool is targets
+    assert [network for network, _ in called] == 3 * [made.method.generator, pool] and pool is targets
 
 
 def test_what_cannot_be_compiled_is_one_line(monkeypatch):
@@ -240,24 +247,26 @@ def test_what_cannot_be_compiled_is_one_line(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     made = trainer(train={"compile": True})
     with pytest.raises(UserError, match=r"^train.compile: .*no C\+\+ compiler was found.*; set train.compile=false$"):
-        made.train_step()
+        made.advance()
 
 
 def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
     """As on a GPU, which is asked at the end of an epoch only."""
     made = trainer()
-    made.guard.at_once = False
+    made.method.learner.guard.at_once = False
     train(made, 3)
-    embedding, before = made.embedding, [p.detach().clone() for p in made.generator.parameters()]
-    moments = [value.clone() for state in made.optimizer.state.values() for value in state.values()]
-    made.embedding = lambda images: [level * (float("inf") if made.step == 3 else 1) for level in embedding(images)]
+    embedding, before = made.method.embedding, [p.detach().clone() for p in made.method.generator.parameters()]
+    moments = [value.clone() for state in made.method.learner.optimizer.state.values() for value in state.values()]
+    made.method.embedding = lambda images: [level * (float("inf") if made.step == 3 else 1) for level in embedding(images)]
     for step in range(3, 6):
-        made.train_step()
-        assert made.guard.failed_at() == 3 and made.step == step + 1
-        assert all(torch.equal(a, b) for a, b in zip(before, made.generator.parameters()))
-        assert all(map(torch.equal, moments, [value for state in made.optimizer.state.values() for value in state.values()]))
-    assert all(p.isfinite().all() for p in made.ema.module.parameters())
-    for told in (lambda: made.end_epoch(0.0, None), lambda: made.save("last"), made.check_finite):
+        made.advance()
+        with pytest.raises(Diverged, match="the loss or its gradient is not finite at step 3$"):
+            made.method.check(made.step)
+        assert made.step == step + 1
+        assert all(torch.equal(a, b) for a, b in zip(before, made.method.generator.parameters()))
+        assert all(map(torch.equal, moments, [value for state in made.method.learner.optimizer.state.values() for value in state.values()]))
+    assert all(p.isfinite().all() for p in made.method.learner.ema.module.parameters())
+    for told in (lambda: made.end_epoch(0.0, None), lambda: made.save("last"), made.check):
         with pytest.raises(UserError, match="the loss or its gradient is not finite at step 3, "):
             told()
 
@@ -265,25 +274,26 @@ def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("settings", [{}, {"train": {"micro_batch": 3}}, {"train": {"precision": "bf16"}}, {"train": {"clip": 2.0}}, *SWITCHES], ids=str)
 def test_a_step_does_not_wait_for_the_gpu(settings):
-    made = trainer(imle={"perturbation": 0.1}, **settings, device="cuda")
+    made = trainer(imle={"perturbation": 0.1, "refresh_epochs": 99}, **settings, device="cuda")
     train(made, 2)  # the first step sets up libraries
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(4):  # into the next epoch, whose order is new
-            made.train_step()
+        for _ in range(4):  # into the next epoch, whose order is new; no refresh
+            made.advance()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert made.guard.failed_at() is None and made.losses.isfinite().all()
+    made.check(weights=True)
+    assert made.method.losses.isfinite().all()
 
 
 def test_mirror_images_are_images_of_their_own():
     pixels = mirrored(images())
     made = trainer(pixels=pixels)
-    assert made.n == 16 and made.steps_per_epoch == 4 and made.refresher.pool_size == 64
-    assert made.latents.shape == (16, 8)
-    assert torch.equal(made.targets.images[8:].flip(3), made.targets.images[:8])
+    assert made.n == 16 and made.steps_per_epoch == 4 and made.method.refresher.pool_size == 64
+    assert made.method.latents.shape == (16, 8)
+    assert torch.equal(made.method.targets.images[8:].flip(3), made.method.targets.images[:8])
     train(made, 4)
-    assert (made.losses > 0).all()
+    assert (made.method.losses > 0).all()
 
 
 @pytest.mark.parametrize("search", ["exact", "dci"])
@@ -296,7 +306,7 @@ def test_mirror_images_are_images_of_their_own():
 def test_every_kind_of_refresh_trains(settings, search):
     made = trainer(imle={"search": search, **settings})
     train(made, 6)
-    assert made.latents.abs().sum(dim=1).min() > 0 and (made.losses > 0).all()
+    assert made.method.latents.abs().sum(dim=1).min() > 0 and (made.method.losses > 0).all()
     assert all(math.isfinite(value) for row in made.rows for value in row.values() if not isinstance(value, str))
 
 
@@ -308,7 +318,7 @@ def test_two_images_are_enough():
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
                                    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=type)
 @pytest.mark.parametrize("job, told", [("embed_latents", "the pool: lower imle.pool_batch (now 64)"),
-                                       ("train_step", "a training step: set train.micro_batch=2 (a step then takes 2 images at once"),
+                                       ("pull", "a training step: set train.micro_batch=2 (a step then takes 2 images at once"),
                                        ("draw_and_score", "the sheets and the score: lower log.num_scored (now 100)")])  # fmt: skip
 def test_out_of_memory_names_the_setting_to_lower(job, told, error, monkeypatch):
     def full(*_):
@@ -317,7 +327,7 @@ def test_out_of_memory_names_the_setting_to_lower(job, told, error, monkeypatch)
     made = trainer()
     if job != "draw_and_score":
         monkeypatch.setattr(made, "draw_and_score", lambda: math.inf)
-    monkeypatch.setattr(made, job, full)
+    monkeypatch.setattr(made if job == "draw_and_score" else made.method, job, full)
     with pytest.raises(UserError) as caught:
         made.run(made.log)
     assert str(caught.value).startswith(f"out of memory for {told}") and "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from errors import UserError
 from models.memory import memory_for
 from models.pixels import to_uint8
-from training import checkpoint
+from training import checkpoint, rng
 from training.transform import sides
 
 # A GPU always runs the generator on this many latents, the last group filled up, and a CPU on one: in batches of another
@@ -54,13 +54,14 @@ class Sampler:
         """Return (height, width) of the images."""
         return sides(self.config["data"]["resolution"])
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return uint8 images (B, 3, H, W) on the CPU for latents (B, latent_dim).
-
-        Raises UserError for broken weights, and for a method without latents.
-        """
+    def latents(self, seeds: list[int]) -> Tensor:
+        """Return the latents (N, latent_dim) of seeds. Raises UserError for a method without latents."""
         if self.drawing.generator is None:
             raise UserError(f"{self.checkpoint_path}: has no latents to go through: {self.drawing.why}")
+        return rng.sample_latents(seeds, self.drawing.latent_dim)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return uint8 images (B, 3, H, W) on the CPU for `latents` (B, latent_dim). Raises UserError for broken weights."""
         return self._bytes(generate(self.drawing.generator, latents.to(self.device)))
 
     def _bytes(self, images: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ class Settings:
 
     def check(self) -> None:
         """Raise UserError for settings that do not fit each other."""
-        sides(self.data.resolution)
+        if isinstance(self.data.resolution, list) and len(self.data.resolution) != 2:
+            raise UserError(f"data.resolution: expected one number or [height, width], found {self.data.resolution}")
         self.train.check()
 
     @staticmethod

@@ -1,15 +1,10 @@
-"""How a run has its images decoded, from the `data` section of its settings. Needs the standard library alone."""
-
-from errors import UserError
+"""How a run has its images decoded, from its settings. Needs the standard library alone."""
 
 
 def sides(side: int | list[int]) -> tuple[int, int]:
-    """Return (height, width) as `data.resolution` gives it. Raises UserError for a list of another length."""
-    if isinstance(side, int):
-        return side, side
-    if len(side) != 2:
-        raise UserError(f"data.resolution: expected one number or [height, width], found {side}")
-    return side[0], side[1]
+    """Return (height, width) as `data.resolution` gives it."""
+    height, width = (side, side) if isinstance(side, int) else side
+    return height, width
 
 
 def transform(config: dict) -> dict:
