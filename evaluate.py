@@ -12,22 +12,25 @@ from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from imle.device import choose_device
 from imle.sampling import Sampler
-from metrics import heldout, page, report
+from metrics import document, folder, heldout, page, report
 from metrics.cache import Cache
 from metrics.compare import compare
-from metrics.evaluation import Evaluator, Reals, weights_of
+from metrics.context import Decoder, Reals
+from metrics.evaluation import Evaluator
 from metrics.images import Images
-from metrics.measure import JUDGES, protocol_of
-from metrics.paths import Decoder
+from metrics.measure import JUDGES, protocol_of, weights_of
+from metrics.table import METRICS
 from metrics.verdict import verdict
 from models import weights
+
+NO_GENERATOR = "needs the generator itself: give a run, a checkpoint or an export"
 
 
 class Subject(NamedTuple):
     """What is scored, and what it says about the real images that it is to be compared with."""
 
     samples: list[Images]    # one set per repeat
-    decoder: Decoder | None  # the generator itself, if it is there
+    decoder: Decoder | str   # the generator itself, or the reason why there is none
     transform: dict          # of the real images
     flips: bool              # whether it was trained on mirror images too
     data: Path | None        # where the run's training images are
@@ -44,23 +47,23 @@ def main(argv: list[str]) -> None:
     weights.require(*weights_of(protocol, metrics, is_generated(args.source)))  # before anything slow
     subject = (read if is_generated(args.source) else sample)(args)
     reals, data, warnings = real_images(args, subject, protocol.raw)
-    out = report.make_folder(args.out or report.default_folder(args.source, args.protocol, args.features))
+    out = folder.make_folder(args.out or folder.default_folder(args.source, args.protocol, args.features))
 
     evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
     found = evaluator(subject.samples, reals, subject.decoder, subject.config)
     sentences = verdict(found.measured, found.calibration)
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
     count = subject.samples[0].count
-    document = report.document(
-        command=report.command(args, metrics, count), **subject.record, device=args.device, conditions={
-            "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": report.networks_record(evaluator.networks)},
-        **report.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
+    contents = document.document(
+        command=document.command(args, metrics, count), **subject.record, device=args.device, conditions={
+            "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": document.networks_record(evaluator.networks)},
+        **document.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
         warnings=warnings, timing={"seconds": time.monotonic() - started})  # fmt: skip
-    with report.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
-        path = report.write_numbers(out, document)
-        page.write_page(out, document, found, subject.samples[0], reals, run=report.run_of(args.source))
+    with folder.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
+        path = folder.write_numbers(out, contents)
+        page.write_page(out, contents, found, subject.samples[0], reals, run=folder.run_of(args.source))
         if found.sets:
-            report.write_statistics(out, found.sets.real[evaluator.networks[0]])
+            folder.write_statistics(out, found.sets.real[evaluator.networks[0]])
     print(f"wrote {path}, {out}/report.html", file=sys.stderr)
 
 
@@ -69,7 +72,7 @@ def sample(args: argparse.Namespace) -> Subject:
     sampler = Sampler(args.source, args.device)
     data = sampler.config["data"]
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
-    checkpoint = report.file_record(sampler.checkpoint_path)
+    checkpoint = document.file_record(sampler.checkpoint_path)
 
     def samples(first: int) -> Images:
         seeds = range(first, first + count)
@@ -94,7 +97,7 @@ def read(args: argparse.Namespace) -> Subject:
     images = Images.of_tensor("features of generated images", found.images)
     transform = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
     record = {"path": str(args.source), "files": found.report} | images.identity
-    return Subject([images], None, transform, False, None, None, {"input": record, "sampling": None})
+    return Subject([images], NO_GENERATOR, transform, False, None, None, {"input": record, "sampling": None})
 
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:
@@ -122,7 +125,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
     add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
-    add("--metrics", help="some of fid,fid_clean,kid,pr,copying,intra_lpips,ppl,jumps,backtracking,dinov2 (default: all)")
+    add("--metrics", help=f"some of {','.join(METRICS)} (default: all)")
     add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA and for the paper's protocol, 1000 on a CPU; of a folder: all)")
     add("--repeats", type=at_least_one, default=1, help="sets of samples, for a mean and its spread (default: 1)")
     add("--backtrack", type=at_least_one, default=10, help="images of either kind to search the latents of (default: 10)")

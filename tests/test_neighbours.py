@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from metrics import neighbours
-from metrics.measure import intra_distance
-from metrics.neighbours import NeighbourPass
+from metrics.neighbours import NeighbourPass, intra_distance
 from models.perceptual import Embedding, load_embedding, squared_distance
 from models.pixels import to_float
 
