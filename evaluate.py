@@ -12,12 +12,12 @@ from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from imle.device import choose_device
 from imle.sampling import Sampler
-from metrics import document, folder, heldout, page, report
+from metrics import document, heldout, page, report
 from metrics.cache import Cache
 from metrics.compare import compare
-from metrics.context import Decoder, Reals
 from metrics.evaluation import Evaluator
 from metrics.images import Images
+from metrics.interface import Decoder, Reals
 from metrics.measure import JUDGES, protocol_of, weights_of
 from metrics.table import METRICS
 from metrics.verdict import verdict
@@ -47,23 +47,23 @@ def main(argv: list[str]) -> None:
     weights.require(*weights_of(protocol, metrics, is_generated(args.source)))  # before anything slow
     subject = (read if is_generated(args.source) else sample)(args)
     reals, data, warnings = real_images(args, subject, protocol.raw)
-    out = folder.make_folder(args.out or folder.default_folder(args.source, args.protocol, args.features))
+    out = document.make_folder(args.out or document.default_folder(args.source, args.protocol, args.features))
 
     evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
     found = evaluator(subject.samples, reals, subject.decoder, subject.config)
     sentences = verdict(found.measured, found.calibration)
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
     count = subject.samples[0].count
-    contents = document.document(
+    contents = document.contents(
         command=document.command(args, metrics, count), **subject.record, device=args.device, conditions={
             "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": document.networks_record(evaluator.networks)},
         **document.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
         warnings=warnings, timing={"seconds": time.monotonic() - started})  # fmt: skip
-    with folder.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
-        path = folder.write_numbers(out, contents)
-        page.write_page(out, contents, found, subject.samples[0], reals, run=folder.run_of(args.source))
+    with document.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
+        path = document.write_numbers(out, contents)
+        page.write_page(out, contents, found, subject.samples[0], reals, run=document.run_of(args.source))
         if found.sets:
-            folder.write_statistics(out, found.sets.real[evaluator.networks[0]])
+            document.write_statistics(out, found.sets.real[evaluator.networks[0]])
     print(f"wrote {path}, {out}/report.html", file=sys.stderr)
 
 

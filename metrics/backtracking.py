@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.context import SEED, Context, Decoder, spread
 from metrics.images import digest
-from metrics.values import Value, mean, share
+from metrics.interface import SEED, Context, Decoder, Value, mean, share, spread
 from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8
 from models.precision import true_fp32

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from metrics.alterations import COPIES, SPOILT
+from metrics.interface import Features, Protocol, Sets
 from metrics.measure import measure
 from metrics.table import chosen
-from metrics.values import Features, Protocol, Sets
 
 SEED = 0  # of the draws: calibration belongs to the real images, not to the samples
 SPLITS = 5

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.interface import Comparison, Value, share, too_few
 from metrics.prdc import nearest_distances, nearest_other_distances
-from metrics.values import Comparison, Value, share, too_few
 
 MINIMUM = 20  # training images, for a 5th percentile; and held-out images, for a test against them
 PERCENTILE = 0.05

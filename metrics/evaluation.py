@@ -1,35 +1,32 @@
 """One evaluation from end to end: images and perhaps their generator in, numbers and what to show of them out."""
 
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from metrics.alterations import COPIES, SPOILT, changed_copies
 from metrics.cache import Cache
 from metrics.calibration import Altered, Calibration, calibrate
-from metrics.context import Context, Decoder, Reals, spread
 from metrics.features import NETWORKS, FeaturePass
 from metrics.images import Images, Request, sweep
+from metrics.interface import Context, Decoder, Features, Measurement, Protocol, Reals, Sets, spread
 from metrics.measure import measure, measurements, networks_of, repeated, skipped
 from metrics.progress import Progress
 from metrics.table import GENERATOR, SAMPLES, chosen
 from metrics.teacher import marked
-from metrics.values import Features, Measurement, Protocol, Sets
 from models.weights import sha256_of
 
 MOST_ALTERED = 100  # training images that are changed, to see what the verdict would make of them
-Kind = TypeVar("Kind")
 
 
 @dataclass
 class Evaluation:
-    """The numbers, and the material of the report's pictures; what was not computed is None."""
+    """The numbers, and the material of the page's pictures; what was not computed is None."""
 
     measured: dict[str, Measurement] = field(default_factory=dict)
     calibration: dict[str, Calibration | None] = field(default_factory=dict)
     sets: Sets | None = None
-    material: list[object] = field(default_factory=list)
+    material: list[object] = field(default_factory=list)  # what the metrics have left for the page to show
 
-    def of(self, kind: type[Kind]) -> list[Kind]:
+    def of(self, kind: type) -> list:
         """Return the material of one kind."""
         return [each for each in self.material if isinstance(each, kind)]
 

@@ -5,19 +5,18 @@ import math
 import torch
 from torch import Tensor
 
+from metrics.interface import Comparison, Value, too_few
 from metrics.pytorch_fid_bridge import LibraryFailed, library_distance
-from metrics.values import Comparison, Value, too_few
 
 MINIMUM = 2  # images a side: one image has no covariance
 BLOCKS = 10
-PUBLISHED_SAMPLES = 5000  # samples that published few-shot FIDs are computed from; the value falls with their number
 ERROR_LIMIT = 1000  # real images beyond which ten exact distances take minutes and the error is small anyway
 JACKKNIFE_SEED = 0
 
 
 def measure(seen: Comparison) -> list[Value | None]:
     """Return FID by pytorch-fid's matrix root, and exactly; in a network of which nothing is published, the exact one alone."""
-    exact = _exact(seen, seen.protocol.published)
+    exact, = measure_exact(seen)
     if not seen.protocol.published:
         return [exact, None]
     if not seen.errors or exact.value is None:
@@ -28,14 +27,13 @@ def measure(seen: Comparison) -> list[Value | None]:
         return [Value(None, str(failure)), exact]
 
 
-def measure_clean(seen: Comparison) -> list[Value]:
-    """Return FID behind clean-fid's resize, which is published for real images in their own size."""
-    return [_exact(seen, seen.protocol.raw)]
-
-
-def measure_dinov2(seen: Comparison) -> list[Value]:
-    """Return the exact distance."""
-    return [_exact(seen, False)]
+def measure_exact(seen: Comparison) -> list[Value]:
+    """Return the exact distance alone."""
+    real, fake = seen.real, seen.fake
+    if min(len(real), len(fake)) < MINIMUM:
+        return [Value(None, too_few(MINIMUM, "either side"))]
+    values = jackknife(real, fake, JACKKNIFE_SEED) if seen.errors and len(real) <= ERROR_LIMIT else None
+    return [Value(frechet_distance(real, fake), error=jackknife_error(values) if values else None, jackknife=values)]
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
@@ -70,12 +68,3 @@ def jackknife_error(values: tuple[float, ...]) -> float:
     """Return the standard error of a number from its values without each block (delete-d jackknife)."""
     spread = torch.tensor(values, dtype=torch.float64)
     return float(((len(values) - 1) / len(values) * (spread - spread.mean()).square().sum()).sqrt())
-
-
-def _exact(seen: Comparison, published: bool) -> Value:
-    real, fake = seen.real, seen.fake
-    if min(len(real), len(fake)) < MINIMUM:
-        return Value(None, too_few(MINIMUM, "either side"))
-    values = jackknife(real, fake, JACKKNIFE_SEED) if seen.errors and len(real) <= ERROR_LIMIT else None
-    return Value(frechet_distance(real, fake), error=jackknife_error(values) if values else None, jackknife=values,
-                 comparable_with_published=published and len(fake) >= PUBLISHED_SAMPLES)  # fmt: skip

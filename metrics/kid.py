@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.values import Comparison, Value, too_few
+from metrics.interface import Comparison, Value, too_few
+
 
 MINIMUM = 2  # images a side: the U-statistic needs a pair
 CHUNK = 1024
@@ -16,7 +17,7 @@ def measure(seen: Comparison) -> list[Value]:
     if min(len(seen.real), len(seen.fake)) < MINIMUM:
         return [Value(None, too_few(MINIMUM, "either side"))]
     value, error = kernel_distance(seen.real, seen.fake)
-    return [Value(value, error=error, comparable_with_published=seen.protocol.published)]
+    return [Value(value, error=error)]
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float | None]:

@@ -6,8 +6,8 @@ import torch
 
 from errors import UserError
 from metrics.features import NETWORKS
+from metrics.interface import Measurement, Protocol, Sets, Value
 from metrics.table import FEATURES, GENERATOR, METRICS, Metric, Number, chosen
-from metrics.values import Measurement, Protocol, Sets, Value
 from models.perceptual import WEIGHTS_OF
 from models.weights import WEIGHTS, is_given
 
@@ -17,6 +17,7 @@ JUDGES = {  # networks of --features
     "effnet-lite0": "no download, but the recipes for CPUs train on it",
 }
 OFFLINE_JUDGES = tuple(JUDGES)[1:]
+PUBLISHED_SAMPLES = 5000  # samples that published few-shot FIDs are computed from; the value falls with their number
 
 
 def _with_metrics(protocol: Protocol) -> Protocol:
@@ -71,10 +72,17 @@ def measure(sets: Sets, protocol: Protocol, metrics: list[str], *, errors: bool 
 
 
 def measurements(metric: Metric, values: list[Value | None], protocol: Protocol, *, num_real: int, num_fake: int) -> dict[str, Measurement]:
-    """Return a metric's values by their names, with what its row and the protocol say of them; num_fake unless a value has its own."""
-    return {name: Measurement(better=number.better, num_real=num_real, network=protocol.network(number.network or metric.network),
-                              **value._asdict() | {"num_fake": num_fake if value.num_fake is None else value.num_fake})
-            for (name, number), value in zip(metric.named(protocol).items(), values, strict=True) if value}  # fmt: skip
+    """Return a metric's values by their names, with what its row and the protocol say of them; `num_fake` unless a value has its own."""
+    answer = {}
+    for (name, number), value in zip(metric.named(protocol).items(), values, strict=True):
+        if value is None:
+            continue
+        count = num_fake if value.num_fake is None else value.num_fake
+        published = number.published and getattr(protocol, number.published) and (not number.counted or count >= PUBLISHED_SAMPLES)
+        answer[name] = Measurement(
+            better=number.better, num_real=num_real, network=protocol.network(number.network or metric.network),
+            comparable_with_published=bool(published and value.value is not None), **value._asdict() | {"num_fake": count})
+    return answer
 
 
 def skipped(metric: Metric, protocol: Protocol, reason: str, num_real: int) -> dict[str, Measurement]:

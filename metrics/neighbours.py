@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.context import Context
 from metrics.images import digest
-from metrics.values import Value, mean
+from metrics.interface import Context, Value, mean
 from models.perceptual import Embedding
 from models.pixels import to_float
 from models.precision import true_fp32

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metrics import folder, report
+from metrics import report
 from metrics.backtracking import Backtrack
-from metrics.context import Reals
 from metrics.copying import PERCENTILE
+from metrics.document import write
 from metrics.evaluation import Evaluation
 from metrics.images import Images
+from metrics.interface import Reals
 from metrics.measure import number_of
 from metrics.neighbours import Recall
 from metrics.paths import Strips
@@ -80,7 +81,7 @@ def write_page(out: Path, document: dict, found: Evaluation, samples: Images, re
         backtracks=[(each.name, _backtracked(each, reals)) for each in found.of(Backtrack)], curves=_curves(run) if run else [],
         provenance=json.dumps({key: document[key] for key in document if key not in ("metrics", "calibration", "verdict", "warnings")},
                               indent=2))  # fmt: skip
-    folder.write(out / "report.html", text)
+    write(out / "report.html", text)
 
 
 class _Distances(NamedTuple):

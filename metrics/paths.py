@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.context import SEED, Context, Decoder
-from metrics.values import Value, mean
+from metrics.interface import SEED, Context, Decoder, Value, mean
 from models.interpolation import slerp
 from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8

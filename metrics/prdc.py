@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from metrics.values import Comparison, Value, share, too_few
+from metrics.interface import Comparison, Value, share, too_few
 
 NEIGHBOURS = 3
 MINIMUM = NEIGHBOURS + 1  # images that a side needs for its radii

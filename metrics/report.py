@@ -4,11 +4,10 @@ import torch
 
 from metrics.calibration import Calibration
 from metrics.features import NETWORKS
-from metrics.frechet import PUBLISHED_SAMPLES
-from metrics.measure import OFFLINE_JUDGES, number_of
-from metrics.table import FID, FID_CLEAN, FID_EXACT, PRECISION
+from metrics.interface import Measurement
+from metrics.measure import OFFLINE_JUDGES, PUBLISHED_SAMPLES, number_of
+from metrics.table import FID, FID_EXACT, PRECISION
 from metrics.teacher import teachers
-from metrics.values import Measurement
 from metrics.verdict import Sentence
 
 BESIDE = {"copies": "copy", "changed": "changed_copy", "halves": "split_half", "as halves": "as_halves", "held-out": "held_out", "as held-out": "as_many"}
@@ -87,7 +86,8 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
     warnings += filter(None, [disagreement(measured)])
     if selected_by:
         warnings.append(f"this checkpoint was chosen among others by its {selected_by} to the training images, which flatters it")
-    if any(each.name in measured and measured[each.name].num_fake < PUBLISHED_SAMPLES for each in (FID, FID_EXACT, FID_CLEAN)):
+    if any(name == number_of(name).name and number_of(name).published and number_of(name).counted and each.num_fake < PUBLISHED_SAMPLES
+           for name, each in measured.items()):
         warnings.append(f"fid falls with the number of samples; published few-shot values use {PUBLISHED_SAMPLES}")
     for network in OFFLINE_JUDGES:
         if any(number.network == network for number in measured.values()):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from metrics import alterations, backtracking, copying, frechet, kid, neighbours, paths, prdc
-from metrics.values import Protocol
+from metrics.interface import Protocol
 
 LOWER, HIGHER = "lower", "higher"
 FEATURES, SAMPLES, GENERATOR = "features", "samples", "generator"
@@ -21,6 +21,7 @@ class Number(NamedTuple):
     better: str
     offline: str | None = None  # its name before the suffix of a network that needs no download, where that differs
     network: str | None = None  # where it is not its metric's
+    published: str | None = None  # what a protocol must be for the number to be comparable with published ones
     counted: bool = False  # a distance of sets that falls as samples grow: printed with their number, judged in equal numbers
     scale: int = 1  # factor that it is printed with
     digits: int = 2  # printed after the point
@@ -60,10 +61,9 @@ class Metric(NamedTuple):
 
 
 # Numbers that the verdict and the report speak of; the others stand in their rows alone.
-FID = Number("fid", LOWER, offline="fd", counted=True, chart=True)
-FID_EXACT = Number("fid_exact", LOWER, counted=True, chart=True)
-FID_CLEAN = Number("fid_clean", LOWER, counted=True, chart=True)
-KID = Number("kid", LOWER, offline="kd", scale=1000)
+FID = Number("fid", LOWER, offline="fd", published="published", counted=True, chart=True)
+FID_EXACT = Number("fid_exact", LOWER, published="published", counted=True, chart=True)
+KID = Number("kid", LOWER, offline="kd", published="published", scale=1000)
 PRECISION = Number("precision", HIGHER, chart=True)
 RECALL = Number("recall", HIGHER, chart=True)
 REACHED = Number("reached", HIGHER)
@@ -77,7 +77,7 @@ BACKTRACK_GAP = Number("backtrack_gap", LOWER, digits=3, heldout=True)
 
 METRICS = {metric.key: metric for metric in (
     Metric("fid", frechet.measure, "distance", (FID, FID_EXACT), paper=False),
-    Metric("fid_clean", frechet.measure_clean, "clean", (FID_CLEAN,)),
+    Metric("fid_clean", frechet.measure_exact, "clean", (Number("fid_clean", LOWER, published="raw", counted=True, chart=True),)),
     Metric("kid", kid.measure, "distance", (KID,), paper=False),
     Metric("pr", prdc.measure, "manifold",
            (PRECISION, RECALL, Number("density", HIGHER), Number("coverage", HIGHER, chart=True), REACHED), altered=alterations.SPOILT),
@@ -88,7 +88,7 @@ METRICS = {metric.key: metric for metric in (
     Metric("jumps", paths.measure_jumps, "perceptual", (Number("jump_ratio", LOWER),), GENERATOR, paths.jumps_work),
     Metric("backtracking", backtracking.measure, "perceptual",
            (BACKTRACK_HELDOUT, BEYOND_COPYING, BACKTRACK_TRAIN, BACKTRACK_GAP), GENERATOR, backtracking.work),
-    Metric("dinov2", frechet.measure_dinov2, "dinov2", (Number("fd_dinov2", LOWER, counted=True, chart=True),), paper=False),
+    Metric("dinov2", frechet.measure_exact, "dinov2", (Number("fd_dinov2", LOWER, counted=True, chart=True),), paper=False),
 )}  # fmt: skip
 
 

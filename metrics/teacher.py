@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from metrics.features import NETWORKS
-from metrics.values import Measurement
+from metrics.interface import Measurement
 from models.perceptual import WEIGHTS_OF
 
 

@@ -8,11 +8,11 @@ import math
 from typing import NamedTuple
 
 from metrics.calibration import Calibration
+from metrics.interface import Measurement
 from metrics.measure import number_of
 from metrics.table import (
     BACKTRACK_GAP, BACKTRACK_HELDOUT, BACKTRACK_TRAIN, BEYOND_COPYING, C_T, COPY_RATE, COPY_RATE_THUMBNAIL, GENERATOR, KID, METRICS,
     PRECISION, REACHED, RECALL, Number)
-from metrics.values import Measurement
 
 CLEARLY = 2        # standard errors
 FAR_OUT = 3        # standard deviations of draws

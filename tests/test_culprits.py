@@ -13,9 +13,9 @@ from PIL import Image, ImageFilter
 from data import load_images
 from metrics.alterations import SPOILT, changed_copies
 from metrics.cache import Cache
-from metrics.context import Reals
 from metrics.evaluation import Evaluator
 from metrics.images import Images
+from metrics.interface import Reals
 from metrics.measure import protocol_of
 from metrics.verdict import verdict
 from test_evaluate import ROOT

@@ -27,7 +27,7 @@ from imle.sampling import Sampler, build_generator
 from metrics import backtracking, page, paths
 from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
-from metrics.values import Sets
+from metrics.interface import Sets
 from models import weights
 
 ROOT = Path(__file__).parent.parent

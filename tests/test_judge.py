@@ -24,9 +24,9 @@ from metrics import measure, report, teacher
 from metrics.calibration import calibrate
 from metrics.compare import compare
 from metrics.features import NETWORKS, FeaturePass
+from metrics.interface import Sets
 from metrics.measure import NUMBERS, OFFLINE_JUDGES, PROTOCOLS
 from metrics.table import FID, KID
-from metrics.values import Sets
 from metrics.verdict import verdict
 from models import efficientnet_lite, weights
 from models.perceptual import load_embedding
@@ -245,8 +245,8 @@ def test_a_folder_of_images_has_no_known_teacher(images, evaluate, tmp_path):
 def test_perceptual_distances_are_marked_as_the_teachers_too(run_of, evaluate, tmp_path, monkeypatch):
     """LPIPS judges by default; here pixels stand in for it, whose weights need no download."""
     monkeypatch.setattr("models.weights.require", lambda *keys: dict.fromkeys(keys))
-    monkeypatch.setattr("metrics.context.sha256_of", lambda key: key)
-    monkeypatch.setattr("metrics.context.load_embedding", lambda name, weight: load_embedding("pixels", weight))
+    monkeypatch.setattr("metrics.interface.sha256_of", lambda key: key)
+    monkeypatch.setattr("metrics.interface.load_embedding", lambda name, weight: load_embedding("pixels", weight))
     for name, settings in (("lpips-vgg", ["loss.perceptual"]), ("effnet-lite0", [])):
         printed, document, _ = evaluate(run_of(name, name), tmp_path / f"out-{name}", "--metrics", "intra_lpips,jumps")
         assert list(document["metrics"]) == ["intra_lpips", "jump_ratio"]

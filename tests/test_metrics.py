@@ -14,14 +14,14 @@ from torch import nn
 
 from data import is_generated, read_generated
 from errors import UserError
-from metrics import document, features, folder, frechet, kid, measure, prdc, pytorch_fid_bridge, report, values
+from metrics import document, features, frechet, interface, kid, measure, prdc, pytorch_fid_bridge, report
 from metrics.cache import Cache
 from metrics.calibration import calibrate
 from metrics.features import FeaturePass, resize_to_224
 from metrics.images import Images, Request, sweep
+from metrics.interface import Measurement, Sets
 from metrics.measure import PROTOCOLS, networks_of
 from metrics.progress import Progress
-from metrics.values import Measurement, Sets
 from metrics.verdict import verdict
 from models import weights
 
@@ -182,9 +182,9 @@ def test_prdc_counts_ties_and_duplicates_as_inside():
 
 
 def test_wilson_interval_of_a_textbook_case():
-    assert values.wilson_interval(0.1, 10) == pytest.approx((0.0179, 0.4042), abs=1e-4)
-    assert values.wilson_interval(1.0, 100) == pytest.approx((0.963, 1), abs=1e-3)
-    assert values.wilson_interval(0.0, 100)[0] == 0
+    assert interface.wilson_interval(0.1, 10) == pytest.approx((0.0179, 0.4042), abs=1e-4)
+    assert interface.wilson_interval(1.0, 100) == pytest.approx((0.963, 1), abs=1e-3)
+    assert interface.wilson_interval(0.0, 100)[0] == 0
 
 
 # toy truths
@@ -273,7 +273,7 @@ def test_too_few_images_give_none_with_a_reason(n, m, tmp_path):
     assert (measured["fid_exact"].value is None) == (min(n, m) < 2)
     assert (measured["precision"].value is None) == (n < 4)
     assert (measured["recall"].value is None) == (m < 4)
-    folder.write_numbers(tmp_path, document.numbers_record(measured, calibration))  # refuses NaN
+    document.write_numbers(tmp_path, document.numbers_record(measured, calibration))  # refuses NaN
     assert "nan" not in report.text(measured, calibration, verdict(measured, calibration), []).lower()
 
 
@@ -322,10 +322,10 @@ def test_repeats_are_told_by_mean_spread_and_least():
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path):
-    path = folder.write_numbers(tmp_path, {"fid": 1.0})
+    path = document.write_numbers(tmp_path, {"fid": 1.0})
     before = path.read_bytes()
     with pytest.raises(ValueError):
-        folder.write_numbers(tmp_path, {"fid": math.nan})
+        document.write_numbers(tmp_path, {"fid": math.nan})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -333,7 +333,7 @@ def test_pytorch_fid_reads_our_statistics_of_the_real_images(tmp_path):
     from pytorch_fid.fid_score import calculate_frechet_distance, compute_statistics_of_path
 
     real, fake = normal(30, 8), normal(50, 8, seed=1)
-    folder.write_statistics(tmp_path, real)
+    document.write_statistics(tmp_path, real)
     statistics = compute_statistics_of_path(str(tmp_path / "features_real.npz"), None, 1, 8, "cpu")
     rows = fake.numpy().astype(np.float64)
     theirs = calculate_frechet_distance(*statistics, rows.mean(axis=0), np.cov(rows, rowvar=False))
