@@ -12,18 +12,14 @@ from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from imle.device import choose_device
 from imle.sampling import Sampler
-from metrics import document, heldout, page, report
+from metrics import document, evaluation, heldout, page, report, table
 from metrics.cache import Cache
 from metrics.compare import compare
-from metrics.evaluation import Evaluator
 from metrics.images import Images
 from metrics.interface import Decoder, Reals
 from metrics.measure import JUDGES, protocol_of, weights_of
-from metrics.table import METRICS
 from metrics.verdict import verdict
 from models import weights
-
-NO_GENERATOR = "needs the generator itself: give a run, a checkpoint or an export"
 
 
 class Subject(NamedTuple):
@@ -49,7 +45,7 @@ def main(argv: list[str]) -> None:
     reals, data, warnings = real_images(args, subject, protocol.raw)
     out = document.make_folder(args.out or document.default_folder(args.source, args.protocol, args.features))
 
-    evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
+    evaluator = evaluation.Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
     found = evaluator(subject.samples, reals, subject.decoder, subject.config)
     sentences = verdict(found.measured, found.calibration)
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
@@ -97,7 +93,8 @@ def read(args: argparse.Namespace) -> Subject:
     images = Images.of_tensor("features of generated images", found.images)
     transform = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
     record = {"path": str(args.source), "files": found.report} | images.identity
-    return Subject([images], NO_GENERATOR, transform, False, None, None, {"input": record, "sampling": None})
+    why = "needs the generator itself: give a run, a checkpoint or an export"
+    return Subject([images], why, transform, False, None, None, {"input": record, "sampling": None})
 
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:
@@ -125,7 +122,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
     add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
-    add("--metrics", help=f"some of {','.join(METRICS)} (default: all)")
+    add("--metrics", help=f"some of {','.join(table.METRICS)} (default: all)")
     add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA and for the paper's protocol, 1000 on a CPU; of a folder: all)")
     add("--repeats", type=at_least_one, default=1, help="sets of samples, for a mean and its spread (default: 1)")
     add("--backtrack", type=at_least_one, default=10, help="images of either kind to search the latents of (default: 10)")

@@ -7,8 +7,8 @@ from metrics.cache import Cache
 from metrics.calibration import Altered, Calibration, calibrate
 from metrics.features import NETWORKS, FeaturePass
 from metrics.images import Images, Request, sweep
-from metrics.interface import Context, Decoder, Features, Measurement, Protocol, Reals, Sets, spread
-from metrics.measure import measure, measurements, networks_of, repeated, skipped
+from metrics.interface import Context, Decoder, Features, Measurement, Protocol, Reals, Sets, Value, spread
+from metrics.measure import measure, measurements, networks_of, repeated
 from metrics.progress import Progress
 from metrics.table import GENERATOR, SAMPLES, chosen
 from metrics.teacher import marked
@@ -50,12 +50,12 @@ class Evaluator:
         answer = Evaluation(material=context.material)
         try:
             self._features(answer, samples, reals)
-            n = len(reals.images)
             for metric in chosen(self.metrics, SAMPLES, GENERATOR):
                 if metric.source == GENERATOR and isinstance(decoder, str):
-                    answer.measured |= skipped(metric, self.protocol, decoder, n)
+                    values = [None if number.heldout else Value(None, decoder, num_fake=0) for number in metric.numbers]
                 else:
-                    answer.measured |= measurements(metric, metric.measure(context), self.protocol, num_real=n, num_fake=samples[0].count)
+                    values = metric.measure(context)
+                answer.measured |= measurements(metric, values, self.protocol, num_real=len(reals.images), num_fake=samples[0].count)
         finally:
             self.progress.close()
         self.cache.prune()

@@ -32,7 +32,8 @@ PROTOCOLS = {key: _with_metrics(protocol) for key, protocol in {
     ("paper", "inception"): Protocol("paper", (), "inception-clean", "inception-clean", "vgg16-linear", "lpips-vgg", "",
                                      strict=True, manifold_samples=1000, raw=True),
 }.items()}  # fmt: skip
-NUMBERS = {name: number for protocol in PROTOCOLS.values() for key in protocol.metrics for name, number in METRICS[key].named(protocol).items()}
+NUMBERS = {name: number for protocol in PROTOCOLS.values() for metric in chosen(protocol.metrics)
+           for name, number in metric.named(protocol).items()}  # fmt: skip
 
 
 def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
@@ -43,7 +44,7 @@ def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tup
     if (name, features) not in PROTOCOLS:
         raise UserError(f"--protocol {name} is computed in Inception's features, not in those of {features}; leave one out")
     protocol = PROTOCOLS[name, features]
-    words = metrics.split(",") if metrics else list(filter(lambda key: _to_be_had(METRICS[key], protocol), protocol.metrics))
+    words = metrics.split(",") if metrics else [key for key in protocol.metrics if _to_be_had(key, protocol)]
     if unknown := sorted(set(words) - set(protocol.metrics)):
         raise UserError(f"--metrics: unknown here: {', '.join(map(repr, unknown))}; choose from {','.join(protocol.metrics)}")
     return protocol._replace(raw=protocol.raw or raw), [metric for metric in protocol.metrics if metric in words]
@@ -78,17 +79,11 @@ def measurements(metric: Metric, values: list[Value | None], protocol: Protocol,
         if value is None:
             continue
         count = num_fake if value.num_fake is None else value.num_fake
-        published = number.published and getattr(protocol, number.published) and (not number.counted or count >= PUBLISHED_SAMPLES)
+        comparable = number.comparable and getattr(protocol, number.comparable) and (not number.counted or count >= PUBLISHED_SAMPLES)
         answer[name] = Measurement(
             better=number.better, num_real=num_real, network=protocol.network(number.network or metric.network),
-            comparable_with_published=bool(published and value.value is not None), **value._asdict() | {"num_fake": count})
+            comparable_with_published=bool(comparable and value.value is not None), **value._asdict() | {"num_fake": count})
     return answer
-
-
-def skipped(metric: Metric, protocol: Protocol, reason: str, num_real: int) -> dict[str, Measurement]:
-    """Return a metric's numbers as not computed, and why."""
-    values = [None if number.heldout else Value(None, reason, num_fake=0) for number in metric.numbers]
-    return measurements(metric, values, protocol, num_real=num_real, num_fake=0)
 
 
 def repeated(first: Measurement, others: list[Measurement]) -> Measurement:
@@ -104,7 +99,7 @@ def number_of(name: str) -> Number:
     return NUMBERS.get(name) or Number(name, "lower")
 
 
-def _to_be_had(metric: Metric, protocol: Protocol) -> bool:
+def _to_be_had(metric: str, protocol: Protocol) -> bool:
     """Say whether the weights of a metric's features are here or may be downloaded."""
-    keys = [NETWORKS[network].weights for network in networks_of(protocol, [metric.key])]
+    keys = [NETWORKS[network].weights for network in networks_of(protocol, [metric])]
     return all(key is None or WEIGHTS[key].sha256 or is_given(key) for key in keys)

@@ -21,7 +21,7 @@ class Number(NamedTuple):
     better: str
     offline: str | None = None  # its name before the suffix of a network that needs no download, where that differs
     network: str | None = None  # where it is not its metric's
-    published: str | None = None  # what a protocol must be for the number to be comparable with published ones
+    comparable: str | None = None  # what a protocol must be (published, raw) for values to be comparable with published ones
     counted: bool = False  # a distance of sets that falls as samples grow: printed with their number, judged in equal numbers
     scale: int = 1  # factor that it is printed with
     digits: int = 2  # printed after the point
@@ -61,9 +61,9 @@ class Metric(NamedTuple):
 
 
 # Numbers that the verdict and the report speak of; the others stand in their rows alone.
-FID = Number("fid", LOWER, offline="fd", published="published", counted=True, chart=True)
-FID_EXACT = Number("fid_exact", LOWER, published="published", counted=True, chart=True)
-KID = Number("kid", LOWER, offline="kd", published="published", scale=1000)
+FID = Number("fid", LOWER, offline="fd", comparable="published", counted=True, chart=True)
+FID_EXACT = Number("fid_exact", LOWER, comparable="published", counted=True, chart=True)
+KID = Number("kid", LOWER, offline="kd", comparable="published", scale=1000)
 PRECISION = Number("precision", HIGHER, chart=True)
 RECALL = Number("recall", HIGHER, chart=True)
 REACHED = Number("reached", HIGHER)
@@ -77,7 +77,7 @@ BACKTRACK_GAP = Number("backtrack_gap", LOWER, digits=3, heldout=True)
 
 METRICS = {metric.key: metric for metric in (
     Metric("fid", frechet.measure, "distance", (FID, FID_EXACT), paper=False),
-    Metric("fid_clean", frechet.measure_exact, "clean", (Number("fid_clean", LOWER, published="raw", counted=True, chart=True),)),
+    Metric("fid_clean", frechet.measure_exact, "clean", (Number("fid_clean", LOWER, comparable="raw", counted=True, chart=True),)),
     Metric("kid", kid.measure, "distance", (KID,), paper=False),
     Metric("pr", prdc.measure, "manifold",
            (PRECISION, RECALL, Number("density", HIGHER), Number("coverage", HIGHER, chart=True), REACHED), altered=alterations.SPOILT),

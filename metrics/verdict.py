@@ -5,6 +5,7 @@ units of the metric.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from metrics.calibration import Calibration
@@ -25,6 +26,10 @@ NOTICED = 0.5      # of changed copies, the least that must count as near copies
 FEW = 20           # samples, below which nothing is cleared
 
 OF_GENERATOR = {number for metric in METRICS.values() if metric.source == GENERATOR for number in metric.numbers}  # not of the samples
+CLOSER = {  # copy rates, in words
+    COPY_RATE: "lie closer to a training image",
+    COPY_RATE_THUMBNAIL: "lie closer, as thumbnails, to a training image (shifted, zoomed or mirrored a little)",
+}
 
 Measured = dict[str, Measurement]
 Calibrations = dict[str, Calibration | None]
@@ -42,22 +47,19 @@ def verdict(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     count = max((number.num_fake for name, number in measured.items() if number_of(name) not in OF_GENERATOR), default=FEW)
     if count < FEW:
         few = Sentence("mixed", f"{count} samples are too few to judge by: draw {FEW} or more, better some hundreds.")
-        return [few, *filter(None, [_by_rate(measured, calibration), _by_thumbnails(measured, calibration)])]
+        return [few, *_near_copies(measured, calibration)]
     return [*_copying(measured, calibration), *_variety(measured, calibration), *_realism(measured, calibration)]
 
 
 def _copying(measured: Measured, calibration: Calibrations) -> list[Sentence]:
-    suspicions = _suspicions(measured, calibration)
-    cleared = [] if suspicions else list(filter(None, [_cleared_by_rate(measured, calibration), _cleared_by_test(measured, calibration)]))
-    return [*suspicions, *cleared, *filter(None, [_by_gap(measured), _by_reach(measured)])]
+    def told(*checks: Callable) -> list[Sentence]:
+        return list(filter(None, (check(measured, calibration) for check in checks)))
+
+    suspicions = _near_copies(measured, calibration) + told(_by_test, _by_distance, _by_kernel)
+    return (suspicions or told(_cleared_by_rate, _cleared_by_test)) + told(_by_gap, _by_reach)
 
 
-def _suspicions(measured: Measured, calibration: Calibrations) -> list[Sentence]:
-    return [sentence for check in (_by_rate, _by_thumbnails, _by_test, _by_distance, _by_kernel)
-            for sentence in filter(None, [check(measured, calibration)])]  # fmt: skip
-
-
-def _by_gap(measured: Measured) -> Sentence | None:
+def _by_gap(measured: Measured, _: Calibrations) -> Sentence | None:
     gap = _found(measured, BACKTRACK_GAP)
     if gap is None or gap.error is None or gap.value <= CLEARLY * gap.error:
         return None
@@ -65,7 +67,7 @@ def _by_gap(measured: Measured) -> Sentence | None:
     return Sentence("mixed", f"It knows its training images better than new ones: it reaches them to {train:.2f}, new ones to {heldout:.2f}.")
 
 
-def _by_reach(measured: Measured) -> Sentence | None:
+def _by_reach(measured: Measured, _: Calibrations) -> Sentence | None:
     reach = _found(measured, BEYOND_COPYING)
     if reach is None:
         return None
@@ -75,24 +77,14 @@ def _by_reach(measured: Measured) -> Sentence | None:
     return Sentence("mixed", f"It hardly makes images that it never saw: {words}.")
 
 
-def _by_rate(measured: Measured, calibration: Calibrations) -> Sentence | None:
-    return _near_copies(measured, calibration, COPY_RATE, "lie closer to a training image")
-
-
-def _by_thumbnails(measured: Measured, calibration: Calibrations) -> Sentence | None:
-    return _near_copies(measured, calibration, COPY_RATE_THUMBNAIL, "lie closer, as thumbnails, to a training image "
-                                                                   "(shifted, zoomed or mirrored a little)")  # fmt: skip
-
-
-def _near_copies(measured: Measured, calibration: Calibrations, number: Number, closer: str) -> Sentence | None:
-    rate = _found(measured, number)
-    if rate is None:
-        return None
-    expected = _fresh_rate(calibration, number)
-    if rate.interval[0] <= 2 * expected:
-        return None
-    return Sentence("bad", f"Suspect copying: {rate.value:.0%} of the samples {closer} than the closest 5% of the training images "
-                           f"lie to each other; of new real images about {expected:.0%} would.")  # fmt: skip
+def _near_copies(measured: Measured, calibration: Calibrations) -> list[Sentence]:
+    sentences = []
+    for number, closer in CLOSER.items():
+        rate, expected = _found(measured, number), _fresh_rate(calibration, number)
+        if rate is not None and rate.interval[0] > 2 * expected:
+            sentences.append(Sentence("bad", f"Suspect copying: {rate.value:.0%} of the samples {closer} than the closest 5% of the "
+                                             f"training images lie to each other; of new real images about {expected:.0%} would."))
+    return sentences
 
 
 def _fresh_rate(calibration: Calibrations, number: Number) -> float:
@@ -103,7 +95,7 @@ def _fresh_rate(calibration: Calibrations, number: Number) -> float:
 
 def _cleared_by_rate(measured: Measured, calibration: Calibrations) -> Sentence | None:
     """Clear of near copies, where copies that are not equal to the bit would have been noticed."""
-    numbers = [number for number in (COPY_RATE, COPY_RATE_THUMBNAIL) if _found(measured, number)]
+    numbers = [number for number in CLOSER if _found(measured, number)]
     if not numbers:
         return None
     noticed = {way: max(_beside(calibration, way, number) or 0 for number in numbers) for way in calibration if way.startswith("changed_copy, ")}
