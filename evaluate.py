@@ -10,8 +10,8 @@ import torch
 
 from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
-from imle.device import choose_device
-from imle.sampling import Sampler
+from training.device import choose_device
+from methods import open_sampler
 from metrics import document, evaluation, heldout, page, report, table
 from metrics.cache import Cache
 from metrics.compare import compare
@@ -20,6 +20,7 @@ from metrics.interface import Decoder, Reals
 from metrics.measure import JUDGES, protocol_of, weights_of
 from metrics.verdict import verdict
 from models import weights
+from training.transform import transform
 
 
 class Subject(NamedTuple):
@@ -65,23 +66,23 @@ def main(argv: list[str]) -> None:
 
 def sample(args: argparse.Namespace) -> Subject:
     """Draw the samples of a run, a checkpoint or an export."""
-    sampler = Sampler(args.source, args.device)
-    data = sampler.config["data"]
+    sampler = open_sampler(args.source, args.device)
+    config, data, drawing = sampler.config, sampler.config["data"], sampler.drawing
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
     checkpoint = document.file_record(sampler.checkpoint_path)
+    identity = {"checkpoint": checkpoint["sha256"]}
 
     def samples(first: int) -> Images:
         seeds = range(first, first + count)
-        identity = {"checkpoint": checkpoint["sha256"], "first_seed": first, "count": count}
-        return Images("features of generated images", count, identity, lambda: sampler.batches(seeds, args.batch_size),
+        return Images("features of generated images", count, identity | {"first_seed": first, "count": count},
+                      lambda: sampler.batches(seeds, args.batch_size),
                       lambda index: sampler.images([seeds[i] for i in index], args.batch_size))
 
     firsts = [args.seed + repeat * count for repeat in range(args.repeats)]
     record = {"input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
               "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts}}  # fmt: skip
-    transform = {"resolution": sampler.resolution, "fit": data["fit"], "background": data["background"]}
-    decoder = Decoder(sampler.generator, sampler.latent_dim, torch.device(args.device), {"checkpoint": checkpoint["sha256"]})
-    return Subject(list(map(samples, firsts)), decoder, transform, data["flips"], data["path"], sampler.data, record, sampler.config)
+    decoder = drawing.why or Decoder(drawing.generator, drawing.latent_dim, torch.device(args.device), identity)
+    return Subject(list(map(samples, firsts)), decoder, transform(config), data["flips"], data["path"], sampler.data, record, config)
 
 
 def read(args: argparse.Namespace) -> Subject:
@@ -91,10 +92,9 @@ def read(args: argparse.Namespace) -> Subject:
     found = read_generated(args.source, args.num_samples)
     print(f"samples: {found.report}", file=sys.stderr)
     images = Images.of_tensor("features of generated images", found.images)
-    transform = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
-    record = {"path": str(args.source), "files": found.report} | images.identity
-    why = "needs the generator itself: give a run, a checkpoint or an export"
-    return Subject([images], why, transform, False, None, None, {"input": record, "sampling": None})
+    same_size = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
+    record = {"input": {"path": str(args.source), "files": found.report} | images.identity, "sampling": None}
+    return Subject([images], "needs the generator itself: give a run, a checkpoint or an export", same_size, False, None, None, record)
 
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from data import load_images
 from errors import UserError, run_as_command
-from imle import rng
-from imle.device import choose_device
-from imle.sampling import Sampler
-from imle.search import nearest
-from imle.sheets import grid, save_png, to_pil
+from methods import open_sampler
+from training import rng
+from training.device import choose_device
+from training.sampling import Sampler
+from training.scores import distances
+from training.sheets import grid, save_png, to_pil
+from training.transform import transform
 from models.interpolation import loop
 
 
@@ -66,7 +68,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def main(words: list[str]) -> None:
     args = parse(words)
-    sampler = Sampler(args.source, choose_device(args.device))
+    sampler = open_sampler(args.source, choose_device(args.device))
     if args.export:
         sampler.export(args.export)
         print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")
@@ -85,8 +87,7 @@ def main(words: list[str]) -> None:
 
 def training_images(sampler: Sampler, path: Path) -> Tensor:
     """Return the images at `path`, uint8 (n, 3, H, W), as the sampler's run took them. Raises UserError."""
-    data = sampler.config["data"]
-    return load_images(path, resolution=sampler.resolution, fit=data["fit"], background=data["background"]).images
+    return load_images(path, **transform(sampler.config)).images
 
 
 def write_samples(sampler: Sampler, args: argparse.Namespace, *, training: Tensor | None) -> None:
@@ -108,7 +109,7 @@ def write_samples(sampler: Sampler, args: argparse.Namespace, *, training: Tenso
 
 def write_nearest(samples: Tensor, images: Tensor, *, out: Path) -> None:
     """Write `nearest.png`: a row per sample, the sample first, then its nearest training images."""
-    _, ids = nearest(samples.flatten(1).float(), images.flatten(1).float(), k=min(3, len(images)))  # (N, k)
+    ids = distances(samples.flatten(1), images.flatten(1)).topk(min(3, len(images)), largest=False).indices  # (N, k)
     rows = torch.cat([samples[:, None], images[ids]], dim=1)  # (N, 1 + k, 3, H, W)
     save_png(grid(rows.flatten(0, 1), rows.shape[1]), out / "nearest.png")
     print(f"{out}/nearest.png: each sample, then its nearest training images by pixels", file=sys.stderr)

@@ -14,19 +14,21 @@ import torch
 
 from data import READER, load_images, mirrored, split_holdout
 from errors import UserError, ending_signals, run_as_command
-from imle import checkpoint, config as configs, processes
-from imle.device import choose_device
-from imle.dryrun import dry_run
-from imle.resume import check_same_run, nothing_to_do
-from imle.runlog import RunLog, SilentLog, environment
-from imle.sheets import grid, save_png
-from imle.trainer import Trainer
+import methods
+from training import checkpoint, processes
+from training.device import choose_device
+from training.dryrun import dry_run
+from training.resume import check_same_run, nothing_to_do
+from training.runlog import RunLog, SilentLog, environment
+from training.settings import Settings, describe, to_dict, to_yaml
+from training.sheets import grid, save_png
+from training.trainer import Trainer
+from training.transform import transform
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="settings, with their defaults:\n" + configs.describe_settings())  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog=f"settings, with their defaults:\n{describe(methods.asked_for(words))}")  # fmt: skip
     parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-64.yaml")
     parser.add_argument("--run", required=True, type=Path, help="folder for everything the run writes; an existing run goes on")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
@@ -37,7 +39,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def main(words: list[str]) -> None:
     args = parse(words)
-    config = configs.load_config(args.config, args.settings)
+    config = methods.load_config(args.config, args.settings)
     device = choose_device(args.device)
     last = args.run / "checkpoints" / "last.pt"
     with processes.together(device, lambda: kept(last)):
@@ -46,19 +48,18 @@ def main(words: list[str]) -> None:
         raise SystemExit(code)
 
 
-def train(args: argparse.Namespace, config: configs.Config, device: torch.device, last: Path) -> int:
+def train(args: argparse.Namespace, config: Settings, device: torch.device, last: Path) -> int:
     """Train, from the checkpoint `last` where there is one, and return the exit code."""
     if args.dry_run:
-        tell(configs.to_yaml(config) + "\n" + dry_run(config, device).rstrip("\n"))
+        tell(to_yaml(config) + "\n" + dry_run(config, methods.make, device).rstrip("\n"))
         return 0
     if Path(os.path.realpath(args.run)).is_relative_to(os.path.realpath(os.path.expanduser(config.data.path))):
         raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
-    state = checkpoint.load(last) if last.exists() else None
+    state = methods.load(last) if last.exists() else None
     with checkpoint.unpacking(last):
         reader = state["data"].get("reader", 1) if state else READER
         known = [*state["data"]["names"], *state["data"]["heldout"]] if state else []
-    dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
-                          background=config.data.background, minimum=2, reader=reader).respelled(known)  # fmt: skip
+    dataset = load_images(config.data.path, **transform(to_dict(config)), minimum=2, reader=reader).respelled(known)
     tell(*dataset.report)
     train, heldout = split_holdout(dataset.names, config.data.holdout, config.seed)
     data = {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
@@ -68,9 +69,9 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
     if state is not None:
         with checkpoint.unpacking(last):
             notices = check_same_run(state, config, data)
-    processes.check_agreement({"the settings": configs.to_yaml(config), "the images": dataset.fingerprint,
+    processes.check_agreement({"the settings": to_yaml(config), "the images": dataset.fingerprint,
                                "the step of the checkpoint": str(state and state["step"])})  # fmt: skip
-    trainer = Trainer(config, images, dataset.images[heldout], data=data, device=device)
+    trainer = Trainer(config, methods.make(config, images, device=device), len(images), data=data, device=device)
     if state is not None:
         with checkpoint.unpacking(last):
             trainer.load_state(state)
@@ -81,7 +82,7 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
     signals = Signals()
     try:
         log = open_log(args.run, config, device, state, dataset.images[:400]) if processes.is_main() else SilentLog()
-        tell(f"{len(images)} images, {sum(p.numel() for p in trainer.generator.parameters()):,} parameters, on {device}; "
+        tell(f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}; "
              f"{args.run}/images.png shows the images as they are used")  # fmt: skip
         trainer.run(log, should_stop=signals.caught)
         log.close()
@@ -94,10 +95,10 @@ def train(args: argparse.Namespace, config: configs.Config, device: torch.device
     return 0
 
 
-def open_log(run: Path, config: configs.Config, device: torch.device, state: dict | None, images: torch.Tensor) -> RunLog:
+def open_log(run: Path, config: Settings, device: torch.device, state: dict | None, images: torch.Tensor) -> RunLog:
     """Open the log where `state` left it, and write down what the run is."""
     log = RunLog(run, *(state["log_position"], state["step"]) if state else (0, 0))
-    (run / "config.yaml").write_text(configs.to_yaml(config), encoding="utf-8")
+    (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     (run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
     save_png(grid(images, columns=20), run / "images.png")
     return log

@@ -72,8 +72,8 @@ case "$device" in
 esac
 heldout=""
 if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then
-  score+=(--heldout "$here/tests/fluent_faces_heldout")
-  heldout=" --heldout $(printf %q "$here/tests/fluent_faces_heldout")"
+  score+=(--heldout "$here/data/fluent_faces_heldout")
+  heldout=" --heldout $(printf %q "$here/data/fluent_faces_heldout")"
 fi
 status=0 report="$run/evaluation/$scored/report.html"
 "$python" "$here/evaluate.py" "${score[@]}" || status=$?

@@ -22,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from errors import run_as_command  # noqa: E402
-from imle import config as configs  # noqa: E402
-from imle.device import choose_device  # noqa: E402
+import methods  # noqa: E402
+from training.settings import Settings, resolution  # noqa: E402
+from training.device import choose_device  # noqa: E402
 from imle.search import clearance  # noqa: E402
 from imle.search.bounds import block_size  # noqa: E402
-from imle.trainer import Trainer  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 from matching import DIM, DISTINCT, match, mixture, peak_megabytes, refresh, rounds  # noqa: E402
 
 RECIPE = Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml"
@@ -40,14 +41,14 @@ QUICK = {"resolution": [32, 64], "batch": [1, 2, 4], "candidates": [10**3, 10**4
 FIXED = {"targets": 100, "candidates": 10**5}  # what is kept while the other grows
 
 
-def recipe(settings: dict[str, object]) -> configs.Config:
-    return configs.load_config(RECIPE, [f"{key}={value}" for key, value in settings.items()])
+def recipe(settings: dict[str, object]) -> Settings:
+    return methods.load_config(RECIPE, [f"{key}={value}" for key, value in settings.items()])
 
 
 def resized(resolution: int) -> dict[str, object]:
     """Return the settings that make the recipe one for square images of another resolution."""
     base = recipe({})
-    channels, blocks, side = list(base.model.channels), list(base.model.blocks), max(configs.resolution(base))
+    channels, blocks, side = list(base.model.channels), list(base.model.blocks), max(resolution(base))
     while side < resolution:
         channels, blocks, side = channels + [max(1, channels[-1] // 2)], blocks + blocks[-1:], 2 * side
     while side > resolution:
@@ -76,8 +77,8 @@ def measure_step(settings: dict[str, object], device: torch.device) -> dict[str,
     """Return seconds, peak memory and multiplications of a training step, on noise in place of images."""
     config = recipe(settings)
     count = IMAGES // config.train.batch_size * config.train.batch_size  # no batch is smaller than the others
-    images = torch.randint(256, (count, 3, *configs.resolution(config)), dtype=torch.uint8)
-    trainer = Trainer(config, images, images[:0], data={}, device=device, pretrained=False)  # untrained ones cost the same
+    images = torch.randint(256, (count, 3, *resolution(config)), dtype=torch.uint8)
+    trainer = Trainer(config, images, data={}, device=device, pretrained=False)  # untrained ones cost the same
     trainer.latents.normal_()
     seconds = least_seconds(trainer.train_step, device)
     peak = peak_megabytes(device)
@@ -197,7 +198,7 @@ def main(words: list[str]) -> None:
     result = {"hardware": hardware, "torch": torch.__version__, "recipe": RECIPE.name, "curves": found}
     (args.out / "curves.json").write_text(json.dumps(result, indent=1) + "\n")
     base = recipe({})
-    draw(found, {"resolution": f"batch of {base.train.batch_size}", "batch": f"{configs.resolution(base)[0]} pixels"},
+    draw(found, {"resolution": f"batch of {base.train.batch_size}", "batch": f"{resolution(base)[0]} pixels"},
          f"A training step on {hardware}", "straight", args.out / "curves-step.png")  # fmt: skip
     draw(found, {"candidates": f"{FIXED['targets']} targets", "targets": f"{FIXED['candidates']:,} candidates"},
          f"Rejecting and matching in {DIM} dimensions on {hardware}", "constant", args.out / "curves-refresh.png")  # fmt: skip

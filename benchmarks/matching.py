@@ -24,7 +24,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from errors import run_as_command  # noqa: E402
-from imle.config import Imle, from_dict  # noqa: E402
+from imle.settings import Imle  # noqa: E402
+from methods import from_dict  # noqa: E402
 from imle.refresh import Refresher  # noqa: E402
 from imle.search import PoolMatcher, clearance  # noqa: E402
 from imle.search.bounds import block_size  # noqa: E402
@@ -124,7 +125,7 @@ def refresh(size: int, n: int = N, device: torch.device = torch.device("cpu")) -
     config = from_dict({"imle": {"pool_factor": size / n}})
     weights = torch.randn(config.model.latent_dim, DIM, generator=torch.Generator().manual_seed(0)).to(device)
     refresher = Refresher(config, mixture(n, 1).to(device))
-    matches = refresher.refresh(lambda latents: latents.to(device) @ weights, number=0, step=0)
+    matches = refresher.refresh(lambda latents: latents.to(device) @ weights, number=0)
     assert matches.diagnostics["pool_seen"] == size
 
 

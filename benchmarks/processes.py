@@ -20,20 +20,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import load_images  # noqa: E402
 from errors import run_as_command  # noqa: E402
-from imle import config as configs, processes  # noqa: E402
-from imle.device import choose_device  # noqa: E402
-from imle.runlog import SilentLog  # noqa: E402
-from imle.trainer import Trainer  # noqa: E402
+import methods  # noqa: E402
+from training.settings import Settings, resolution  # noqa: E402
+from training import processes  # noqa: E402
+from training.device import choose_device  # noqa: E402
+from training.runlog import SilentLog  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 
 STEPS = 50
 SMALL_RATE = "train.learning_rate=1e-5"
 
 
-def work(config: configs.Config, device: torch.device) -> dict:
+def work(config: Settings, device: torch.device) -> dict:
     """Return what this process, one of however many, chooses, loses and takes."""
-    dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
+    dataset = load_images(config.data.path, resolution=resolution(config), fit=config.data.fit,
                           background=config.data.background)  # fmt: skip
-    trainer = Trainer(config, dataset.images, dataset.images[:0], data={}, device=device)
+    trainer = Trainer(config, dataset.images, data={}, device=device)
     trainer.log = SilentLog()
     trainer.embed_latents(trainer.latents[: config.imle.pool_batch])  # the first time, libraries set themselves up
     refresh = seconds(trainer.rematch, device)
@@ -111,7 +113,7 @@ def main(words: list[str]) -> None:
     torch.set_default_dtype(torch.float64 if args.double else torch.float32)
     device = choose_device(args.device)
     with processes.together(device, str):
-        found = work(configs.load_config(args.config, [SMALL_RATE, *args.settings]), device)
+        found = work(methods.load_config(args.config, [SMALL_RATE, *args.settings]), device)
         if processes.is_main():
             args.found.write_text(json.dumps(found))
 

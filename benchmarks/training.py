@@ -86,13 +86,14 @@ PLACES = {"rest of the step": "the step", "reject, match, latents": "the pool"}
 def measure(config, device: torch.device, refreshes: int) -> dict:
     """Return seconds, calls and floors by part, of so many refresh periods after one step that warms up."""
     from data import load_images
-    from imle import config as configs
-    from imle.runlog import RunLog
-    from imle.trainer import Trainer
+    import methods
+    from training.settings import resolution
+    from training.runlog import RunLog
+    from training.trainer import Trainer
 
-    dataset = load_images(config.data.path, resolution=configs.resolution(config), fit=config.data.fit,
+    dataset = load_images(config.data.path, resolution=resolution(config), fit=config.data.fit,
                           background=config.data.background)  # fmt: skip
-    trainer = Trainer(config, dataset.images, dataset.images[:0], data={}, device=device)
+    trainer = Trainer(config, dataset.images, data={}, device=device)
     with tempfile.TemporaryDirectory() as folder:
         log = RunLog(Path(folder))
         trainer.log = log
@@ -274,12 +275,13 @@ def main(words: list[str]) -> None:
         if args.threads:
             torch.set_num_threads(args.threads)
         sys.path.insert(0, str(args.code.resolve()))
-        from imle import config as configs
-        from imle.device import choose_device
+        import methods
+        from training.settings import resolution
+        from training.device import choose_device
 
         file = args.code / args.config  # an absolute path stays itself
         settings = [f"data.path={args.code / 'data' / 'fluent_faces'}", *args.settings]
-        found = measure(configs.load_config(file, settings), choose_device(args.device), args.refreshes)
+        found = measure(methods.load_config(file, settings), choose_device(args.device), args.refreshes)
         print(json.dumps({**found, "summary": summary(found)}) if args.json else table(found))
 
 

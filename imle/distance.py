@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from imle.config import Loss
+from imle.settings import Loss
 from models.perceptual import squared_distance
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from imle.config import Imle
+from imle.settings import Imle
 
 
 def target_share(n: int, m: int) -> float:
@@ -16,7 +16,7 @@ def target_share(n: int, m: int) -> float:
     return max(0.0, 1 - 2 ** -(1 / n - 1 / m))
 
 
-RANKED = ("rank", "median_rank")  # the epsilon modes without a radius
+RANKED = ("rank", "median_rank")  # ways to reject without a radius
 
 
 def ranks(mode: str, n: int, m: int, generator: torch.Generator) -> Tensor:
@@ -38,39 +38,13 @@ def ranks(mode: str, n: int, m: int, generator: torch.Generator) -> Tensor:
     return 1 + torch.searchsorted(-passed_over, -chance).clamp(max=m - 1)
 
 
-class Epsilon:
-    """Set the radius at every refresh, once rejecting has begun."""
-
-    def __init__(self, config: Imle, n: int, m: int):
-        self.config, self.n, self.m = config, n, m
-        self.average: Tensor | None = None  # () or (n,): the radius averaged over refreshes
-        self.open = False
-
-    def gate(self, step: int, level: float) -> bool:
-        """Tell whether to reject at this step; `level` is the last matched distance over that between images."""
-        c = self.config
-        self.open = self.open or (step >= c.reject_after and (c.reject_below == 0 or level <= c.reject_below))
-        return self.open
-
-    def measure(self, distances: Tensor) -> Tensor:
-        """Return the radius, () or one per image (n,) on the CPU, from distances to the images (candidates, n)."""
-        c = self.config
-        if c.epsilon_mode == "fixed":
-            return torch.tensor(c.epsilon, dtype=torch.float64)
-        if c.epsilon_mode == "rejected_fraction":
-            radius = radius_below(distances.amin(dim=1, keepdim=True), c.rejected_fraction)[0].cpu()
-        else:
-            radius = radius_below(distances, target_share(self.n, self.m)).cpu()
-        if self.average is not None:
-            radius = torch.lerp(radius, self.average, c.epsilon_ema)
-        self.average = radius
-        return radius
-
-    def state_dict(self) -> dict:
-        return {"average": self.average, "open": self.open}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.average, self.open = state["average"], state["open"]
+def measure(config: Imle, distances: Tensor, m: int) -> Tensor:
+    """Return the radius for a pool of m, () or one per image (n,) on the CPU, from distances to the images (candidates, n)."""
+    if config.reject == "fixed":
+        return torch.tensor(config.epsilon, dtype=torch.float64)
+    if config.reject == "share":
+        return radius_below(distances.amin(dim=1, keepdim=True), config.rejected_fraction)[0].cpu()
+    return radius_below(distances, target_share(distances.shape[1], m)).cpu()
 
 
 def radius_below(values: Tensor, share: float) -> Tensor:

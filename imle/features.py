@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imle import rng
+from training import rng
 
 TURNS = 16  # by how many different amounts the rows of k coordinates are turned before they are added
 GOLDEN = (5**0.5 - 1) / 2  # of k: multiples of it spread evenly round the circle

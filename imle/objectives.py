@@ -9,11 +9,11 @@ is kept of it is one offer per image.
 import torch
 from torch import Tensor
 
-from imle.config import Imle
+from imle.settings import Imle
 
 
 class Everyone:
-    """All images take a new match together (imle, rs)."""
+    """All images take a new match together (every)."""
 
     def __init__(self, config: Imle, n: int, steps_per_epoch: int):
         self.every = config.refresh_epochs * steps_per_epoch
@@ -81,4 +81,4 @@ class Adaptive:
             setattr(self, key, value)
 
 
-OBJECTIVES = {"imle": Everyone, "rs": Everyone, "adaptive": Adaptive}
+OBJECTIVES = {"every": Everyone, "adaptive": Adaptive}

@@ -12,9 +12,9 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor
 
-from imle import processes, rng
-from imle.config import Config
-from imle.epsilon import RANKED, Epsilon, ranks
+from training import processes, rng
+from imle.settings import Config
+from imle.epsilon import RANKED, measure, ranks
 from imle.search import PoolMatcher, distances
 from imle.search.bounds import block_size
 
@@ -23,6 +23,7 @@ from imle.search.bounds import block_size
 # features must all be held till then, so there is a limit to them too: 1 GiB.
 PILOT = 4096
 PILOT_ELEMENTS = 2**28
+TOP_UP = 4  # if too few candidates survive, draw up to this many pools
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Matches:
 
 
 class Refresher:
-    """Choose a latent for every image, whatever the objective makes of them."""
+    """Choose a latent for every image, whether all of them take it or not."""
 
     def __init__(self, config: Config, targets: Tensor):
         """Compare candidates with `targets` (n, D), the images' search features."""
@@ -44,29 +45,26 @@ class Refresher:
         self.n = len(targets)
         self.pool_size = max(1, round(config.imle.pool_factor * self.n))
         self.pilot_size = min(self.pool_size, PILOT, max(1, PILOT_ELEMENTS // targets.shape[1]))
-        self.epsilon = Epsilon(config.imle, self.n, self.pool_size)
-        self.level = float("inf")  # mean matched distance at the last refresh / mean distance between images
         self.between_images = torch.pdist(targets[:512]).mean()
 
     @torch.no_grad()
-    def refresh(self, embed: Callable[[Tensor], Tensor], number: int, step: int) -> Matches:
+    def refresh(self, embed: Callable[[Tensor], Tensor], number: int) -> Matches:
         """Draw pool `number` and match. `embed` maps latents (B, latent_dim) to features of their images (B, D).
 
-        An image for which nothing survives, even of a pool topped up to its bound, is given what IMLE would give it.
+        If no candidate survives for an image, it falls back to its nearest candidate, rejected or not.
         """
         settings, seed = self.config.imle, self.config.seed
         first, last = self._share(0, self.pilot_size)
         pilot = torch.cat([self.targets[:0], *(features for _, features in self._candidates(embed, number, first, last))])
         pilot_distances = processes.joined(distances(pilot, self.targets))  # (pilot, n)
         radius, chosen = torch.zeros(()), None
-        if settings.objective == "rs" and self.epsilon.gate(step, self.level):
-            if settings.epsilon_mode in RANKED:
-                chosen = ranks(settings.epsilon_mode, self.n, self.pool_size, rng.generator(seed, "ranks", number))
-            else:
-                radius = self.epsilon.measure(pilot_distances)
+        if settings.reject in RANKED:
+            chosen = ranks(settings.reject, self.n, self.pool_size, rng.generator(seed, "ranks", number))
+        elif settings.reject != "none":
+            radius = measure(settings, pilot_distances, self.pool_size)
         matcher = PoolMatcher(self.targets, radius, settings.search, ranks=chosen, generator=rng.generator(seed, "search", number))
         survivors = processes.summed((~matcher.offer(pilot, first)).sum())
-        start, enough, bound = self.pilot_size, min(self.n, self.pool_size), round(self.pool_size * settings.top_up)
+        start, enough, bound = self.pilot_size, min(self.n, self.pool_size), TOP_UP * self.pool_size
         while start < self.pool_size or (survivors < enough and start < bound):
             stop = self.pool_size if start < self.pool_size else min(start + self.n, bound)
             found = torch.zeros_like(survivors)
@@ -76,7 +74,6 @@ class Refresher:
         match = matcher.result(processes.gathered)
         fell_back = match.index < 0
         index, distance = match.taken.cpu(), match.taken_distance
-        self.level = (distance.mean() / self.between_images).item()
         latents = rng.pool_latents_at(seed, number, index, self.config.model.latent_dim)
         return Matches(latents, distance, {
             "pool_seen": match.seen,
@@ -85,7 +82,7 @@ class Refresher:
             "unique_matches": len(index.unique()) / self.n,
             "fallback_images": int(fell_back.sum()),
             "matched_distance": distance.mean().item(),
-            "matched_level": self.level,
+            "matched_level": (distance.mean() / self.between_images).item(),
             "pit": (match.nearer.where(~fell_back, 0).double().mean().item() + 1) / (match.seen + 1),
             "train_test_gap": pilot_distances.amin(dim=1).mean().item() - distance.mean().item(),
             "latent_gap": latent_gap(latents, seed, number),
@@ -102,13 +99,6 @@ class Refresher:
             last = min(first + step, stop)
             parts = [embed(rng.pool_latents(seed, number, at, min(at + size, last), dim)) for at in range(first, last, size)]
             yield first, torch.cat(parts) if len(parts) > 1 else parts[0]
-
-    def state_dict(self) -> dict:
-        return {"level": self.level, "epsilon": self.epsilon.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.level = state["level"]
-        self.epsilon.load_state_dict(state["epsilon"])
 
 
 def latent_gap(latents: Tensor, seed: int, number: int, probes: int = 512) -> float:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from data import load_images, split_holdout
 from errors import UserError
-from imle import checkpoint
-from imle import config as configs
-from imle.config import Config
-from imle.runlog import RunLog
-from imle.sampling import generate
-from imle.sheets import grid, save_png
-from imle.trainer import Trainer
+from training import checkpoint
+import methods
+from training.settings import resolution, to_dict, to_yaml
+from imle.settings import Config
+from training.runlog import RunLog
+from training.sampling import generate
+from training.sheets import grid, save_png
+from training.trainer import Trainer
 from metrics import copying, frechet, prdc
 from metrics.features import FeaturePass
 from metrics.measure import OFFLINE_JUDGES
@@ -46,14 +47,14 @@ class Method:
 
 
 METHODS = {
-    "imle": Method(("imle.objective=imle",)),
-    "imle-n": Method(("imle.objective=imle", "imle.pool_factor=1")),
-    "adaptive": Method(("imle.objective=adaptive",)),
-    "rs": Method(("imle.objective=rs", "imle.epsilon_mode=rejected_fraction", "imle.rejected_fraction=0.1")),
-    "rs-half": Method(("imle.objective=rs", "imle.epsilon_mode=rejected_fraction", "imle.rejected_fraction=0.5")),
-    "rs-quantile": Method(("imle.objective=rs", "imle.epsilon_mode=quantile")),
-    "rs-rank": Method(("imle.objective=rs", "imle.epsilon_mode=rank")),
-    "rs-median": Method(("imle.objective=rs", "imle.epsilon_mode=median_rank")),
+    "imle": Method(("imle.match=every", "imle.reject=none")),
+    "imle-n": Method(("imle.match=every", "imle.reject=none", "imle.pool_factor=1")),
+    "adaptive": Method(("imle.match=adaptive", "imle.reject=none")),
+    "rs": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.1")),
+    "rs-half": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.5")),
+    "rs-quantile": Method(("imle.match=every", "imle.reject=quantile")),
+    "rs-rank": Method(("imle.match=every", "imle.reject=rank")),
+    "rs-median": Method(("imle.match=every", "imle.reject=median_rank")),
 }
 
 
@@ -103,23 +104,23 @@ class Cell:
 
     def config(self, epochs: int = 1) -> Config:
         """Return the whole configuration. Raises UserError."""
-        return configs.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
+        return methods.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
                                                  f"train.epochs={epochs}"])  # fmt: skip
 
     def trained_on_judge(self) -> bool:
         """Say whether the network that scores is also one that trains."""
-        return bool(trained_on(self.judge, configs.to_dict(self.config())))
+        return bool(trained_on(self.judge, to_dict(self.config())))
 
     def which(self) -> tuple[ImageSet, tuple[int, int], str, str]:
         """Return what `load` asks for."""
         config = self.config()
-        return self.set, configs.resolution(config), config.data.fit, config.data.background
+        return self.set, resolution(config), config.data.fit, config.data.background
 
     def trainer(self, epochs: int = 1) -> Trainer:
         """Return a new trainer. Raises UserError."""
         config = self.config(epochs)
         images, _, data = load(*self.which())
-        return self.how.trainer(config, images, images[:0], data=data, device=torch.device("cpu"))
+        return self.how.trainer(config, images, data=data, device=torch.device("cpu"))
 
 
 @lru_cache(maxsize=4)
@@ -143,7 +144,7 @@ def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, fl
     `known` costs stay what they are; the others are put in proportion to them, since a machine may be slower on another day.
     """
     trainers = {name: cell.trainer() for name, cell in cells.items()}
-    refreshes = by_turns({name: partial(trainer.refresher.refresh, trainer.embed_latents, 0, 0) for name, trainer in trainers.items()}, 5)
+    refreshes = by_turns({name: partial(trainer.refresher.refresh, trainer.embed_latents, 0) for name, trainer in trainers.items()}, 5)
     steps = by_turns({name: trainer.train_step for name, trainer in trainers.items()}, 81)
     found = {name: steps[name] * trainer.steps_per_epoch + refreshes[name] / epochs_between_refreshes(trainer.config)
              for name, trainer in trainers.items()}  # fmt: skip
@@ -155,7 +156,7 @@ def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, fl
 def epochs_between_refreshes(config: Config) -> int:
     """Return how many epochs a pool serves; with Adaptive IMLE, the fewest that it can."""
     settings = config.imle
-    return max(1, settings.staleness if settings.objective == "adaptive" else settings.refresh_epochs)
+    return max(1, settings.staleness if settings.match == "adaptive" else settings.refresh_epochs)
 
 
 def by_turns(jobs: dict[str, Callable], rounds: int) -> dict[str, float]:
@@ -187,7 +188,7 @@ def run(cell: Cell, epochs: int) -> list[dict]:
         trainer.load_state(state)
         spent, log = state["cpu_seconds"], (state["log_position"], state["step"])
     trainer.log = RunLog(folder, *log)
-    (folder / "config.yaml").write_text(configs.to_yaml(trainer.config), encoding="utf-8")
+    (folder / "config.yaml").write_text(to_yaml(trainer.config), encoding="utf-8")
     total = trainer.total_steps
     stops = sorted({round(total * part) for part in (*POINTS, *((i + 1) / SAVES for i in range(SAVES)))})
     for stop in stops:

@@ -32,7 +32,7 @@ from models import weights  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_METHODS = ("imle", "imle-n", "rs", "rs-quantile", "rs-rank")
-DEFAULT_SET = f"fluent_faces={ROOT / 'data' / 'fluent_faces'},{ROOT / 'tests' / 'fluent_faces_heldout'}"
+DEFAULT_SET = f"fluent_faces={ROOT / 'data' / 'fluent_faces'},{ROOT / 'data' / 'fluent_faces_heldout'}"
 COLUMNS = {  # of the table: (name, digits)
     "cpu_seconds": ("CPU s", 0), "fd_heldout": ("FD held-out", 1), "fd_train": ("FD train", 1), "precision": ("precision", 2),
     "recall": ("recall", 2), "coverage": ("coverage", 2), "copy_rate": ("copies", 3), "loss": ("loss", 3),

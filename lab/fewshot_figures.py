@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from imle.sampling import Sampler
-from imle.sheets import grid, save_png
+from methods import open_sampler
+from training.sheets import grid, save_png
 from lab.intervals import interval
 
 SAMPLES = 16  # on a sheet, of seeds 0 to 15
@@ -59,5 +59,5 @@ def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number:
 
 def draw_sheet(runs: dict[str, Path], path: Path) -> None:
     """Draw the samples of seeds 0 to 15 of every run, a row each."""
-    images = [Sampler(folder).images(range(SAMPLES)) for folder in runs.values()]
+    images = [open_sampler(folder).images(range(SAMPLES)) for folder in runs.values()]
     save_png(grid(torch.cat(images), columns=SAMPLES), path)

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imle import rng
-from imle.config import Config, from_dict
+from training import rng
+from imle.settings import Config
+from methods import from_dict
 from imle.features import SearchFeatures
 from imle.refresh import latent_gap
 from imle.search import distances
-from imle.trainer import Trainer
+from training.trainer import Trainer
 
 NUM_POINTS, SCALE, WIDTH = 20, 1.16, 64
 POOL_FACTOR, REFRESH_STEPS = 40, 10  # m = 800
@@ -29,14 +30,14 @@ LAW_REFRESHES, LAW_DRAWS = 50, 50_000  # pools and fresh latents by which the di
 LAW_GRID = np.geomspace(1e-3, 3, 240)  # distances at which they are evaluated
 
 METHODS = {
-    "IMLE": {"objective": "imle"},
-    "IMLE, m = n": {"objective": "imle", "pool_factor": 1},
-    "Adaptive IMLE": {"objective": "adaptive"},
-    "RS-IMLE, epsilon 0.09": {"objective": "rs", "epsilon_mode": "fixed", "epsilon": 0.09},
-    "RS-IMLE, half rejected": {"objective": "rs", "epsilon_mode": "rejected_fraction", "rejected_fraction": 0.5},
-    "RS-IMLE, quantile": {"objective": "rs", "epsilon_mode": "quantile"},
-    "RS-IMLE, rank prior": {"objective": "rs", "epsilon_mode": "rank"},
-    "RS-IMLE, median rank": {"objective": "rs", "epsilon_mode": "median_rank"},
+    "IMLE": {"reject": "none"},
+    "IMLE, m = n": {"reject": "none", "pool_factor": 1},
+    "Adaptive IMLE": {"match": "adaptive", "reject": "none"},
+    "RS-IMLE, epsilon 0.09": {"reject": "fixed", "epsilon": 0.09},
+    "RS-IMLE, half rejected": {"reject": "share", "rejected_fraction": 0.5},
+    "RS-IMLE, quantile": {"reject": "quantile"},
+    "RS-IMLE, rank prior": {"reject": "rank"},
+    "RS-IMLE, median rank": {"reject": "median_rank"},
 }
 
 
@@ -103,7 +104,7 @@ class PlaneTrainer(Trainer):
     def __init__(self, config: Config, log: Run):
         """Prepare to learn the infinity symbol, telling `log` of every refresh."""
         images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # on the scale of bytes, but not rounded to them
-        super().__init__(config, images, images[:0], data={}, device=torch.device("cpu"))
+        super().__init__(config, images, data={}, device=torch.device("cpu"))
         self.log = log
 
     def networks(self, pretrained: bool) -> tuple[nn.Module, nn.Module, SearchFeatures]:
@@ -197,7 +198,7 @@ def measure_laws(trainer: PlaneTrainer) -> Laws:
     below = np.stack([np.searchsorted(column, LAW_GRID) for column in columns]) / LAW_DRAWS  # (n, grid)
     pools = range(trainer.refreshes, trainer.refreshes + LAW_REFRESHES)  # which training has not seen
     refresh = trainer.refresher.refresh
-    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool, trainer.step).distance for pool in pools]).numpy())
+    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool).distance for pool in pools]).numpy())
     return Laws(
         fresh=below.mean(0),
         least_of_m=(1 - (1 - below) ** (POOL_FACTOR * NUM_POINTS)).mean(0),

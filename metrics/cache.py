@@ -57,12 +57,22 @@ class Cache:
         return self.folder / f"{digest[:32]}.npz"
 
 
+ROOT = Path(__file__).parent.parent
+
+
 @functools.cache
 def _code() -> str:
-    """Return the sha256 of the source that results are made by: what another version has kept is not ours."""
-    root = Path(__file__).parent.parent
-    sources = sorted(path for folder in ("imle", "metrics", "models") for path in root.glob(f"{folder}/*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return source_hash(ROOT)
+
+
+def source_hash(root: Path) -> str:
+    """Return the sha256 of the source of every package in `root` but `lab`: results of other code are not ours."""
+    packages = [path.parent for path in root.glob("*/__init__.py") if path.parent.name != "lab"]
+    sources = {path.relative_to(root).as_posix(): path.read_bytes() for package in packages for path in package.rglob("*.py")}
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        digest.update(f"{name} {len(sources[name])}\n".encode() + sources[name])
+    return digest.hexdigest()
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

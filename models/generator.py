@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.token_mapper import TokenMapper
-
 NORM_EPSILON = 1e-2
+BOTTLENECK = 0.25  # inner width of a block as a share of its width
 
 
 class MappingNetwork(nn.Module):
@@ -55,9 +54,9 @@ class AdaIN(nn.Module):
 class Block(nn.Module):
     """[widen or narrow, upsample] -> AdaIN -> x + bottleneck(x), the bottleneck with GELU before each convolution."""
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, *, bottleneck: float, upsample: bool, last: bool):
+    def __init__(self, inputs: int, outputs: int, style_dim: int, *, upsample: bool, last: bool):
         super().__init__()
-        inner = max(1, round(outputs * bottleneck))
+        inner = max(1, round(outputs * BOTTLENECK))
         self.upsample = upsample
         self.resize = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
         self.norm = AdaIN(outputs, style_dim)
@@ -85,29 +84,21 @@ class Generator(nn.Module):
     """Turn latents into images.
 
     `channels[k]` and `blocks[k]` are the width and the number of blocks at resolution `start * 2**k`, where `start` is
-    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles. `mapping` is mlp,
-    of `mapping_layers`, or tokens, of the settings that follow it.
+    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles.
     """
 
     def __init__(self, *, latent_dim: int, style_dim: int, mapping_layers: int, channels: list[int], blocks: list[int],
-                 bottleneck: float = 0.25, start: tuple[int, int] = (4, 4), mapping: str = "mlp", tokens: int = 8,
-                 token_dim: int = 32, token_cycles: int = 3, token_steps: int = 3):  # fmt: skip
+                 start: tuple[int, int] = (4, 4)):  # fmt: skip
         super().__init__()
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
         self.latent_dim, self.channels = latent_dim, list(channels)
         self.resolution = tuple(side * 2 ** (len(channels) - 1) for side in start)
-        if mapping == "tokens":
-            self.mapping = TokenMapper(latent_dim, style_dim, tokens=tokens, token_dim=token_dim,
-                                       cycles=token_cycles, steps=token_steps)  # fmt: skip
-        else:
-            assert mapping == "mlp", mapping
-            self.mapping = MappingNetwork(latent_dim, style_dim, mapping_layers)
+        self.mapping = MappingNetwork(latent_dim, style_dim, mapping_layers)
         self.constant = nn.Parameter(torch.randn(1, channels[0], *start))
         stack, inputs, total = [], channels[0], sum(blocks)
         for level, (width, count) in enumerate(zip(channels, blocks)):
             for i in range(count):
-                block = Block(inputs, width, style_dim, bottleneck=bottleneck,
-                              upsample=level > 0 and i == 0, last=len(stack) == total - 1)  # fmt: skip
+                block = Block(inputs, width, style_dim, upsample=level > 0 and i == 0, last=len(stack) == total - 1)
                 with torch.no_grad():
                     block.convs[-1].weight.mul_(math.sqrt(1 / total))
                 stack.append(block)

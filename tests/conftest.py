@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # Importing torch takes seconds, so one server imports everything once and is forked for every command.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch.utils.tensorboard", "torch._dynamo", "imle.trainer", "imle.dryrun", "data", "conftest"])
+FORKS.set_forkserver_preload(["torch.utils.tensorboard", "torch._dynamo", "training.trainer", "imle.method", "training.dryrun", "data", "conftest"])
 
 
 class Command:
@@ -84,6 +85,20 @@ def start(tmp_path_factory):
 def command(start):
     """Return a function that runs one of the scripts as a user does and gives its result."""
     return lambda *words, **options: start(*words, **options).result()
+
+
+@pytest.fixture
+def job(start):
+    """Return a function that starts train.py in so many processes; `apart` are words of the last one alone."""
+
+    def started(num, *words, apart=()):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(num)}
+        return [start("train.py", *words, *(apart if rank == num - 1 else ()), env={**address, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+                for rank in range(num)]  # fmt: skip
+
+    return started
 
 
 @pytest.fixture(scope="session")

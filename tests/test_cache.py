@@ -1,13 +1,14 @@
 """What is kept on disk, and the sweep over images that fills it."""
 
 import os
+import shutil
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
-from metrics.cache import Cache
+from metrics.cache import ROOT, Cache, _code, source_hash
 from metrics.images import MICRO_BATCH, Images, Request, sweep
 from metrics.progress import Progress
 
@@ -323,3 +324,18 @@ def test_what_another_version_of_the_code_has_kept_is_not_ours(tmp_path, monkeyp
     path = stored(tmp_path)
     monkeypatch.setattr("metrics.cache._code", lambda: "another version")
     assert Cache(tmp_path).load(KEY) is None and path.exists()
+
+
+def test_every_module_that_can_change_a_result_is_part_of_the_code(tmp_path):
+    for package in ("data", "imle", "lab", "metrics", "models", "training"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=lambda folder, names: [
+            name for name in names if not name.endswith(".py") and not os.path.isdir(os.path.join(folder, name))])  # fmt: skip
+    before = source_hash(tmp_path)
+    assert before == source_hash(ROOT) == _code()
+    for path in sorted(tmp_path.rglob("*.py")):
+        source = path.read_bytes()
+        path.write_bytes(source + b"#")
+        assert (source_hash(tmp_path) == before) == path.is_relative_to(tmp_path / "lab"), path
+        path.write_bytes(source)
+    (tmp_path / "imle" / "search" / "exact.py").rename(tmp_path / "imle" / "search" / "other.py")
+    assert source_hash(tmp_path) != before

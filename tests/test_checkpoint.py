@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from errors import UserError
-from imle import checkpoint
-from imle.sampling import Sampler
+from training import checkpoint
+from methods import open_sampler
 
 STATE = {"config": {"seed": 0}, "data": {"names": ["a", "\udcff.png"]}, "step": 3, "best": float("inf"), "none": None,
          "tensor": torch.arange(5.0), "nested": [{"x": torch.ones(2, 2, dtype=torch.bfloat16)}]}  # fmt: skip
@@ -127,7 +127,7 @@ def test_a_payload_is_not_run(tmp_path):
         archive.writestr("archive/data.pkl", plain.read_bytes())
         archive.writestr("archive/version", "3\n")
     for path in (plain, packed, zipped):
-        for load in (checkpoint.load, Sampler):
+        for load in (checkpoint.load, open_sampler):
             with pytest.raises(UserError, match="nothing in it was run"):
                 load(path)
         assert not touched.exists()
@@ -170,5 +170,5 @@ def test_parts_that_do_not_fit_are_one_line(spoil, smoke_run, tmp_path):
     spoil(state)
     checkpoint.save(state, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"x\.pt: lacks what is needed here, or its parts do not fit each other") as caught:
-        Sampler(tmp_path / "x.pt")
+        open_sampler(tmp_path / "x.pt")
     assert "\n" not in str(caught.value)

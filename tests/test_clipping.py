@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from imle.clipping import MEMORY, Clipping
+from training.clipping import MEMORY, Clipping
 
 
 def clipped(gradients: list[np.ndarray], factor: float) -> list[np.ndarray]:

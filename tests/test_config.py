@@ -1,11 +1,11 @@
 """Settings: every mistake is one line that names the key, what was found and what is expected."""
 
-import dataclasses
-
 import pytest
 
 from errors import UserError
-from imle.config import CHOICES, RANGES, Config, describe_settings, from_dict, load_config, resolution, to_dict, to_yaml
+from imle.settings import Config
+from methods import from_dict, load_config
+from training.settings import describe, facts, resolution, to_dict, to_yaml
 from imle.epsilon import RANKED
 
 RECIPES = ["adaptive-256", "fewshot-128", "fewshot-256", "fluent-faces-32", "fluent-faces-64", "imle-256", "paper-256", "smoke-32"]
@@ -111,7 +111,7 @@ def test_lists_and_alternatives():
     ("imle.staleness=31", "must not be larger than imle.force_resample"),
     ("train.schedule=cosin", "did you mean cosine?"), ("train.schedule=no", "'no' is not one of constant, cosine, step"),
     ("loss.perceptual=lpips", "did you mean lpips-vgg?"), ("loss.distance=charbonier", "did you mean charbonnier?"),
-    ("model.mapping=rtm", "'rtm' is not one of mlp, tokens"), ("loss.scale=0", "loss.scale: 0.0 is out of range"),
+    ("loss.scale=0", "loss.scale: 0.0 is out of range"),
     ("train.clip=1", "train.clip: at 1.0 times the usual norm"), ("train.clip=-1", "train.clip: -1.0 is out of range"),
 ])  # fmt: skip
 def test_wrong_values(word, told):
@@ -121,8 +121,8 @@ def test_wrong_values(word, told):
 
 def test_ranks_are_counted_by_an_exact_search_alone():
     for mode in RANKED:
-        assert refused([f"imle.epsilon_mode={mode}", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
-    load_config(None, ["imle.epsilon_mode=rank", "imle.search=dci", "imle.objective=imle"])
+        assert refused([f"imle.reject={mode}", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
+    load_config(None, ["imle.reject=quantile", "imle.search=dci"])
 
 
 @pytest.mark.parametrize("word, told", [
@@ -165,22 +165,21 @@ def test_missing_files_and_folders_are_told(tmp_path):
     assert "Is a directory" in refused(path=tmp_path)
 
 
-# --- the tables
+# --- what is known of every setting
 
 
-def test_every_range_and_choice_is_of_a_setting_and_holds_its_default():
-    values = to_dict(Config())
-    for key in [*CHOICES, *RANGES]:
-        section, name = key.split(".")
-        assert name in values[section], key
-    assert from_dict(values) == Config()
-    numbers = [f"{section}.{name}" for section in values if section != "seed" for name, value in values[section].items()
-               if isinstance(value, (int, float, list)) and not isinstance(value, bool)]  # fmt: skip
-    assert set(numbers) == set(RANGES)
+def test_defaults_are_within_their_own_bounds_and_every_number_has_a_bound():
+    assert from_dict(to_dict(Config())) == Config()
+    for key, default, known in facts(Config):
+        number = isinstance(default, (int, float, list)) and not isinstance(default, bool)
+        assert (known.least is not None or known.most is not None) == (number and key != "seed"), key
+        assert not known.choices or default in known.choices
+        assert not (known.fixed and known.silent) and not (known.fixed and known.effect), key
 
 
 def test_every_setting_is_described():
-    text = describe_settings()
-    for section in dataclasses.fields(Config):
-        for field in dataclasses.fields(section.type) if dataclasses.is_dataclass(section.type) else [section]:
-            assert field.metadata["meaning"] in text
+    lines = describe(Config).splitlines()
+    assert len(lines) == len(list(facts(Config)))
+    for line, (key, default, known) in zip(lines, facts(Config)):
+        assert line.startswith(f"  {key}={default} ") and known.meaning in line
+        assert all(choice in line for choice in known.choices)

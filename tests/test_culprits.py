@@ -91,7 +91,7 @@ CULPRITS = {
 @pytest.fixture(scope="module", params=["rendered", "photographs"])
 def court(request, tmp_path_factory):
     """Return the training images, new ones, and a function that gives the verdict on samples; features are kept between calls."""
-    real, fresh = ((rendered("data/fluent_faces"), rendered("tests/fluent_faces_heldout")) if request.param == "rendered"
+    real, fresh = ((rendered("data/fluent_faces"), rendered("data/fluent_faces_heldout")) if request.param == "rendered"
                    else (photographs(N, 1), photographs(N, 2)))  # fmt: skip
     folder = tmp_path_factory.mktemp("features")
 

@@ -56,12 +56,12 @@ def png_claiming(width: int, height: int) -> bytes:
 
 def test_shipped_sets_are_whole_and_disjoint():
     faces = load_images(ROOT / "data/fluent_faces", resolution=(128, 128))
-    heldout = load_images(ROOT / "tests/fluent_faces_heldout", resolution=(128, 128))
+    heldout = load_images(ROOT / "data/fluent_faces_heldout", resolution=(128, 128))
     assert faces.report == ["102 files -> 100 images at 128x128: 2 no images", "no image: LICENSE, README.md"]
     assert heldout.report == ["84 files -> 83 images at 128x128: 1 no image", "no image: LICENSE"]
     pixels = {image.numpy().tobytes() for image in torch.cat([faces.images, heldout.images])}
     assert len(pixels) == 183
-    for folder in ("data/fluent_faces", "tests/fluent_faces_heldout"):
+    for folder in ("data/fluent_faces", "data/fluent_faces_heldout"):
         assert "Copyright (c) Microsoft Corporation" in (ROOT / folder / "LICENSE").read_text()
 
 

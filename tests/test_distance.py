@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from imle.config import Loss
+from imle.settings import Loss
 from imle.distance import ROBUST, make_distance
 from models.perceptual import load_embedding, squared_distance
 

@@ -1,12 +1,12 @@
-"""The rejection radius: shares, averaging, and when rejecting begins."""
+"""The rejection radius and the ranks."""
 
 import math
 
 import pytest
 import torch
 
-from imle.config import Imle
-from imle.epsilon import Epsilon, radius_below, ranks, target_share
+from imle.settings import Imle
+from imle.epsilon import measure, radius_below, ranks, target_share
 
 
 def table(candidates=400, n=7, seed=0):
@@ -52,53 +52,15 @@ def test_the_rank_is_that_of_the_nearest_of_n_chosen_from_m(n, m):
 
 
 def test_fixed_is_the_number_itself():
-    epsilon = Epsilon(Imle(epsilon_mode="fixed", epsilon=0.12), 7, 400)
-    assert epsilon.measure(table()).item() == 0.12
+    assert measure(Imle(reject="fixed", epsilon=0.12), table(), 400).item() == 0.12
 
 
 def test_rejected_fraction_counts_candidates_near_any_image():
-    epsilon = Epsilon(Imle(epsilon_mode="rejected_fraction", rejected_fraction=0.3), 7, 400)
-    radius = epsilon.measure(table())
+    radius = measure(Imle(reject="share", rejected_fraction=0.3), table(), 400)
     assert radius.shape == () and (table() < radius).any(dim=1).sum() == 120
 
 
 def test_quantile_gives_every_image_a_ball_of_the_target_share():
-    epsilon = Epsilon(Imle(epsilon_mode="quantile"), 7, 400)
-    radius = epsilon.measure(table())
+    radius = measure(Imle(reject="quantile"), table(), 400)
     assert ((table() < radius).sum(dim=0) == round(target_share(7, 400) * 400)).all()
-    assert (Epsilon(Imle(epsilon_mode="quantile"), 7, 7).measure(table(7)) == 0).all()
-
-
-@pytest.mark.parametrize("mode", ["rejected_fraction", "quantile"])
-def test_the_radius_is_averaged_over_refreshes(mode):
-    def radii(ema):
-        epsilon = Epsilon(Imle(epsilon_mode=mode, rejected_fraction=0.3, epsilon_ema=ema), 7, 400)
-        return [epsilon.measure(table(seed=seed)) for seed in range(4)]
-
-    alone, averaged = radii(0.0), radii(0.8)
-    expected = alone[0]
-    for now, average in zip(alone, averaged):
-        expected = 0.8 * expected + 0.2 * now  # the first is itself
-        torch.testing.assert_close(average, expected)
-    assert not torch.equal(alone[1], averaged[1])
-
-
-def test_the_gate_opens_by_step_and_by_level_and_stays_open():
-    inf = float("inf")
-    free = Epsilon(Imle(), 7, 400)
-    assert free.gate(0, inf)
-    by_step = Epsilon(Imle(reject_after=10), 7, 400)
-    assert [by_step.gate(step, 0.0) for step in (0, 9, 10, 3)] == [False, False, True, True]
-    by_level = Epsilon(Imle(reject_below=0.5), 7, 400)
-    assert [by_level.gate(0, level) for level in (inf, 0.51, 0.5, 0.9)] == [False, False, True, True]
-    both = Epsilon(Imle(reject_after=10, reject_below=0.5), 7, 400)
-    assert [both.gate(*at) for at in ((10, 0.6), (9, 0.4), (11, 0.4), (0, inf))] == [False, False, True, True]
-
-
-def test_state_round_trips():
-    config = Imle(epsilon_mode="quantile", epsilon_ema=0.5, reject_after=3)
-    one, other = Epsilon(config, 7, 400), Epsilon(config, 7, 400)
-    one.gate(3, 1.0), one.measure(table())
-    other.load_state_dict(one.state_dict())
-    assert other.gate(0, 1.0)
-    assert torch.equal(one.measure(table(seed=1)), other.measure(table(seed=1)))
+    assert (measure(Imle(reject="quantile"), table(7), 7) == 0).all()

@@ -21,9 +21,11 @@ from torch import nn
 
 from data import load_images, split_holdout
 from errors import MissingWeights, UserError
-from imle import checkpoint
-from imle.config import Config, to_dict
-from imle.sampling import Sampler, build_generator
+from training import checkpoint
+from imle.settings import Config
+from training.settings import to_dict
+from imle.drawing import build_generator
+from methods import open_sampler
 from metrics import backtracking, page, paths
 from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
@@ -74,7 +76,7 @@ def run(tmp_path_factory):
     dataset = load_images(images, resolution=(SIDE, SIDE))
     train, heldout = split_holdout(dataset.names, config["data"]["holdout"], 0)
     torch.manual_seed(0)
-    state = {"config": config, "step": 7, "ema": build_generator(config).state_dict(),
+    state = {"config": config, "step": 7, "sampled": build_generator(config).state_dict(),
              "data": {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
                       "heldout": [dataset.names[i] for i in heldout]}}  # fmt: skip
     (folder / "run" / "checkpoints").mkdir(parents=True)
@@ -120,6 +122,19 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     again = numbers(tmp_path / "again")
     assert document.pop("timing").keys() == again.pop("timing").keys()
     assert again == document
+
+
+def test_a_method_without_a_generator_says_why_its_numbers_are_missing(run, tmp_path, monkeypatch, capsys):
+    def without(*words):
+        sampler = open_sampler(*words)
+        sampler.drawing = sampler.drawing._replace(generator=None, latent_dim=None, why="a diffusion model can invert any image")
+        return sampler
+
+    monkeypatch.setattr("methods.open_sampler", without)
+    main(run, "--features", "effnet-lite0", "--metrics", "kid,ppl,jumps,backtracking", "--num-samples", 9, "--out", tmp_path)
+    skipped = {name: number["reason"] for name, number in numbers(tmp_path)["metrics"].items() if number["value"] is None}
+    assert skipped == dict.fromkeys([f"{name}_effnetlite0" for name in ("ppl", "jump_ratio", "backtrack_train")], "a diffusion model can invert any image")
+    assert "ppl_effnetlite0 was not computed: a diffusion model can invert any image" in capsys.readouterr().out
 
 
 def test_numbers_go_to_stdout_and_progress_to_stderr(run, tmp_path):
@@ -232,7 +247,7 @@ def test_real_images_in_their_own_size_are_seen_as_they_are(tmp_path):
 
 
 def test_a_changed_training_set_is_refused_unless_named(run, tmp_path, capsys):
-    images = Path(Sampler(run).config["data"]["path"])
+    images = Path(open_sampler(run).config["data"]["path"])
     moved = Path(shutil.copytree(images, tmp_path / "moved"))
     words = [run, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4]
     main(*words, "--data", moved, "--out", tmp_path / "same")
@@ -363,7 +378,7 @@ def test_broken_weights_give_a_line_and_no_numbers(run, tmp_path):
     broken = tmp_path / "broken"
     (broken / "checkpoints").mkdir(parents=True)
     state = checkpoint.load(run / "checkpoints" / "last.pt")
-    state["ema"] = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in state["ema"].items()}
+    state["sampled"] = {name: tensor * float("nan") if tensor.is_floating_point() else tensor for name, tensor in state["sampled"].items()}
     checkpoint.save(state, broken / "checkpoints" / "last.pt")
     with pytest.raises(UserError, match="gives images that are not finite"):
         main(broken, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4)

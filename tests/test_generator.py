@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from imle.config import load_config, to_dict
-from imle.sampling import build_generator, generate
+from methods import load_config
+from training.settings import to_dict
+from imle.drawing import build_generator, generate
 from models.generator import AdaIN, Generator
 
 

@@ -13,7 +13,7 @@ from metrics import heldout
 from metrics.alterations import noise
 from test_evaluate import ROOT, main, numbers
 
-FACES, OTHERS = ROOT / "data" / "fluent_faces", ROOT / "tests" / "fluent_faces_heldout"
+FACES, OTHERS = ROOT / "data" / "fluent_faces", ROOT / "data" / "fluent_faces_heldout"
 SIDE = 64
 TRANSFORM = {"resolution": (SIDE, SIDE), "fit": "crop", "background": "white"}
 

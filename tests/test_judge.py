@@ -15,9 +15,12 @@ from torch import nn
 
 from data import load_images
 from errors import UserError
-from imle import checkpoint
-from imle.config import Config, load_config, to_dict
-from imle.sampling import Sampler, build_generator
+from training import checkpoint
+from imle.settings import Config
+from methods import load_config
+from training.settings import to_dict
+from imle.drawing import build_generator
+from methods import open_sampler
 from lab import cells, fewshot
 from lab.cells import Cell, ImageSet, Method
 from metrics import measure, report, teacher
@@ -184,7 +187,7 @@ def run_of(images, tmp_path):
         config["loss"]["perceptual"], config["imle"]["features"] = perceptual, features
         dataset = load_images(images, resolution=(SIDE, SIDE))
         torch.manual_seed(0)
-        state = {"config": config, "step": 7, "ema": build_generator(config).state_dict(),
+        state = {"config": config, "step": 7, "sampled": build_generator(config).state_dict(),
                  "data": {"fingerprint": dataset.fingerprint, "names": dataset.names, "heldout": []}}  # fmt: skip
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         checkpoint.save(state, tmp_path / name / "checkpoints" / "last.pt")
@@ -212,7 +215,7 @@ WORDS = "also the training loss of this run"
 @pytest.mark.parametrize("perceptual, features", [("effnet-lite0", "loss"), ("lpips-vgg", "effnet-lite0")])
 def test_a_run_that_its_judge_has_trained_says_so_everywhere(run_of, evaluate, tmp_path, perceptual, features):
     run, export = run_of("run", perceptual, features), tmp_path / "alone.pt"
-    Sampler(run).export(export)
+    open_sampler(run).export(export)
     setting = "loss.perceptual" if perceptual == "effnet-lite0" else "imle.features"
     for source in (run, export):
         out = tmp_path / f"out-{source.name}"

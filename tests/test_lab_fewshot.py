@@ -35,7 +35,7 @@ def images(tmp_path_factory):
 def cell(images, tmp_path, monkeypatch):
     """A cell whose samples are scored by their mean, which takes no time."""
     monkeypatch.setattr(cells, "score", lambda cell, trainer: {"fd_heldout": float(trainer.losses.sum())})
-    return Cell(SMOKE, ImageSet("few", str(images)), "imle", Method(("imle.objective=imle",)), 3, 8, str(tmp_path / "run"))
+    return Cell(SMOKE, ImageSet("few", str(images)), "imle", Method(("imle.reject=none",)), 3, 8, str(tmp_path / "run"))
 
 
 def test_the_interval_is_students():
@@ -129,7 +129,7 @@ def test_jobs_that_take_turns_are_told_apart_under_noise(monkeypatch):
 
 
 def test_costs_that_are_known_stay_and_others_are_put_in_proportion(cell, monkeypatch):
-    other = replace(cell, method="small pool", how=Method(("imle.objective=imle", "imle.refresh_epochs=1")))
+    other = replace(cell, method="small pool", how=Method(("imle.reject=none", "imle.refresh_epochs=1")))
     monkeypatch.setattr(cells, "by_turns", lambda jobs, rounds: dict.fromkeys(jobs, 2.0))
     both = {"every other": cell, "every": other}
     assert cells.epoch_costs(both, {}) == {"every other": 5.0, "every": 6.0}  # two steps, half a refresh or a whole one

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from imle.config import Imle
+from imle.settings import Imle
 from imle.objectives import OBJECTIVES, Adaptive
 
 N, STEPS = 4, 3  # images; steps an epoch
@@ -16,7 +16,7 @@ class Run:
     """Drive an objective through epochs of scripted losses; a pool's offers tell its number and the image."""
 
     def __init__(self, **settings):
-        self.objective = Adaptive(Imle(objective="adaptive", **settings), N, STEPS)
+        self.objective = Adaptive(Imle(match="adaptive", **settings), N, STEPS)
         self.latents = torch.full((N, 2), float("nan"))
         self.epochs, self.pools = 0, 0
 
@@ -42,9 +42,8 @@ class Run:
         return self.latents[:, 0].int().tolist()
 
 
-@pytest.mark.parametrize("name", ["imle", "rs"])
-def test_imle_and_rs_match_everyone_every_so_many_epochs(name):
-    objective = OBJECTIVES[name](Imle(objective=name, refresh_epochs=5), N, STEPS)
+def test_everyone_is_matched_every_so_many_epochs():
+    objective = OBJECTIVES["every"](Imle(match="every", refresh_epochs=5), N, STEPS)
     asked = {step: objective.asking(step, torch.zeros(N)) for step in range(31)}
     assert [step for step, asking in asked.items() if asking is not None] == [0, 15, 30]
     assert asked[0].all() and objective.needs_pool(asked[0])

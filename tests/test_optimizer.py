@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from imle.config import Train
-from imle.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal, set_learning_rate
+from training.settings import Train
+from training.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal, set_learning_rate
 from models.generator import Generator
 
 

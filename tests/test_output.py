@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imle import checkpoint
+from training import checkpoint
 from test_train import TINY, one_line, rows
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,6 @@ Most jobs here are forked with torchrun's environment, which is quick; two are s
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,8 @@ from test_refresh import LATENT_DIM, N, RADII, embed, images as drawn, refresher
 from test_train import TINY, one_line, rows
 
 from errors import UserError, run_as_command
-from imle import checkpoint, processes
+from training import checkpoint
+from training import processes
 from imle.search import PoolMatcher
 
 ROOT = Path(__file__).parent.parent
@@ -74,30 +74,29 @@ def coarse(latents):
 @pytest.mark.parametrize("num", [2, 3, 5])
 @pytest.mark.parametrize("features", [embed, coarse])
 @pytest.mark.parametrize("settings", [
-    {"objective": "imle"}, {"epsilon_mode": "rank"}, {"epsilon_mode": "median_rank"}, *RADII.values(), {"epsilon_mode": "fixed", "epsilon": 1e6}, {"pool_batch": 1, "pool_factor": 0.25},
-    {"pool_batch": 7, "rejected_fraction": 0.5}, {"pool_factor": 2, "top_up": 9, "epsilon_mode": "fixed", "epsilon": 12.0}])  # fmt: skip
+    {"reject": "none"}, {"reject": "rank"}, {"reject": "median_rank"}, *RADII.values(), {"reject": "fixed", "epsilon": 1e6}, {"pool_batch": 1, "pool_factor": 0.25},
+    {"pool_batch": 7, "rejected_fraction": 0.5}, {"pool_factor": 2, "reject": "fixed", "epsilon": 11.0}])  # fmt: skip
 def test_a_refresh_chooses_what_one_process_would(settings, features, num, monkeypatch):
-    settings = {"pool_batch": 16, "epsilon_ema": 0.5, **settings}
+    settings = {"pool_batch": 16, **settings}
 
     def job():
         chosen = refresher(**settings)
-        return [chosen.refresh(features, number, number) for number in range(2)], chosen.state_dict()
+        return [chosen.refresh(features, number) for number in range(2)]
 
-    alone, state = job()
-    for found, same in Players(num, monkeypatch).play(job):
+    alone = job()
+    for found in Players(num, monkeypatch).play(job):
         for one, other in zip(alone, found):
             assert torch.equal(one.latents, other.latents) and torch.equal(one.distance, other.distance)
             assert one.diagnostics == other.diagnostics
-        assert same["level"] == state["level"] and same["epsilon"]["open"] == state["epsilon"]["open"]
-        assert str(same["epsilon"]["average"]) == str(state["epsilon"]["average"])
 
 
 def test_a_pool_larger_than_its_pilot_is_shared_out_too(monkeypatch):
     monkeypatch.setattr("imle.refresh.PILOT", 100)
+    monkeypatch.setattr("imle.refresh.TOP_UP", 1)
     monkeypatch.setattr("imle.search.matcher.SAMPLE_SIZE", 64)
 
     def job():
-        return refresher(pool_factor=200, pool_batch=64, rejected_fraction=0.3, top_up=1).refresh(embed, 0, 0)
+        return refresher(pool_factor=200, pool_batch=64, rejected_fraction=0.3).refresh(embed, 0)
 
     alone = job()
     for found in Players(3, monkeypatch).play(job):
@@ -108,8 +107,8 @@ def test_a_pool_larger_than_its_pilot_is_shared_out_too(monkeypatch):
 
 def test_other_searches_give_the_nearest_of_what_each_process_finds(monkeypatch):
     settings = {"search": "dci", "pool_batch": 16, "rejected_fraction": 0.3}
-    exact = refresher(**{**settings, "search": "exact"}).refresh(embed, 0, 0)
-    found = Players(3, monkeypatch).play(lambda: refresher(**settings).refresh(embed, 0, 0))
+    exact = refresher(**{**settings, "search": "exact"}).refresh(embed, 0)
+    found = Players(3, monkeypatch).play(lambda: refresher(**settings).refresh(embed, 0))
     assert all(torch.equal(found[0].latents, other.latents) for other in found)
     assert (found[0].distance >= exact.distance).all() and (found[0].distance == exact.distance).double().mean() > 0.8
     assert found[0].diagnostics["rejected_share"] == exact.diagnostics["rejected_share"]
@@ -219,20 +218,6 @@ def words(faces):
     return words
 
 
-@pytest.fixture
-def job(start):
-    """Return a function that starts train.py in so many processes; `apart` are words of the last one alone."""
-
-    def started(num, *words, apart=()):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(num)}
-        return [start("train.py", *words, *(apart if rank == num - 1 else ()), env={**address, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-                for rank in range(num)]  # fmt: skip
-
-    return started
-
-
 def finished(commands):
     results = [command.result() for command in commands]
     assert [result.returncode for result in results] == [0] * len(results), results
@@ -252,7 +237,7 @@ LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs
 
 @pytest.mark.parametrize("switches, jobs", [
     ([], ((2, 0), (2, 1), (3, 0))),
-    (["model.mapping=tokens", "loss.distance=geman-mcclure", "loss.stage_weight=0.5"], ((3, 1),))])  # fmt: skip
+    (["loss.distance=geman-mcclure", "loss.stage_weight=0.5"], ((3, 1),))])  # fmt: skip
 def test_any_number_of_processes_trains_alike(switches, jobs, words, command, job, tmp_path):
     settings = ["train.epochs=17", "train.batch_size=5", "train.learning_rate=1e-5", "imle.refresh_epochs=100", "log.sheet_epochs=100",
                 *switches]  # fmt: skip

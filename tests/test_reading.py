@@ -19,7 +19,7 @@ from data import load_images, load_references, read_generated, split_holdout
 from data.folder import load_originals
 from data.names import made_by_system
 from errors import UserError
-from imle import checkpoint
+from training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SIDE = 16
@@ -69,7 +69,7 @@ ZIPPED = "57989af3c4ae2f91a8929e9c1ac1ed54669f79e2c6e629d08b3d96557296003a"
 def test_sets_that_were_read_right_keep_their_fingerprints(tmp_path):
     """The values are those that the reader of revision a2502c8 gave."""
     assert load_images(ROOT / "data/fluent_faces", resolution=(64, 64)).fingerprint == FACES
-    assert load_images(ROOT / "tests/fluent_faces_heldout", resolution=(64, 64)).fingerprint == HELDOUT
+    assert load_images(ROOT / "data/fluent_faces_heldout", resolution=(64, 64)).fingerprint == HELDOUT
     files = {}
     for i, (name, form, channels) in enumerate([("b.png", "PNG", 3), ("a/c.bmp", "BMP", 3), ("a/Z.PNG", "PNG", 4), ("Grüße 猫.gif", "GIF", 1)]):
         ramp = (np.arange(16 * 12 * channels, dtype=np.uint32).reshape(16, 12, channels) * (2 * i + 3) + 11 * i) % 251

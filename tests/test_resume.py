@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from errors import UserError
-from imle.config import Config, Loss, Model, Train, from_dict, to_dict
-from imle.resume import FIXED, SILENT, check_same_run, nothing_to_do
-from imle.trainer import Trainer
+from imle.settings import Config, Loss
+from methods import from_dict
+from training.settings import Train, facts, to_dict
+from training.resume import check_same_run, nothing_to_do
+from training.trainer import Trainer
 
 DATA = {"fingerprint": "abc", "names": ["a.png"], "heldout": []}
 
@@ -21,7 +23,7 @@ def checkpoint() -> dict:
 
 def test_a_checkpoint_that_does_not_know_a_setting_was_trained_with_its_default():
     old = copy.deepcopy(checkpoint())
-    del old["config"]["train"]["optimizer"], old["config"]["imle"]["pool_precision"]
+    del old["config"]["train"]["optimizer"], old["config"]["train"]["precision"]
     assert check_same_run(old, Config(), DATA) == []
     with pytest.raises(UserError, match="train.optimizer: this run began with 'adamw' and cannot go on with 'muon'"):
         check_same_run(old, Config(train=Train(optimizer="muon")), DATA)
@@ -29,13 +31,10 @@ def test_a_checkpoint_that_does_not_know_a_setting_was_trained_with_its_default(
 
 def test_a_run_from_before_the_switches_goes_on_without_them():
     old = copy.deepcopy(checkpoint())
-    for section, keys in (("model", ("mapping", "tokens", "token_dim", "token_cycles", "token_steps")),
-                          ("loss", ("distance", "scale", "stage_weight"))):  # fmt: skip
-        for key in keys:
-            del old["config"][section][key]
+    for key in ("distance", "scale", "stage_weight"):
+        del old["config"]["loss"][key]
     assert check_same_run(old, Config(), DATA) == []
-    for changed, told in ((Config(model=Model(mapping="tokens")), "model.mapping: this run began with 'mlp'"),
-                          (Config(loss=Loss(distance="charbonnier")), "loss.distance: this run began with 'squared'"),
+    for changed, told in ((Config(loss=Loss(distance="charbonnier")), "loss.distance: this run began with 'squared'"),
                           (Config(loss=Loss(stage_weight=0.5)), "loss.stage_weight: this run began with 0.0")):  # fmt: skip
         with pytest.raises(UserError, match=told):
             check_same_run(old, changed, DATA)
@@ -58,10 +57,9 @@ def test_another_batch_size_is_refused_with_what_helps(size):
 
 
 FREE = {  # every setting that may change on the way, and why that is right; tests below
-    "imle": {"pool_precision": "of the next pool", "refresh_epochs": "counted from step 0", "search": "of the next pool",
-             "epsilon_mode": "its average begins anew", "epsilon": "of the next pool", "rejected_fraction": "of the next pool",
-             "epsilon_ema": "of the next pool", "reject_after": "a step, counted from 0", "reject_below": "is waited for anew",
-             "top_up": "of the next pool", "perturbation": "of the next step", "adaptive_decay": "of the next match, which is told",
+    "imle": {"refresh_epochs": "counted from step 0", "search": "of the next pool",
+             "reject": "of the next pool", "epsilon": "of the next pool", "rejected_fraction": "of the next pool",
+             "perturbation": "of the next step", "adaptive_decay": "of the next match, which is told",
              "staleness": "ages are in epochs", "force_resample": "ages are in epochs"},
     "train": {"epochs": "the schedule is that of a run with so many, which is told", "learning_rate": "of the next step",
               "weight_decay": "of the next step", "clip": "usual norms are gradients' and not clipping's", "precision": "of the next step",
@@ -72,16 +70,12 @@ FREE = {  # every setting that may change on the way, and why that is right; tes
 
 
 def test_every_setting_is_fixed_or_silent_or_known_to_be_free_to_change():
-    for section, values in to_dict(Config()).items():
-        names = values if isinstance(values, dict) else {}
-        fixed = set(names) if section in FIXED and FIXED[section] is None else set(FIXED.get(section, ()))
-        silent = {name for name in names if f"{section}.{name}" in SILENT}
-        free = set(FREE.get(section, {}))
-        assert (fixed - silent) | silent | free == set(names) and not fixed & free and not silent & free, section
+    free = {key for key, _, known in facts(Config) if not known.fixed and not known.silent}
+    assert free == {f"{section}.{name}" for section, names in FREE.items() for name in names}
 
 
-OTHER = {"imle": {"pool_precision": "bf16", "refresh_epochs": 7, "search": "dci", "epsilon_mode": "quantile", "epsilon": 1.0,
-                  "rejected_fraction": 0.5, "epsilon_ema": 0.25, "reject_after": 11, "reject_below": 0.5, "top_up": 2.0, "perturbation": 0.1, "adaptive_decay": 0.5,
+OTHER = {"imle": {"refresh_epochs": 7, "search": "dci", "reject": "quantile", "epsilon": 1.0,
+                  "rejected_fraction": 0.5, "perturbation": 0.1, "adaptive_decay": 0.5,
                   "staleness": 2, "force_resample": 9},
          "train": {"epochs": 33, "learning_rate": 0.1, "weight_decay": 0.3, "clip": 3.0, "precision": "bf16", "warmup_steps": 44,
                    "schedule": "step", "decay_epochs": 2, "decay_factor": 0.125, "ema_decay": 0.5},
@@ -95,9 +89,7 @@ def test_what_may_change_is_told(section, name):
     values[section][name] = value
     (line,) = check_same_run(checkpoint(), from_dict(values), DATA)
     assert line.startswith(f"{section}.{name}: {old} -> {value} from step 7")
-    effect = {"imle.adaptive_decay": ", for each image from its next match on",
-              "imle.epsilon_mode": ", where the average of imle.epsilon_ema begins anew",
-              "imle.reject_below": ", and nothing is rejected until matches are that near"}
+    effect = {"imle.adaptive_decay": ", for each image from its next match on"}
     rate = "; the learning rate is from now on what it would be, had it been so from the start"
     scheduled = name in ("epochs", "warmup_steps", "schedule")  # the default is cosine, of which decay_epochs and decay_factor are no part
     assert line.endswith("from step 7" + effect.get(f"{section}.{name}", rate if scheduled else ""))
@@ -110,7 +102,7 @@ def trainer(**sections):
              "train": {"epochs": 20, "batch_size": 4, "warmup_steps": 3}, "imle": {"pool_factor": 4, "refresh_epochs": 2}}  # fmt: skip
     config = from_dict({name: small.get(name, {}) | sections.get(name, {}) for name in small | sections})
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    made = Trainer(config, images, images[:0], data=DATA, device=torch.device("cpu"))
+    made = Trainer(config, images, data=DATA, device=torch.device("cpu"))
     made.log = SimpleNamespace(row=lambda *_: None, position=lambda: 0)
     return made
 
@@ -142,29 +134,6 @@ def test_an_optimiser_takes_over_its_state_and_no_setting(optimizer):
         resumed(state, train={"optimizer": optimizer, "betas": [0.5, 0.9]})
 
 
-@pytest.mark.parametrize("before, after", [("rejected_fraction", "quantile"), ("quantile", "rejected_fraction"), ("quantile", "fixed")])
-def test_radii_of_two_kinds_are_not_averaged(before, after):
-    state = train(trainer(imle={"epsilon_mode": before, "epsilon_ema": 0.9}), 1).state()
-    assert resumed(state, imle={"epsilon_mode": before, "epsilon_ema": 0.9}).refresher.epsilon.average is not None
-    later = resumed(state, imle={"epsilon_mode": after, "epsilon_ema": 0.9}).refresher.epsilon
-    assert later.average is None
-    distances = torch.rand(50, 8, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(later.measure(distances), trainer(imle={"epsilon_mode": after}).refresher.epsilon.measure(distances))
-
-
-def test_rejecting_waits_for_what_is_asked_now():
-    state = train(trainer(), 4).state()
-    assert state["refresher"]["epsilon"]["open"]
-    level = state["refresher"]["level"]
-
-    def opens(step, **settings):
-        return resumed(state, imle=settings).refresher.epsilon.gate(step, level)
-
-    assert opens(4) and opens(4, reject_after=4)
-    assert not opens(4, reject_after=5) and opens(5, reject_after=5)
-    assert not opens(4, reject_below=level / 2) and opens(4, reject_below=level)
-
-
 def test_the_learning_rate_is_that_of_a_run_that_had_its_settings_from_the_start():
     state = train(trainer(), 5).state()
     for settings in ({"epochs": 40}, {"epochs": 3}, {"warmup_steps": 50}, {"schedule": "step", "decay_epochs": 1}, {"learning_rate": 0.1}):
@@ -176,7 +145,7 @@ def test_epochs_are_counted_from_the_start_whatever_their_interval_was():
     state = train(trainer(), 5).state()  # two and a half epochs
     later = resumed(state, imle={"refresh_epochs": 3})
     assert [step for step in range(5, 20) if later.objective.asking(step, later.losses) is not None] == [6, 12, 18]
-    adaptive = {"objective": "adaptive", "staleness": 50, "force_resample": 50}
+    adaptive = {"match": "adaptive", "reject": "none", "staleness": 50, "force_resample": 50}
     state = train(trainer(imle=adaptive), 5).state()
     assert state["objective"]["age"].tolist() == [2] * 8  # epochs
     for settings, asks in (({}, False), ({"staleness": 3, "force_resample": 4}, True), ({"staleness": 0, "force_resample": 3}, True)):

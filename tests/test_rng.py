@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from imle import rng
+from training import rng
 
 
 def test_streams_are_a_function_of_their_words():

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from imle import checkpoint, rng
-from imle.sampling import Sampler
-from imle.sheets import grid
+from training import checkpoint
+from training import rng
+from methods import open_sampler
+from training.sheets import grid
 from models.interpolation import loop
 
 ROOT = Path(__file__).parent.parent
@@ -201,6 +202,6 @@ def test_a_full_disk_is_one_line(command, smoke_run, tmp_path):
 
 
 def test_a_sampler_can_be_used_without_the_command(smoke_run, drawn):
-    sampler = Sampler(smoke_run)
+    sampler = open_sampler(smoke_run)
     assert torch.equal(sampler.images([5])[0], pixels(drawn / "seed0005.png"))
     assert sampler.step == 36 and len(sampler.data["names"]) == 90 and len(sampler.data["heldout"]) == 10

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from imle.scores import energy_distance, nearest_other
+from training.scores import energy_distance, nearest_other
 
 
 def normal(*shape, seed, offset=0.0):

@@ -16,7 +16,7 @@ from imle.search.bounds import Bounds, Queries, block_size, not_positive, square
 from imle.search.dci import SETTINGS, Setting
 from models.precision import true_fp32
 
-EVERY_SEARCH = ["exact", "dci", "faiss"]  # dciknn_cuda needs a GPU: its calls are checked on a stand-in
+EVERY_SEARCH = ["exact", "dci"]  # dciknn_cuda needs a GPU: its calls are checked on a stand-in
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,6 @@ def one_thread():
 
 @pytest.fixture(params=EVERY_SEARCH)
 def search(request):
-    if request.param == "faiss":
-        pytest.importorskip("faiss")
     return request.param
 
 
@@ -429,7 +427,7 @@ def test_indexes_refuse_non_finite_points(search, bad):
 
 def test_mistakes_in_the_arguments_are_named():
     targets = normal(3, 4)
-    with pytest.raises(UserError, match="imle.search: no search is called 'annoy'; choose one of exact, dci, faiss, d"):
+    with pytest.raises(UserError, match="imle.search: no search is called 'annoy'; choose one of exact, dci, dciknn_cuda"):
         PoolMatcher(targets, 0.0, "annoy")
     for epsilon in (-1.0, math.nan, torch.tensor([0.0, 1.0, math.nan])):
         with pytest.raises(ValueError, match="epsilon must not be negative or NaN"):
@@ -444,16 +442,14 @@ def test_mistakes_in_the_arguments_are_named():
         PoolMatcher(targets[:0], 0.0)
 
 
-@pytest.mark.parametrize("name, remedy", [("faiss", "pip install faiss-cpu"), ("dciknn_cuda", "requirements.txt")])
-def test_a_missing_library_is_a_user_error_that_says_how_to_get_it(name, remedy, monkeypatch):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"imle.search={name}.*{remedy}"):
-        PoolMatcher(normal(3, 4), 0.0, name)
+def test_a_missing_library_is_a_user_error_that_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dciknn_cuda", None)
+    with pytest.raises(UserError, match="imle.search=dciknn_cuda.*requirements.txt"):
+        PoolMatcher(normal(3, 4), 0.0, "dciknn_cuda")
 
 
 def test_no_library_is_imported_unasked(monkeypatch):
-    for name in ("faiss", "dciknn_cuda"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "dciknn_cuda", None)
     run(normal(3, 4), [normal(9, 4)], 0.1)
     run(normal(3, 4), [normal(9, 4)], 0.1, "dci")
 
@@ -627,22 +623,7 @@ def test_recall_of_dci_on_a_curved_manifold(setting, floor):
     assert (index.query(queries)[1] == nearest(queries, points)[1]).float().mean() >= floor
 
 
-# -- other libraries, as stand-ins ------------------------------------------------------------------------------------
-
-
-class FlatIndex:
-    """Answers like faiss.IndexFlatL2: squared distances, ids -1 for what it has not got; float32 numpy only."""
-
-    def __init__(self, dim):
-        self.points = torch.zeros(0, dim)
-
-    def add(self, points):
-        assert points.dtype.name == "float32" and points.flags.c_contiguous
-        self.points = torch.cat((self.points, torch.from_numpy(points)))
-
-    def search(self, queries, k):
-        distance, ids = nearest(torch.from_numpy(queries), self.points, k)
-        return (distance**2).numpy(), ids.numpy()
+# -- another library, as a stand-in ------------------------------------------------------------------------------------
 
 
 class AuthorsDci:
@@ -665,16 +646,16 @@ class AuthorsDci:
         return ids.float(), torch.full(ids.shape, math.nan)
 
 
-@pytest.fixture(params=["faiss", "dciknn_cuda"])
-def stand_in(request, monkeypatch):
-    library = ModuleType(request.param)
-    library.IndexFlatL2, library.DCI = FlatIndex, AuthorsDci
-    monkeypatch.setitem(sys.modules, request.param, library)
+@pytest.fixture
+def stand_in(monkeypatch):
+    library = ModuleType("dciknn_cuda")
+    library.DCI = AuthorsDci
+    monkeypatch.setitem(sys.modules, "dciknn_cuda", library)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    return request.param
+    return "dciknn_cuda"
 
 
-def test_adapters_call_their_library_rightly(stand_in):
+def test_the_adapter_calls_its_library_rightly(stand_in):
     points, queries = normal(60, 7, seed=1, offset=1000), normal(9, 7, seed=2, offset=1000)
     index = open_index(stand_in)
     assert index.query(queries)[1].tolist() == [[-1]] * 9
@@ -686,7 +667,7 @@ def test_adapters_call_their_library_rightly(stand_in):
         assert torch.equal(found[1], expected[1]) and torch.equal(found[0], expected[0])
 
 
-def test_adapters_reject_exactly(stand_in):
+def test_the_adapter_rejects_exactly(stand_in):
     for targets, pool, epsilon in cases():
         one, other = run(targets, [pool], epsilon, stand_in), run(targets, [pool], epsilon)
         assert torch.equal(one[0], other[0])
@@ -695,16 +676,15 @@ def test_adapters_reject_exactly(stand_in):
 
 
 def test_dciknn_cuda_needs_a_gpu_and_few_enough_points(stand_in, monkeypatch):
-    if stand_in == "dciknn_cuda":
-        index = open_index(stand_in)
-        monkeypatch.setattr(type(index), "MOST_POINTS", 9)
-        with pytest.raises(UserError, match="choose dci"):
-            index.add(normal(10, 2))
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(UserError, match="needs a CUDA GPU"):
-            open_index(stand_in)
+    index = open_index(stand_in)
+    monkeypatch.setattr(type(index), "MOST_POINTS", 9)
+    with pytest.raises(UserError, match="choose dci"):
+        index.add(normal(10, 2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="needs a CUDA GPU"):
+        open_index(stand_in)
 
 
 def test_every_search_has_a_name():
-    assert SEARCHES == ("exact", "dci", "faiss", "dciknn_cuda")
+    assert SEARCHES == ("exact", "dci", "dciknn_cuda")
     assert isinstance(open_index("exact"), ExactIndex) and isinstance(open_index("dci"), DCI)

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from test_trainer import images, train, trainer
 
 from errors import UserError
-from imle import checkpoint
-from imle.config import load_config
-from imle.sampling import Sampler, generate
+from training import checkpoint
+from methods import load_config
+from methods import open_sampler, generate
 from models.generator import Generator
 from models.pixels import to_float, to_uint8
 from models.stages import Staged, make_heads, shrunk, stage_maps
@@ -86,10 +86,10 @@ def test_heads_learn_and_are_in_the_checkpoint_but_not_in_what_is_sampled(optimi
     made.data = DATA
     path = tmp_path / "x.pt"
     checkpoint.save(state_of(made), path)
-    sampler = Sampler(path)
+    sampler = open_sampler(path)
     assert torch.equal(sampler.images([0, 1, 2]), to_uint8(generate(made.ema.module, made.sample_latents(3))))
     sampler.export(tmp_path / "export.pt")
-    assert torch.equal(Sampler(tmp_path / "export.pt").images([0]), sampler.images([0]))
+    assert torch.equal(open_sampler(tmp_path / "export.pt").images([0]), sampler.images([0]))
     assert "heads" not in checkpoint.load(tmp_path / "export.pt")
 
     other = trainer(loss={"stage_weight": 1.0}, train={"optimizer": optimizer})

@@ -15,19 +15,23 @@ from PIL import Image
 
 from data import load_images
 from errors import UserError
-from imle import checkpoint
-from imle.config import from_dict, load_config, to_dict
-from imle.runlog import RunLog
-from imle.trainer import Trainer
+from training import checkpoint
+from methods import from_dict, load_config
+from training.settings import to_dict
+from training.runlog import RunLog
+from methods import open_sampler
+from training.scores import energy_distance
+from imle.targets import embed
+from training.trainer import Trainer, load_embeddings
 from test_colour import DISPLAY_P3
 
 ROOT = Path(__file__).parent.parent
 TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
 RECIPES = {
-    "rs": [*TINY, "train.schedule=cosine", "imle.epsilon_ema=0.5", "train.epochs=30", "log.sheet_epochs=10"],
-    "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "model.mapping=tokens", "loss.distance=charbonnier", "loss.stage_weight=0.5",
+    "rs": [*TINY, "train.schedule=cosine", "train.epochs=30", "log.sheet_epochs=10"],
+    "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "loss.distance=charbonnier", "loss.stage_weight=0.5",
                  "train.epochs=24", "log.sheet_epochs=8"],
-    "adaptive": [*TINY, "imle.objective=adaptive", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
+    "adaptive": [*TINY, "imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
 }
 
 
@@ -78,7 +82,7 @@ def tiny_trainer(settings=(*TINY, "train.epochs=3")):
     """Return a trainer on eight images of noise, two steps to an epoch."""
     config = load_config(ROOT / "configs" / "smoke-32.yaml", list(settings))
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return Trainer(config, images, images[:0], data={}, device=torch.device("cpu"))
+    return Trainer(config, images, data={}, device=torch.device("cpu"))
 
 
 def hashes(folder):
@@ -276,7 +280,7 @@ def test_a_run_of_an_earlier_reader_goes_on_with_it_or_is_told_what_is_read_othe
     assert "the same names, other pixels (this revision converts colours to sRGB" in line and "1 converted to sRGB" in train("train.epochs=4").stdout
 
 
-@pytest.mark.parametrize("setting", ["model.style_dim=16", "model.blocks=[1, 1, 1, 2]", "seed=1", "data.flips=true", "imle.objective=imle",
+@pytest.mark.parametrize("setting", ["model.style_dim=16", "model.blocks=[1, 1, 1, 2]", "seed=1", "data.flips=true", "imle.match=adaptive",
                                      "loss.pixel_weight=0.2", "data.resolution=64", "train.batch_size=10", "train.batch_size=3",
                                      "train.betas=[0.9, 0.999]"])  # fmt: skip
 def test_a_changed_model_is_refused(setting, images, command, finished):
@@ -290,6 +294,23 @@ def test_a_changed_learning_rate_is_told(images, command, finished):
     result = command("train.py", *words(images, finished, *TINY, "train.epochs=5", "train.learning_rate=1e-4", "train.micro_batch=3"))
     assert result.returncode == 0 and "train.learning_rate: 0.002 -> 0.0001 from step 12\n" in result.stdout
     assert "micro_batch" not in result.stdout  # which changes nothing
+
+
+# --- best.pt
+
+
+def test_best_is_chosen_by_the_distance_to_the_training_images(smoke_run):
+    """As the report says: held-out images, which this run has, choose nothing."""
+    sampler = open_sampler(smoke_run / "checkpoints" / "best.pt")
+    config = from_dict(sampler.config)
+    _, search_features = load_embeddings(config, torch.device("cpu"))
+    dataset = load_images(config.data.path, resolution=(32, 32))
+    samples = embed(search_features, sampler.images(range(config.log.num_scored)))
+    distances = [energy_distance(samples, embed(search_features, dataset.images[[dataset.names.index(name) for name in names]]))
+                 for names in (sampler.data["names"], sampler.data["heldout"])]  # fmt: skip
+    best = checkpoint.load(smoke_run / "checkpoints" / "best.pt")["best"]
+    assert best == pytest.approx(distances[0], rel=1e-4) and best != pytest.approx(distances[1], rel=1e-2)
+    assert best == min(row["energy_distance"] for row in rows(smoke_run) if row["kind"] == "score" and row["step"])
 
 
 # --- what cannot be gone on with
@@ -461,7 +482,7 @@ def test_odd_names_do_no_harm(command, images, tmp_path):
 def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
     result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu", "train.micro_batch=3")
     assert result.returncode == 0, result.stderr
-    for fact in ("epsilon_mode: rejected_fraction", "parameters        13,771\n", "GMAC", "s for 10 images, 3 at a time\n", "peak memory", "a refresh", "the run"):
+    for fact in ("reject: share", "parameters        13,771\n", "GMAC", "s for 10 images, 3 at a time\n", "peak memory", "a refresh", "the run"):
         assert fact in result.stdout
     assert not (tmp_path / "run").exists()
 
@@ -512,11 +533,11 @@ def test_an_absurd_learning_rate_ends_in_one_line(rate, images, command, tmp_pat
 def test_the_paper_recipe_takes_three_steps():
     config = to_dict(load_config(ROOT / "configs" / "paper-256.yaml"))
     config["train"]["batch_size"] = 1  # its own 4, and 20 n candidates, take minutes on a CPU
-    config["imle"] |= {"pool_factor": 0.5, "top_up": 1.0}
+    config["imle"]["pool_factor"] = 0.5
     images = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    trainer = Trainer(from_dict(config), images, images[:0], data={}, device=torch.device("cpu"), pretrained=False)
+    trainer = Trainer(from_dict(config), images, data={}, device=torch.device("cpu"), pretrained=False)
     before = [parameter.detach().clone() for parameter in trainer.generator.parameters()]
-    trainer.latents.copy_(trainer.refresher.refresh(trainer.embed_latents, 0, 0).latents)
+    trainer.latents.copy_(trainer.refresher.refresh(trainer.embed_latents, 0).latents)
     for _ in range(3):
         trainer.train_step()
     assert trainer.losses.isfinite().all() and trainer.losses.min() > 0

@@ -59,7 +59,7 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
          f"data.path={checkout}/data/fluent_faces"],
         ["sample.py", "runs/fluent-faces-64", "--out", "runs/fluent-faces-64/drawn", "--num", "64", "--grid", "--device", "cpu"],
         ["evaluate.py", "runs/fluent-faces-64", "--device", "cpu", "--features", "effnet-lite2", "--num-samples", "1000",
-         "--metrics", "fid,kid,pr,copying,intra_lpips,jumps", "--heldout", f"{checkout}/tests/fluent_faces_heldout"],
+         "--metrics", "fid,kid,pr,copying,intra_lpips,jumps", "--heldout", f"{checkout}/data/fluent_faces_heldout"],
     ]  # fmt: skip
     assert "  python sample.py runs/fluent-faces-64 --out film" in result.stdout
     assert "Report    runs/fluent-faces-64/evaluation/effnet-lite2/report.html" in result.stdout

@@ -1,6 +1,6 @@
-"""Optional neighbour indexes from other libraries, each imported only when it is asked for by name.
+"""The neighbour index of another library, imported only when it is asked for by name.
 
-Both are given centred points, which their float32 arithmetic needs; what they return is measured again in float64.
+It is given centred points, which its float32 arithmetic needs; what it returns is measured again in float64.
 """
 
 import torch
@@ -9,35 +9,6 @@ from torch import Tensor
 from errors import UserError
 from imle.search.bounds import finite_features
 from imle.search.exact import Nearest, append, measured
-
-
-class FaissIndex:
-    """faiss's flat index on the CPU: exact up to float32 rounding."""
-
-    def __init__(self) -> None:
-        try:
-            import faiss
-        except ImportError as error:
-            raise UserError(f"imle.search=faiss: {error}; run `pip install faiss-cpu`, or choose exact") from error
-        self.library = faiss
-        self.points: Tensor | None = None  # (N, d)
-
-    def add(self, points: Tensor) -> None:
-        """Append finite float32 points (N, d)."""
-        points = finite_features(points, "points", like=self.points)
-        if self.points is None:
-            self.index = self.library.IndexFlatL2(points.shape[1])
-            self.origin = points.mean(0) if len(points) else points.new_zeros(points.shape[1])  # (d,)
-        self.points = append(self.points, points)
-        self.index.add((points - self.origin).cpu().numpy())
-
-    def query(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """Return distances float32 (n, k), ascending, and ids int64 (n, k); a missing neighbour is (inf, -1)."""
-        if self.points is None:
-            return Nearest(len(queries), k, queries.device).answer()
-        queries = finite_features(queries, "queries", like=self.points)
-        _, ids = self.index.search((queries - self.origin).cpu().numpy(), k)
-        return measured(queries, self.points, torch.from_numpy(ids).to(queries.device), k)
 
 
 class DciknnCudaIndex:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from imle.search.adapters import DciknnCudaIndex, FaissIndex
+from imle.search.adapters import DciknnCudaIndex
 from imle.search.dci import DCI
 from imle.search.exact import ExactIndex
 
-SEARCHES = ("exact", "dci", "faiss", "dciknn_cuda")
+SEARCHES = ("exact", "dci", "dciknn_cuda")
 
 
 class NeighbourIndex(Protocol):
@@ -32,8 +32,6 @@ def open_index(search: str, generator: torch.Generator | None = None) -> Neighbo
         return ExactIndex()
     if search == "dci":
         return DCI(generator=generator)
-    if search == "faiss":
-        return FaissIndex()
     if search == "dciknn_cuda":
         return DciknnCudaIndex()
     raise UserError(f"imle.search: no search is called {search!r}; choose one of {', '.join(SEARCHES)}")

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from imle.config import Train
+from training.settings import Train
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: fast, and singular values only near 1

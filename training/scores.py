@@ -1,9 +1,12 @@
-"""Cheap scores of the running average in search features, to watch a run and to choose its best checkpoint."""
+"""Cheap scores of the running average in a method's features, to watch a run and to choose its best checkpoint."""
 
 import torch
 from torch import Tensor
 
-from imle.search import distances
+
+def distances(features: Tensor, others: Tensor) -> Tensor:
+    """Return all Euclidean distances (N, M), float64, between features (N, D) and (M, D)."""
+    return torch.cdist(features.double(), others.double())
 
 
 def energy_distance(samples: Tensor, images: Tensor) -> float:
@@ -12,9 +15,14 @@ def energy_distance(samples: Tensor, images: Tensor) -> float:
     Unbiased: no vector is compared with itself (Szekely & Rizzo 2013). Needs two of each.
     """
     across = distances(samples, images).mean()
-    return (2 * across - torch.pdist(samples).mean() - torch.pdist(images).mean()).item()
+    return (2 * across - _mean_within(samples) - _mean_within(images)).item()
 
 
 def nearest_other(features: Tensor) -> Tensor:
     """Return each vector's distance (n,) to its nearest other one."""
     return distances(features, features).fill_diagonal_(float("inf")).amin(dim=1)
+
+
+def _mean_within(features: Tensor) -> Tensor:
+    n = len(features)
+    return distances(features, features).fill_diagonal_(0).sum() / (n * (n - 1))

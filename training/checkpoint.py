@@ -11,7 +11,8 @@ import torch
 
 from errors import UserError
 
-FORMAT = "rs-imle/1"
+FORMAT = "rs-imle/2"
+EARLIER = ("rs-imle/1",)  # that `methods.load` upgrades
 
 
 def save(state: dict, path: Path) -> None:
@@ -43,9 +44,9 @@ def save(state: dict, path: Path) -> None:
 
 
 def load(path: Path) -> dict:
-    """Return what `save` wrote, on the CPU.
+    """Return what `save` of this or an earlier revision wrote, on the CPU.
 
-    Raises UserError for a file that is missing, damaged, of another kind, or would run code when loaded.
+    Raises UserError for a file that is missing, damaged, of another kind or format, or would run code when loaded.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # what torch says of files that are refused anyway
@@ -56,7 +57,7 @@ def load(path: Path) -> dict:
         raise UserError(f"{path}: not a checkpoint of this project, or damaged; nothing in it was run") from None
     if not isinstance(state, dict) or not str(state.get("format", "")).startswith("rs-imle/"):
         raise UserError(f"{path}: a checkpoint of another program; this one reads its own (format {FORMAT})")
-    if state["format"] != FORMAT:
+    if state["format"] not in (FORMAT, *EARLIER):
         raise UserError(f"{path}: has format {state['format']}, this version reads {FORMAT}; use the version that wrote it")
     return state
 

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Ema:
-    """Average a module's parameters over about 1 / (1 - decay) steps."""
+    """Average a module's parameters over about 1 / (1 - decay) steps, and copy its buffers."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.module = copy.deepcopy(module).requires_grad_(False)
@@ -18,3 +18,5 @@ class Ema:
         """Move towards `module`; over the first steps by more, so that the start is soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        for ours, theirs in zip(self.module.buffers(), module.buffers()):
+            ours.copy_(theirs)

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from errors import UserError
-from imle import processes
-from imle.sheets import grid, save_png
+from training import processes
+from training.sheets import grid, save_png
 
 
 class RunLog:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
-from imle import processes
+from training import processes
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -1,0 +1,406 @@
+"""What one GPU does with the project, in nine minutes: python benchmarks/gpu.py --out DIR [--parts card steps ...]
+
+Parts: the card's rates; the tests that can use a GPU; CPU against GPU; the gradient in each precision; a step and a refresh of
+four recipes with each lever; torch.compile; minutes of real training at 256 pixels, sampled and scored. A part that fails, or
+for which no time is left, says so and does not end the others. --out holds result.json after every part, steps.md, and a sheet
+of samples.
+
+--rehearse takes a tiny recipe instead, which a CPU does in two minutes. Needs the package's requirements and pytest,
+pytest-xdist; nothing is downloaded: LPIPS is timed with random weights, and trained in its place is EfficientNet-Lite0.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from data import load_images  # noqa: E402
+from errors import run_as_command  # noqa: E402
+import methods  # noqa: E402
+from training.settings import resolution  # noqa: E402
+from training.device import choose_device  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
+from models.precision import true_fp32  # noqa: E402
+
+RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
+LEVERS = {  # settings upon a recipe, and what is done to its trainer; the first is the recipe as it is
+    "as it is": (),
+    "bf16": ("train.precision=bf16", "imle.pool_precision=bf16"),
+    "EfficientNet-Lite0": ("loss.perceptual=effnet-lite0",),
+    "cudnn.benchmark": (),
+    "graph": (),
+}
+TESTS = ("trainer", "search", "generator", "optimizer", "clipping", "refresh", "stages", "features")
+SAMPLES = 1000  # to score
+
+
+class Run:
+    """What is asked, the time that is left, and what was found."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.began, self.device = args, time.monotonic(), choose_device(args.device)
+        self.cuda = self.device.type == "cuda"
+        self.found: dict[str, dict] = {"torch": {"version": torch.__version__, "device": str(self.device)}}
+        self.out: Path = args.out
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self.args.seconds - (time.monotonic() - self.began)
+
+    @contextlib.contextmanager
+    def part(self, name: str, seconds: float):
+        """Give a dict to fill, if `seconds` are left; write it down, with its error if there was one."""
+        box: dict = {}
+        self.found[name], begun = box, time.monotonic()
+        try:
+            if self.left() < seconds:
+                raise TimeoutError(f"skipped: needs {seconds:.0f} s, {self.left():.0f} s are left")
+            yield box
+        except Exception as error:  # whatever it is, the other parts are worth having
+            box["error"] = "".join(traceback.format_exception(error))[-1500:]
+        box["seconds"] = round(time.monotonic() - begun, 1)
+        (self.out / "result.json").write_text(json.dumps(self.found, indent=1, default=str) + "\n")
+        print(f"[{time.monotonic() - self.began:5.0f} s] {name}: {json.dumps(box, default=str)[:700]}", flush=True)
+
+    def wait(self) -> None:
+        """Wait for the GPU."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
+    def timed(self, work: Callable, calls: int, warm: int = 3) -> dict[str, float]:
+        """Return milliseconds of a call: `step` in a row, `alone` (median, the GPU waited for), `host` until all are queued."""
+        calls, warm = (calls, warm) if self.cuda else (2, 1)
+        for _ in range(warm):
+            work()
+        self.wait()
+        alone = []
+        for _ in range(calls):
+            begun = time.perf_counter()
+            work()
+            self.wait()
+            alone.append(1e3 * (time.perf_counter() - begun))
+        begun = time.perf_counter()
+        for _ in range(calls):
+            work()
+        queued = time.perf_counter() - begun
+        self.wait()
+        return {"step_ms": 1e3 * (time.perf_counter() - begun) / calls, "alone_ms": statistics.median(alone), "host_ms": 1e3 * queued / calls}
+
+
+def card(run: Run) -> None:
+    """Measure the two ceilings, copies and matrix products, and what a launch costs."""
+    with run.part("card", 20) as box:
+        elements = 2**30 if run.cuda else 2**22
+        source = torch.empty(elements, dtype=torch.uint8, device=run.device).random_()
+        target = torch.empty_like(source)
+        box["copy_TB/s"] = 2 * elements / run.timed(lambda: target.copy_(source), 20)["step_ms"] / 1e9
+        side = 8192 if run.cuda else 512
+        for name, kind, precision in (("bf16", torch.bfloat16, "ieee"), ("fp16", torch.float16, "ieee"), ("tf32", torch.float32, "tf32"),
+                                      ("fp32", torch.float32, "ieee")):  # fmt: skip
+            m = torch.randn(side, side, device=run.device).to(kind)
+            with true_fp32(run.device):
+                torch.backends.cuda.matmul.fp32_precision = precision  # restored with the others
+                box[f"matmul_{name}_TFLOP/s"] = 2 * side**3 / run.timed(lambda: m @ m, 6, 2)["step_ms"] / 1e9
+        x = torch.zeros(8, device=run.device)
+        box["launch_us"] = 1e3 * run.timed(lambda: x.add_(1), 2000)["host_ms"]
+        if run.cuda:
+            properties = torch.cuda.get_device_properties(run.device)
+            box["name"], box["memory_GB"] = properties.name, properties.total_memory / 1e9
+
+
+def tests(run: Run) -> None:
+    """Run the tests that train, search or draw, on the machine with the GPU."""
+    with run.part("tests", 100) as box:
+        names = [f"tests/test_{name}.py" for name in (TESTS[:1] if run.args.rehearse else TESTS)]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "8", "--dist", "loadfile", "-p", "no:cacheprovider", "-rs", *names]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=95, cwd=ROOT)
+        (run.out / "tests.txt").write_text(done.stdout + done.stderr)
+        box["exit"], box["tail"] = done.returncode, done.stdout[-300:]
+
+
+def trainer_of(recipe: str, words: tuple[str, ...], device: torch.device, *, images: Tensor | None = None) -> Trainer:
+    """Return a new trainer of a recipe, on noise with random loss weights unless `images` are given."""
+    config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", list(words))
+    noise = images is None
+    images = torch.randint(256, (100, 3, *resolution(config)), dtype=torch.uint8) if noise else images
+    made = Trainer(config, images, images[:0], data={}, device=device, pretrained=not noise)
+    made.latents.copy_(torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(0)))
+    return made
+
+
+def agreement(run: Run) -> None:
+    """Compare matches and images of one untrained generator on the CPU and on the GPU."""
+    with run.part("CPU against GPU", 30) as box:
+        images = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        cpu, gpu = (trainer_of("smoke-32", ("imle.pool_factor=5",), device, images=images) for device in (torch.device("cpu"), run.device))
+        ours = cpu.generator(cpu.latents[:16]).detach()
+        matches = cpu.refresher.refresh(cpu.embed_latents, 0, 0)
+        for precision in ("ieee", "tf32"):
+            with in_precision(run.device, precision):
+                found = gpu.refresher.refresh(gpu.embed_latents, 0, 0)
+                theirs = gpu.generator(gpu.latents[:16]).detach().cpu()
+            box[precision] = {
+                "weights_equal": all(torch.equal(a, b.cpu()) for a, b in zip(cpu.generator.parameters(), gpu.generator.parameters())),
+                "matches_equal": (matches.latents == found.latents).all(1).float().mean().item(),
+                "distance_error": error(matches.distance, found.distance), "image_error": error(ours, theirs),
+                "bytes_that_differ": (pixels(ours) != pixels(theirs)).float().mean().item()}  # fmt: skip
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Return images as bytes."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def error(exact: Tensor, other: Tensor) -> float:
+    """Return the relative error of `other`."""
+    exact, other = exact.double().cpu(), other.double().cpu()
+    return ((exact - other).norm() / exact.norm()).item()
+
+
+PRECISIONS = {  # of the generator and of the perceptual network: a type for autocast, or a mode of float32
+    "fp32": ("ieee", "ieee"), "tf32": ("tf32", "tf32"), "bf16": (torch.bfloat16, torch.bfloat16), "fp16": (torch.float16, torch.float16),
+    "bf16 generator": (torch.bfloat16, "tf32"), "bf16 loss": ("tf32", torch.bfloat16), "fp16 loss": ("tf32", torch.float16),
+}  # fmt: skip
+
+
+def precision(run: Run) -> None:
+    """Compare the gradient of a batch in each precision with float32's, at the start and after some training."""
+    with run.part("gradient by precision", 60) as box:
+        found = load_images(ROOT / "data" / "fluent_faces", resolution=(64, 64), fit="crop", background="white", minimum=2)
+        made = trainer_of("smoke-32" if run.args.rehearse else "fluent-faces-64", ("data.resolution=64", *RESIZED[run.args.rehearse]),
+                          run.device, images=found.images)  # fmt: skip
+        epochs = (0, 1) if run.args.rehearse else (0, 12, 60)
+        for epoch in epochs:
+            while made.step < epoch * made.steps_per_epoch:
+                if made.step % (10 * made.steps_per_epoch) == 0:
+                    made.latents.copy_(made.refresher.refresh(made.embed_latents, made.step, made.step).latents)
+                made.train_step()
+            exact = gradient(made, *PRECISIONS["fp32"])
+            box[f"epoch {epoch}"] = {"loss": made.losses.mean().item()} | {
+                name: {"cosine": (g @ exact / g.norm() / exact.norm()).item(), "error": error(exact, g)}
+                for name in PRECISIONS for g in [gradient(made, *PRECISIONS[name])]}  # fmt: skip
+
+
+RESIZED = {False: (), True: ("model.channels=[32,32,16,16,16]", "model.blocks=[1,1,1,1,1]")}  # the recipes of `precision`
+
+
+def gradient(made: Trainer, generator: str | torch.dtype, loss: str | torch.dtype) -> Tensor:
+    """Return the gradient (P,) float64 of the first batch of matches, with a fixed loss scale, as fp16 needs one."""
+    scale = 2.0**12
+    index = torch.arange(10, device=made.device)
+    with torch.no_grad():
+        targets = made.targets.maps(index)
+    with in_precision(made.device, generator):
+        image = made.generator(made.latents[index])
+    with in_precision(made.device, loss):
+        maps = made.embedding(image.float())
+    distance = sum((a.float() - b.float()).square().flatten(1).sum(1) for a, b in zip(maps, targets))
+    with in_precision(made.device, "tf32" if "tf32" in (generator, loss) else "ieee"):
+        grads = torch.autograd.grad(scale * distance.mean(), list(made.generator.parameters()))
+    return torch.cat([g.flatten().double() for g in grads]) / scale
+
+
+@contextlib.contextmanager
+def in_precision(device: torch.device, kind: str | torch.dtype):
+    """Compute in a type by autocast, or in a mode of float32 convolutions; what was set before is restored."""
+    if isinstance(kind, torch.dtype):
+        with torch.autocast(device.type, dtype=kind):
+            yield
+    else:
+        with true_fp32(device):
+            torch.backends.cudnn.conv.fp32_precision = kind
+            yield
+
+
+def steps(run: Run) -> None:
+    """Time a step, and a candidate of a pool, of every recipe with every lever; the GPU's own time, and its dearest kernels."""
+    for recipe in ("smoke-32",) if run.args.rehearse else RECIPES:
+        for lever, words in LEVERS.items():
+            if run.cuda or lever != "graph":
+                step(run, recipe, lever, words)
+
+
+def step(run: Run, recipe: str, lever: str, words: tuple[str, ...], prepare: Callable[[Trainer], None] = lambda made: None) -> None:
+    """Time one recipe with one lever."""
+    with run.part(f"{recipe}, {lever}", 12) as box:
+        if run.cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        torch.backends.cudnn.benchmark = "benchmark" in lever
+        made = trainer_of(recipe, words, run.device)
+        prepare(made)
+        endless(made)
+        work = captured(made) if "graph" in lever else made.train_step
+        box |= run.timed(work, 20)
+        if run.cuda:
+            box["allocated_GB"], box["reserved_GB"] = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9
+            box |= kernels(run, work)
+        if "graph" not in lever:
+            latents = torch.randn(made.config.imle.pool_batch, made.config.model.latent_dim)
+            box["candidate_ms"] = run.timed(lambda: made.embed_latents(latents), 6, 2)["step_ms"] / len(latents)
+        torch.backends.cudnn.benchmark = False
+
+
+def endless(made: Trainer) -> None:
+    """Let every step have a full batch."""
+    made.steps_per_epoch = 10**9
+    made.order = 0, torch.arange(10**5, device=made.device) % made.n
+
+
+def captured(made: Trainer) -> Callable[[], None]:
+    """Return a step whose forward and backward pass are one CUDA graph; what changes goes in through two tensors."""
+    size = made.config.train.batch_size
+    index, z = torch.arange(size, device=made.device), made.latents[:size].clone()
+    parameters = list(made.network.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+
+    def body() -> None:
+        torch._foreach_zero_([parameter.grad for parameter in parameters])
+        made.compare(index, z)[1].mean().backward()
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            body()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+
+    def work() -> None:
+        index.copy_(made.batch(made.step))
+        z.copy_(made.latents[index])
+        graph.replay()
+        made.optimizer.step()
+        made.ema.update(made.generator, made.step)
+        made.step += 1
+
+    return work
+
+
+def kernels(run: Run, work: Callable[[], None]) -> dict:
+    """Return how many kernels a call launches, the milliseconds they take, and the dearest of them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        work()
+        run.wait()
+    rows = [event for event in profiler.key_averages() if event.self_device_time_total > 0]
+    dearest = sorted(rows, key=lambda event: -event.self_device_time_total)[:12]
+    return {"kernels": sum(event.count for event in rows), "gpu_ms": sum(event.self_device_time_total for event in rows) / 1e3,
+            "dearest": [(event.key[:70], event.count, round(event.self_device_time_total / 1e3, 2)) for event in dearest]}  # fmt: skip
+
+
+def compiled(run: Run) -> None:
+    """Time a step under torch.compile, whose first steps take a minute and more."""
+    if run.cuda:
+        with run.part("torch.compile", 100):
+            step(run, "fewshot-128", "torch.compile", ("train.compile=true",))
+
+
+def training(run: Run) -> None:
+    """Train by the real command for about --train-seconds, the cosine's end included; then sample and score by the real commands."""
+    recipe = "smoke-32" if run.args.rehearse else run.args.recipe
+    folder = run.out / "run"
+    words = [f"data.path={run.args.data}", "loss.perceptual=effnet-lite0", "loss.pixel_weight=0.3", *run.args.train]
+    with run.part("training", run.args.train_seconds + 20) as box:
+        shutil.rmtree(folder, ignore_errors=True)
+        epochs, cost = affordable(run, recipe, words)
+        box |= {"recipe": recipe, "settings": words, "epochs": epochs, "epoch_s": cost}
+        command = ["train.py", "--config", str(ROOT / "configs" / f"{recipe}.yaml"), "--run", str(folder), "--device", str(run.device), *words,
+                   f"train.epochs={epochs}", "log.sheet_epochs=100000", "log.checkpoint_epochs=100000"]  # fmt: skip
+        box["exit"] = command_of(run, command, run.args.train_seconds + 60)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        box |= {kind: [row for row in rows if row["kind"] == kind][-1] for kind in ("train", "refresh")}
+        shutil.copy(folder / "metrics.jsonl", run.out / "metrics.jsonl")
+    with run.part("samples and scores", 20) as box:
+        on = ["--device", str(run.device)]
+        box["sample exit"] = command_of(run, ["sample.py", str(folder), "--num", "36", "--grid", "--out", str(run.out / "samples"), *on], 60)
+        shutil.copy(run.out / "samples" / "grid.png", run.out / "samples.png")
+        shutil.rmtree(run.out / "samples")
+        held = ["--heldout", str(run.args.heldout)] if run.args.heldout else []
+        box["evaluate exit"] = command_of(run, ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,pr,copying", *held,
+                                                "--num-samples", str(24 if run.args.rehearse else SAMPLES), *on,
+                                                "--out", str(run.out / "evaluation")], 240)  # fmt: skip
+        box["scores"] = json.loads((run.out / "evaluation" / "metrics.json").read_text())["metrics"]
+
+
+def affordable(run: Run, recipe: str, words: list[str]) -> tuple[int, float]:
+    """Return how many epochs fit, and the seconds of one, its share of a refresh included."""
+    config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", words)
+    found = load_images(config.data.path, resolution=resolution(config), fit=config.data.fit, background="white", minimum=2)
+    made = trainer_of(recipe, tuple(words), run.device, images=found.images)
+    each = made.steps_per_epoch
+    endless(made)
+    one = run.timed(made.train_step, 20)["step_ms"] / 1e3 * each
+    begun = time.monotonic()
+    made.refresher.refresh(made.embed_latents, 0, 0)
+    run.wait()
+    cost = one + (time.monotonic() - begun) / config.imle.refresh_epochs
+    return (2 if run.args.rehearse else max(2, int((run.args.train_seconds - 15) / cost))), cost
+
+
+def table(found: dict[str, dict]) -> str:
+    """Return the timings of steps as Markdown."""
+    columns = {"step_ms": 1, "gpu_ms": 1, "kernels": 0, "reserved_GB": 1, "candidate_ms": 2}
+    lines = ["| recipe, lever | a step, ms | the GPU's own, ms | kernels | memory, GB | a candidate, ms |", "|---" * 6 + "|"]
+    for name, box in found.items():
+        if "step_ms" in box:
+            lines.append(f"| {name} | {' | '.join(f'{box[key]:.{digits}f}' if key in box else '-' for key, digits in columns.items())} |")
+    return "\n".join(lines) + "\n"
+
+
+def command_of(run: Run, words: list[str], seconds: float) -> int:
+    """Run one of the project's commands, its output kept in a file, and return its exit status; ended by SIGTERM when late."""
+    with open(run.out / f"{words[0].removesuffix('.py')}.txt", "w") as log:
+        process = subprocess.Popen([sys.executable, str(ROOT / words[0]), *words[1:]], stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # train.py saves
+            return process.wait(60)
+
+
+PARTS = {"card": card, "agreement": agreement, "precision": precision, "steps": steps, "tests": tests, "compile": compiled, "training": training}
+
+
+def main(words: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
+    parser.add_argument("--seconds", type=float, default=540, help="for everything (540)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="all, in this order")
+    parser.add_argument("--rehearse", action="store_true", help="take a tiny recipe, to try this command on a CPU")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
+    parser.add_argument("--recipe", default="fewshot-256", help="to train (%(default)s)")
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "fluent_faces", help="images to train on")
+    parser.add_argument("--heldout", type=Path, help="images kept out of training, to score on too")
+    parser.add_argument("--train-seconds", type=float, default=240, help="of training (240)")
+    parser.add_argument("--train", nargs="+", default=[], metavar="section.key=value", help="settings of the training")
+    args = parser.parse_args(words)
+    run = Run(args)
+    for name in PARTS:
+        if name in args.parts:
+            PARTS[name](run)
+    (run.out / "steps.md").write_text(table(run.found))
+    print(table(run.found))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    run_as_command(main)

@@ -1,0 +1,27 @@
+"""Drawing images from what a checkpoint keeps of a run of IMLE. Needs torch alone."""
+
+import torch
+
+from models.generator import Generator
+from training import rng
+from training.sampling import Drawing, generate
+from training.transform import sides
+
+
+def build_generator(config: dict) -> Generator:
+    """Return the untrained generator that a configuration (nested dicts) describes."""
+    model, (height, width) = config["model"], sides(config["data"]["resolution"])
+    scale = 2 ** (len(model["channels"]) - 1)
+    return Generator(**model, start=(height // scale, width // scale))
+
+
+def open_drawing(config: dict, sampled: dict, device: torch.device) -> Drawing:
+    """Return the average of a run. Raises RuntimeError where its weights and its configuration do not fit together."""
+    generator = build_generator(config)
+    generator.load_state_dict(sampled)
+    generator.to(device).eval().requires_grad_(False)
+
+    def draw(seeds: list[int]) -> torch.Tensor:
+        return generate(generator, rng.sample_latents(seeds, generator.latent_dim).to(device))
+
+    return Drawing(draw, generator, generator.latent_dim)

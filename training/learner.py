@@ -1,0 +1,98 @@
+"""One network and all that updates it: guard, clipping, learning rate, optimiser, average, several processes."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from training import processes
+from training.clipping import Clipping
+from training.compiling import telling_of_compilation
+from training.ema import Ema
+from training.guard import Diverged, Guard
+from training.optimizer import make_optimizer, set_learning_rate
+from training.settings import Train
+
+
+class Learner:
+    """Update a network by the gradient of a loss, and average it."""
+
+    def __init__(self, network: nn.Module, settings: Train, *, n: int, device: torch.device, averaged: nn.Module | None = None):
+        """Prepare to update `network` on `n` images; `averaged` is the part of it that is sampled, if not all."""
+        self.network, self.settings, self.device = network, settings, device
+        self.steps_per_epoch = settings.steps_per_epoch(n)
+        self.averaged = network if averaged is None else averaged
+        self.ema = Ema(self.averaged, settings.ema_decay)
+        self.optimizer = make_optimizer(network, settings)
+        self.clipping = Clipping(list(network.parameters()), settings.clip) if settings.clip else None
+        self.guard = Guard(self.optimizer, device)
+        self.parallel = processes.parallel(network)
+        self.forward = torch.compile(self.parallel) if settings.compile else self.parallel  # for the loss to call
+
+    def step(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]], step: int) -> Tensor:
+        """Take step number `step` down the mean loss of a batch, without waiting for a GPU; return its losses (B,).
+
+        `loss` takes a part of the batch (tensors whose rows belong together) and returns two losses (b,): the one to
+        make smaller, and the one to report. Raises Diverged on a CPU; on a GPU `check` does.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._backward(batch, loss)
+        norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in self.network.parameters()]))
+        self.guard.watch(norms.sum() + losses.sum(), step)
+        if self.clipping:
+            self.clipping.clip(norms)
+        set_learning_rate(self.optimizer, self.learning_rate(step))
+        self.optimizer.step()
+        self.ema.update(self.averaged, step)
+        return losses
+
+    def _backward(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+        """Add up the gradient of the mean loss, a micro-batch at a time; return what is reported, (B,).
+
+        Every process takes its share of the batch, and a row without weight where there are fewer rows than processes:
+        all must take part in averaging the gradients.
+        """
+        num = len(batch[0])
+        share = slice(processes.rank(), None, processes.count())
+        losses = torch.zeros(num, device=self.device)
+        own, weight = (share, processes.count() / num) if len(losses[share]) else (slice(1), 0.0)
+        parts, found = list(zip(*(rows[own].split(self.settings.micro_batch or num) for rows in batch))), []
+        for number, part in enumerate(parts, 1):
+            with telling_of_compilation(), processes.kept_apart(self.parallel, number < len(parts)):
+                minimised, reported = loss(*part)
+                (weight * minimised.sum()).backward()
+            found.append(reported.detach().float())
+        losses[share] = torch.cat(found)[: len(losses[share])]
+        return processes.summed(losses)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        settings = self.settings
+        rate = settings.learning_rate * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        if settings.schedule == "cosine":
+            rate *= (1 + math.cos(math.pi * step / (settings.epochs * self.steps_per_epoch))) / 2
+        elif settings.schedule == "step":
+            rate *= settings.decay_factor ** (step // (settings.decay_epochs * self.steps_per_epoch))
+        return rate
+
+    def check(self, step: int, weights: bool = False) -> None:
+        """Raise Diverged if a step before `step`, or with `weights` a weight, was not finite; the host waits for the device."""
+        self.guard.check()
+        if weights and not torch.isfinite(nn.utils.get_total_norm(self.network.parameters())):
+            raise Diverged("a weight", step)
+
+    def state_dict(self) -> dict:
+        """Return all that the next steps depend on, but for the average."""
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state | ({"usual_norms": self.clipping.usual} if self.clipping else {})
+
+    def load_state_dict(self, state: dict, average: dict) -> None:
+        """Go on from what `state_dict` returned and the average's weights, perhaps under settings that resume allows to change."""
+        self.network.load_state_dict(state["network"])
+        self.ema.module.load_state_dict(average)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # which the state brings as they were
+            group["weight_decay"] = self.settings.weight_decay
+        if self.clipping and "usual_norms" in state:  # not where clipping was asked for later
+            self.clipping.usual.copy_(state["usual_norms"])

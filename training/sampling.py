@@ -1,0 +1,91 @@
+"""Sampling from a run's average (EMA). Needs torch and numpy alone."""
+
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from errors import UserError
+from models.memory import memory_for
+from models.pixels import to_uint8
+from training import checkpoint
+from training.transform import sides
+
+# A GPU always runs the generator on this many latents, the last group filled up, and a CPU on one: in batches of another
+# shape, and with some processors' kernels in another place of the batch, an image's last bits differ, enough to change a
+# byte here and there.
+GROUP = 8
+
+
+class Drawing(NamedTuple):
+    """What sample.py and evaluate.py are given of a method's average, which is on a device."""
+
+    draw: Callable[[list[int]], Tensor]  # seeds -> float images (N, 3, H, W); a seed is one picture for ever
+    generator: nn.Module | None  # latents (B, latent_dim) -> images, with gradients; None where there is no such map
+    latent_dim: int | None
+    why: str = ""  # there is no generator, and what cannot be had of it
+
+
+@torch.inference_mode()
+def generate(generator: nn.Module, latents: Tensor) -> Tensor:
+    """Return float images (B, 3, H, W) for latents (B, latent_dim), the same whatever they are batched with."""
+    images, size = [], 1 if latents.device.type == "cpu" else GROUP
+    for group in latents.split(size):
+        filled = torch.cat([group, group[-1:].expand(size - len(group), -1)])
+        images.append(generator(filled)[: len(group)])
+    return torch.cat(images)
+
+
+class Sampler:
+    """Draw images from a run folder, a checkpoint or an export."""
+
+    def __init__(self, path: Path, state: dict, drawing: Drawing, device: torch.device):
+        """Draw by `drawing` what the checkpoint `path`, of content `state`, holds."""
+        self.checkpoint_path, self.drawing, self.device = path, drawing, device
+        self.config: dict = state["config"]
+        self.data: dict = state["data"]  # fingerprint, names and held-out names of the images it was trained on
+        self.step: int = state["step"]
+        self.selected_by: str | None = state.get("selected_by")  # the score that chose this among checkpoints
+        self.sampled: dict = state["sampled"]
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """Return (height, width) of the images."""
+        return sides(self.config["data"]["resolution"])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return uint8 images (B, 3, H, W) on the CPU for latents (B, latent_dim).
+
+        Raises UserError for broken weights, and for a method without latents.
+        """
+        if self.drawing.generator is None:
+            raise UserError(f"{self.checkpoint_path}: has no latents to go through: {self.drawing.why}")
+        return self._bytes(generate(self.drawing.generator, latents.to(self.device)))
+
+    def _bytes(self, images: Tensor) -> Tensor:
+        if not images.isfinite().all():
+            raise UserError(f"{self.checkpoint_path}: gives images that are not finite; its weights are broken, take another checkpoint")
+        return to_uint8(images).cpu()
+
+    def batches(self, seeds: Sequence[int], batch_size: int = 64) -> Iterator[Tensor]:
+        """Yield uint8 images, `batch_size` at a time, one per seed; its size changes no image."""
+        for start in range(0, len(seeds), batch_size):
+            with memory_for("drawing samples", f"lower --batch-size (now {batch_size}), or take --device cpu"):
+                images = self._bytes(self.drawing.draw(list(seeds[start : start + batch_size])))
+            yield images
+
+    def images(self, seeds: Sequence[int], batch_size: int = 64) -> Tensor:
+        """Return uint8 images (len(seeds), 3, H, W) on the CPU, one per seed."""
+        return torch.cat(list(self.batches(seeds, batch_size)))
+
+    def export(self, path: Path) -> None:
+        """Write the average and what it needs to be sampled and scored, without the training state.
+
+        Raises UserError where it cannot be written, or would replace the checkpoint that it is taken from.
+        """
+        if path.exists() and path.samefile(self.checkpoint_path):
+            raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")
+        state = {"config": self.config, "data": self.data, "step": self.step, "selected_by": self.selected_by,
+                 "sampled": self.sampled}  # fmt: skip
+        checkpoint.save(state, path)

@@ -1,0 +1,313 @@
+"""Settings: how every method's are declared, read, checked, explained and written, and the sections that all methods share.
+
+A method's Config adds its sections to those of `Settings`. Values come from the fields' defaults < one YAML file < `section.key=value` words. The resolved configuration is written to the run
+and is itself a valid `--config`. Of YAML only the structure is used: every value arrives as its text and is converted to the
+type of its field, so that `no` stays a text where a text is asked for, `1e-3` becomes a number and 010 means ten.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+
+from errors import UserError
+from training.transform import sides
+
+RATE = "; the learning rate is from now on what it would be, had it been so from the start"
+
+
+class Facts(NamedTuple):
+    """What is to be known of a setting beside its default and its type."""
+
+    meaning: str
+    least: float | None = None  # inclusive bounds of a number, or of each in a list
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    fixed: bool | str = False  # a run cannot go on with another value; a text says what can be done instead
+    silent: bool = False  # changes nothing but speed, memory or where things are
+    effect: str = ""  # of a change on a run that goes on, where that is not plain
+    under: str | None = None  # the train.schedule under which it has this effect; None: any
+
+
+def setting(default: Any, meaning: str, **facts: Any) -> Any:
+    """Declare a field with its default and its `Facts`."""
+    metadata = {"facts": Facts(meaning, **facts)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images."""
+
+    path: str = setting("data/fluent_faces", "folder or zip of training images", silent=True)
+    resolution: int | list[int] = setting(64, "side in pixels, or [height, width]", least=8, most=2048, fixed=True)
+    fit: str = setting("crop", "how an image of another shape becomes this one", choices=("crop", "pad", "stretch"), fixed=True)
+    background: str = setting("white", "colour under transparent pixels and around padded images", fixed=True)
+    flips: bool = setting(False, "train on left-right mirror images too (doubles n)", fixed=True)
+    holdout: float | list[str] = setting(0.0, "share of the images, or list of names, kept out of training for scoring",
+                                         least=0.0, most=0.9, fixed=True)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Train:
+    """The steps."""
+
+    epochs: int = setting(350, "passes over the images", least=1, effect=RATE, under="cosine")
+    batch_size: int = setting(10, "images in a step", least=1, fixed="train.micro_batch saves memory and gives the same result")
+    micro_batch: int = setting(0, "images of a step that a process takes at once, to save memory; 0 takes all", least=0, silent=True)
+    optimizer: str = setting("adamw", "what updates the weights; muon does the convolutions, and adamw the rest",
+                             choices=("adamw", "muon"), fixed=True)  # fmt: skip
+    learning_rate: float = setting(2e-3, "of the optimiser", least=0.0)
+    mapping_rate: float = setting(1.0, "the mapping network's learning rate, as a share of the others'", least=0.0, fixed=True)
+    betas: list[float] = setting([0.9, 0.99], "of AdamW", least=0.0, most=0.9999999, fixed=True)
+    weight_decay: float = setting(0.01, "of the optimiser", least=0.0)
+    clip: float = setting(0.0, "clip each weight's gradient at so many times its usual norm; 0 does not", least=0.0)
+    warmup_steps: int = setting(10, "steps over which the learning rate rises from 0", least=0, effect=RATE)
+    schedule: str = setting("cosine", "how the learning rate falls after the warm-up; cosine ends at 0",
+                            choices=("constant", "cosine", "step"), effect=RATE)  # fmt: skip
+    decay_epochs: int = setting(4000, "epochs between two decays (step)", least=1, effect=RATE, under="step")
+    decay_factor: float = setting(0.25, "factor of one decay (step)", least=0.0, most=1.0, effect=RATE, under="step")
+    ema_decay: float = setting(0.998, "of the averaged network, which is what is sampled; shorter at the start", least=0.0, most=1.0)
+    precision: str = setting("fp32", "bf16: autocast of all networks, in steps and for the pool", choices=("fp32", "bf16"))
+    compile: bool = setting(False, "torch.compile what a step runs: some minutes at the start for faster steps", silent=True)
+
+    def steps_per_epoch(self, n: int) -> int:
+        """Return how many steps pass over `n` images."""
+        return math.ceil(n / self.batch_size)
+
+    def check(self) -> None:
+        """Raise UserError for settings that do not make sense."""
+        if len(self.betas) != 2:
+            raise UserError(f"train.betas: expected two numbers, found {self.betas}")
+        if 0 < self.clip <= 1:
+            raise UserError(f"train.clip: at {self.clip} times the usual norm gradients die out; use more than 1, or 0 for none")
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a run shows and saves, and when."""
+
+    sheet_epochs: int = setting(25, "epochs between two sample sheets and scores", least=1)
+    checkpoint_epochs: int = setting(10, "epochs between two checkpoints", least=1)
+    num_scored: int = setting(100, "EMA samples drawn for the score that chooses best.pt", least=2)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run: the sections of every method, to which a method's own Config adds its sections."""
+
+    method: str = setting("", "what is trained", fixed=True)
+    seed: int = setting(0, "of every random choice", fixed=True)
+    data: Data = field(default_factory=Data)
+    train: Train = field(default_factory=Train)
+    log: Log = field(default_factory=Log)
+
+    def check(self) -> None:
+        """Raise UserError for settings that do not fit each other."""
+        sides(self.data.resolution)
+        self.train.check()
+
+    @staticmethod
+    def translated(values: dict) -> dict:
+        """Return what a file or a checkpoint of an earlier revision says, under today's names."""
+        return values
+
+
+C = TypeVar("C", bound=Settings)
+
+
+def resolution(config: Settings) -> tuple[int, int]:
+    """Return (height, width) of the images."""
+    return sides(config.data.resolution)
+
+
+def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict:
+    """Return what a YAML file and `section.key=value` words say, as nested dicts of texts. Raises UserError."""
+    values = _read_yaml(Path(path)) if path is not None else {}
+    for word in overrides:
+        key, sign, text = word.partition("=")
+        if not sign or not key:
+            raise UserError(f"{word!r} is not a setting; write section.key=value, for example train.epochs=200")
+        section, dot, name = key.partition(".")
+        target = values
+        if dot:
+            values[section] = target = values.get(section) or {}
+            if not isinstance(target, dict):
+                raise UserError(f"{section}: expected a section of settings, found {_shown(target)}")
+        target[name if dot else key] = text
+    return values
+
+
+def from_dict(cls: type[C], values: dict) -> C:
+    """Return the configuration that nested dicts describe; what is not named keeps its default.
+
+    Raises UserError naming the key, the value and what is expected.
+    """
+    config = _build(cls, cls.translated(values), "")
+    config.check()
+    return config
+
+
+def to_dict(config: Settings) -> dict:
+    """Return the configuration as nested dicts of numbers, strings and lists."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Settings) -> str:
+    """Return the configuration as YAML that is read back to the same."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def facts(cls: type) -> Iterator[tuple[str, Any, Facts]]:
+    """Yield the key, the default and the facts of every setting of a Config class."""
+    for section in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(section.type):
+            for f in dataclasses.fields(section.type):
+                yield f"{section.name}.{f.name}", _default(f), f.metadata["facts"]
+        else:
+            yield section.name, _default(section), section.metadata["facts"]
+
+
+def describe(cls: type) -> str:
+    """Return one line per setting of a Config class: its key, default, meaning and choices."""
+    lines = []
+    for key, default, known in facts(cls):
+        choices = f" ({' or '.join(filter(None, (', '.join(known.choices[:-1]), known.choices[-1])))})" if known.choices else ""
+        lines.append(f"  {f'{key}={default}':<44} {known.meaning}{choices}")
+    return "\n".join(lines)
+
+
+def _default(f: dataclasses.Field) -> Any:
+    return f.default if f.default is not dataclasses.MISSING else f.default_factory()
+
+
+class _Loader(yaml.BaseLoader):
+    """Read every value as its text; a key that is given twice is an error, where YAML forgets the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}; the recipes that come with the project are in configs/") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"--config {path}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not values:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected sections of settings, found {_shown(values)}")
+    return values
+
+
+def _build(config: type, values: dict, prefix: str, section: type | None = None) -> Any:
+    """Return a Config, or one section of it, of what `values` name."""
+    cls = section or config
+    if not isinstance(values, dict):
+        raise UserError(f"{prefix.rstrip('.')}: expected a section of settings, found {_shown(values)}")
+    fields, built = {f.name: f for f in dataclasses.fields(cls)}, {}
+    for name, value in values.items():
+        if name not in fields:
+            raise UserError(_unknown_key(f"{prefix}{name}", config))
+        if dataclasses.is_dataclass(fields[name].type):
+            built[name] = _build(config, {} if value == "" else value, f"{prefix}{name}.", fields[name].type)
+        else:
+            built[name] = _check(f"{prefix}{name}", value, fields[name].type, fields[name].metadata["facts"])
+    return cls(**built)
+
+
+def _unknown_key(key: str, config: type) -> str:
+    known = [known for known, _, _ in facts(config)]
+    sections = [] if "." in key else [section.name for section in dataclasses.fields(config)]
+    near = [k for k in known if k.endswith("." + key)] or difflib.get_close_matches(key, sections + known, n=1)
+    return f"{key}: no such setting; " + (f"did you mean {near[0]}?" if near else "`python train.py --help` lists them")
+
+
+def _check(key: str, value: Any, hint: Any, known: Facts) -> Any:
+    """Return `value` as the type that `hint` asks for, within what is `known` of the setting, or raise UserError."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        converted = _convert(value, option)
+        if converted is not None:
+            break
+    else:
+        names = " or ".join(_type_name(option) for option in options)
+        raise UserError(f"{key}: expected {names}, found {_shown(value)}")
+    if known.choices and converted not in known.choices:
+        near = difflib.get_close_matches(converted, known.choices, n=1)
+        hint_text = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"{key}: {_shown(converted)} is not one of {', '.join(known.choices)}{hint_text}")
+    for number in converted if isinstance(converted, list) else [converted]:
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            _check_range(key, number, known.least, known.most)
+    return converted
+
+
+def _check_range(key: str, number: float, least: float | None, most: float | None) -> None:
+    if not math.isfinite(number) or (least is not None and number < least) or (most is not None and number > most):
+        bounds = "finite" if least is None else f"at least {least}" if most is None else f"between {least} and {most}"
+        raise UserError(f"{key}: {number} is out of range; it must be {bounds}")
+
+
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+
+
+def _convert(value: Any, option: Any) -> Any:
+    """Return `value`, which may be its text, as `option`, or None where it is something else."""
+    if typing.get_origin(option) is list:
+        (item,) = typing.get_args(option)
+        converted = [_convert(v, item) for v in _as_list(value)]
+        return None if None in converted else converted
+    if option is str:
+        return value if isinstance(value, str) else None
+    text = str(value) if isinstance(value, (str, bool, int, float)) else ""
+    if option is bool:
+        return {"true": True, "false": False}.get(text.lower())
+    if not NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    if option is float:
+        return number
+    if not number.is_integer() or abs(number) >= 2**63:
+        return None
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) else int(number)  # 1e5 is whole too
+
+
+def _as_list(value: Any) -> list:
+    """Return a list, read from its text when it comes from the command line; [None] where it is none."""
+    try:
+        value = yaml.load(value, _Loader) if isinstance(value, str) else value
+    except (yaml.YAMLError, RecursionError):
+        value = None
+    return value if isinstance(value, list) else [None]
+
+
+def _type_name(option: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if typing.get_origin(option) is list:
+        return {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}[typing.get_args(option)[0]]
+    return names[option]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as an error message quotes it, however long it is."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,203 @@
+"""The training loop: order of the images, steps, log, sheets, scores, saving and stopping. It knows no method."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from errors import UserError
+from models.memory import memory_for
+from models.pixels import to_uint8
+from training import checkpoint, processes, rng
+from training.device import send
+from training.guard import Diverged
+from training.runlog import RunLog
+from training.scores import distances, energy_distance, nearest_other
+from training.settings import Settings, to_dict
+
+SHEET = 64  # samples on a sheet, of seeds 0 to 63: the pictures that sample.py gives for these seeds
+
+
+class Work(NamedTuple):
+    """A job that recurs while training, to be timed."""
+
+    job: Callable[[], None]
+    per_epoch: float  # how often it recurs; at the most, where that depends on the run
+    part: float = 1.0  # how much of it the job does
+
+
+class Method(Protocol):
+    """What a run trains."""
+
+    features: Tensor  # (n, D) of the training images, as `embed` gives them
+    log: Callable[[str, int, dict[str, float], float], None]  # RunLog.row, set before the first step
+
+    def step(self, index: Tensor, step: int) -> None:
+        """Take step number `step` on the images numbered `index` (B,), without waiting for a GPU. Raises Diverged."""
+
+    def draw(self, seeds: list[int]) -> Tensor:
+        """Return float images (N, 3, H, W) of the average, one per seed, whatever else is drawn with it."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return features (N, D) of uint8 images (N, 3, H, W), for the score that chooses best.pt."""
+
+    def sheets(self) -> dict[str, Tensor]:
+        """Return more to look at: the sheet's folder, and uint8 images for eight columns."""
+
+    def numbers(self, step: int) -> dict[str, float]:
+        """Return what the log has of an epoch that ends at `step`; "loss" is shown."""
+
+    def facts(self) -> dict[str, str]:
+        """Return what `--dry-run` tells of the networks; "parameters" is told at every start."""
+
+    def work(self) -> dict[str, Work]:
+        """Return the jobs of an epoch, for the dry run, budgets and benchmarks."""
+
+    def check(self, step: int, weights: bool = False) -> None:
+        """Raise Diverged if something was not finite before `step`, with `weights` also in the weights."""
+
+    def state_dict(self) -> dict:
+        """Return all that the next steps depend on, but for what is sampled."""
+
+    def sampled(self) -> dict:
+        """Return what is sampled: the average."""
+
+    def load_state_dict(self, state: dict, sampled: dict) -> None:
+        """Go on from what the two returned."""
+
+
+class Trainer:
+    """Train a method on n images, from step 0 or from a checkpoint."""
+
+    def __init__(self, config: Settings, method: Method, n: int, *, data: dict, device: torch.device):
+        """Prepare to train; `data` describes the images in checkpoints."""
+        self.config, self.method, self.n, self.data, self.device = config, method, n, data, device
+        self.steps_per_epoch = config.train.steps_per_epoch(n)
+        self.total_steps = config.train.epochs * self.steps_per_epoch
+        self.order = -1, torch.empty(0)  # an epoch, and the numbers of the images in its order, int64 (n,)
+        self.step, self.best = 0, math.inf
+        self.saved_step: int | None = None  # of checkpoints/last.pt
+
+    def write_to(self, log: RunLog) -> None:
+        """Write what happens to `log` from now on."""
+        self.log = log
+        self.method.log = log.row
+
+    def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the last step, or until `should_stop` in any process; save either way.
+
+        Raises UserError when an update would not have been finite.
+        """
+        self.write_to(log)
+        started = time.monotonic()
+        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5,
+                        disable=not processes.is_main())  # fmt: skip
+        with progress:
+            while self.step < self.total_steps and not processes.any_of(should_stop()):
+                if self.step == 0:
+                    self.show()
+                self.advance()
+                progress.update()
+                if self.step % self.steps_per_epoch == 0:
+                    self.end_epoch(time.monotonic() - started, progress)
+        self.save("last")
+
+    def advance(self) -> None:
+        """Take one step. Raises UserError for one that is not finite, on a GPU at the end of the epoch."""
+        try:
+            with memory_for("a training step", self.remedy()):
+                self.method.step(self.batch(self.step), self.step)
+        except Diverged as error:
+            raise self.stopped(error) from None
+        self.step += 1
+
+    def batch(self, step: int) -> Tensor:
+        """Return the numbers of the images in a step's batch."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self.order[0] != epoch:
+            self.order = epoch, send(rng.permutation(self.n, self.config.seed, "order", epoch), self.device)
+        size = self.config.train.batch_size
+        return self.order[1][position * size : (position + 1) * size]
+
+    def end_epoch(self, seconds: float, progress: tqdm) -> None:
+        """Log the epoch, and show and save when it is time."""
+        self.check()
+        epoch, last = self.step // self.steps_per_epoch, self.step == self.total_steps
+        numbers = self.method.numbers(self.step)
+        self.log.row("train", self.step, {"epoch": epoch, **numbers}, seconds)
+        progress.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
+        if epoch % self.config.log.sheet_epochs == 0 or last:
+            self.show()
+        if epoch % self.config.log.checkpoint_epochs == 0 and not last:
+            self.save("last")
+
+    @torch.no_grad()
+    def show(self) -> None:
+        """Save sheets of fixed seeds, score the average, and keep it if it is the best so far; the main process does."""
+        if not processes.is_main():
+            return
+        with memory_for("the sheets and the score", f"lower log.num_scored (now {self.config.log.num_scored})"):
+            score = self.draw_and_score()
+        if self.step and score < self.best:
+            self.best = score
+            self.save("best")
+
+    def draw_and_score(self) -> float:
+        """Save sheets of fixed seeds, and return the energy distance of samples of the average to the training images."""
+        samples = self.method.draw(list(range(max(SHEET, self.config.log.num_scored))))
+        self.log.sheet("samples", self.step, to_uint8(samples[:SHEET]).cpu(), 8)
+        for name, images in self.method.sheets().items() if self.step else ():
+            self.log.sheet(name, self.step, images, 8)
+        features = self.method.embed(to_uint8(samples[: self.config.log.num_scored]))  # as they are exported
+        score = energy_distance(features, self.method.features)
+        self.log.row("score", self.step, {
+            "energy_distance": score,
+            "sample_to_nearest": distances(features, self.method.features).amin(dim=1).median().item(),
+            "image_to_nearest": nearest_other(self.method.features).median().item(),
+        }, 0.0)  # fmt: skip
+        return score
+
+    def save(self, name: str) -> None:
+        """Write everything that the rest of the run depends on. Raises UserError for what is not finite."""
+        self.check(weights=True)
+        if processes.is_main():
+            selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
+            checkpoint.save(self.state() | selected_by, self.log.folder / "checkpoints" / f"{name}.pt")
+        if name == "last":
+            self.saved_step = self.step
+
+    def check(self, weights: bool = False) -> None:
+        """Raise UserError if a step, or with `weights` a weight, was not finite."""
+        try:
+            self.method.check(self.step, weights)
+        except Diverged as error:
+            raise self.stopped(error) from None
+
+    def stopped(self, error: Diverged) -> UserError:
+        """Return the error to raise, with nothing updated or saved since, when something was not finite."""
+        good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
+        return UserError(f"{error}, and the run was stopped before using it; {good}. "
+                         "Lower train.learning_rate and run again, or begin anew with another --run")  # fmt: skip
+
+    def remedy(self) -> str:
+        """Say what makes a step take less memory, first what this run can go on with."""
+        settings = self.config.train
+        at_once = settings.micro_batch or -(-min(settings.batch_size, self.n) // processes.count())
+        smaller = f"set train.micro_batch={at_once // 2} (a step then takes {at_once // 2} images at once, with the same result), or "
+        return (f"{smaller if at_once > 1 else ''}try train.precision=bf16; "
+                f"a smaller train.batch_size (now {settings.batch_size}) needs a new run")  # fmt: skip
+
+    def state(self) -> dict:
+        """Return everything that the rest of the run depends on."""
+        return {"config": to_dict(self.config), "data": self.data, "step": self.step, "best": self.best,
+                "log_position": self.log.position(), "method": self.method.state_dict(), "sampled": self.method.sampled()}  # fmt: skip
+
+    def load_state(self, state: dict) -> None:
+        """Go on from what `state` returned, perhaps under settings that have changed since in a way that resume allows."""
+        self.step, self.best = state["step"], state["best"]
+        self.saved_step = self.step
+        self.method.load_state_dict(state["method"], state["sampled"])
