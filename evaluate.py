@@ -12,13 +12,12 @@ from data import is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from training.device import choose_device
 from methods import open_sampler
-from metrics import heldout, page, report
+from metrics import document, evaluation, heldout, page, report, table
 from metrics.cache import Cache
 from metrics.compare import compare
-from metrics.evaluation import Evaluator, Reals, weights_of
 from metrics.images import Images
-from metrics.measure import JUDGES, protocol_of
-from metrics.paths import Decoder
+from metrics.interface import Decoder, Reals
+from metrics.measure import JUDGES, protocol_of, weights_of
 from metrics.verdict import verdict
 from models import weights
 from training.transform import transform
@@ -28,7 +27,7 @@ class Subject(NamedTuple):
     """What is scored, and what it says about the real images that it is to be compared with."""
 
     samples: list[Images]    # one set per repeat
-    decoder: Decoder | None  # the generator itself, if it is there
+    decoder: Decoder | str   # the generator itself, or the reason why there is none
     transform: dict          # of the real images
     flips: bool              # whether it was trained on mirror images too
     data: Path | None        # where the run's training images are
@@ -45,44 +44,45 @@ def main(argv: list[str]) -> None:
     weights.require(*weights_of(protocol, metrics, is_generated(args.source)))  # before anything slow
     subject = (read if is_generated(args.source) else sample)(args)
     reals, data, warnings = real_images(args, subject, protocol.raw)
-    out = report.make_folder(args.out or report.default_folder(args.source, args.protocol, args.features))
+    out = document.make_folder(args.out or document.default_folder(args.source, args.protocol, args.features))
 
-    evaluator = Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
+    evaluator = evaluation.Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
     found = evaluator(subject.samples, reals, subject.decoder, subject.config)
     sentences = verdict(found.measured, found.calibration)
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
     count = subject.samples[0].count
-    document = report.document(
-        command=report.command(args, metrics, count), **subject.record, device=args.device, conditions={
-            "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": report.networks_record(evaluator.networks)},
-        **report.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
+    contents = document.contents(
+        command=document.command(args, metrics, count), **subject.record, device=args.device, conditions={
+            "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": document.networks_record(evaluator.networks)},
+        **document.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
         warnings=warnings, timing={"seconds": time.monotonic() - started})  # fmt: skip
-    with report.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
-        path = report.write_numbers(out, document)
-        page.write_page(out, document, found, subject.samples[0], reals, run=report.run_of(args.source))
+    with document.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
+        path = document.write_numbers(out, contents)
+        page.write_page(out, contents, found, subject.samples[0], reals, run=document.run_of(args.source))
         if found.sets:
-            report.write_statistics(out, found.sets.real[evaluator.networks[0]])
+            document.write_statistics(out, found.sets.real[evaluator.networks[0]])
     print(f"wrote {path}, {out}/report.html", file=sys.stderr)
 
 
 def sample(args: argparse.Namespace) -> Subject:
     """Draw the samples of a run, a checkpoint or an export."""
     sampler = open_sampler(args.source, args.device)
-    data = sampler.config["data"]
+    config, data, drawing = sampler.config, sampler.config["data"], sampler.drawing
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
-    checkpoint = report.file_record(sampler.checkpoint_path)
+    checkpoint = document.file_record(sampler.checkpoint_path)
+    identity = {"checkpoint": checkpoint["sha256"]}
 
     def samples(first: int) -> Images:
         seeds = range(first, first + count)
-        identity = {"checkpoint": checkpoint["sha256"], "first_seed": first, "count": count}
-        return Images("features of generated images", count, identity, lambda: sampler.batches(seeds, args.batch_size),
+        return Images("features of generated images", count, identity | {"first_seed": first, "count": count},
+                      lambda: sampler.batches(seeds, args.batch_size),
                       lambda index: sampler.images([seeds[i] for i in index], args.batch_size))
 
     firsts = [args.seed + repeat * count for repeat in range(args.repeats)]
     record = {"input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
               "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts}}  # fmt: skip
-    decoder = Decoder(sampler.drawing.generator, sampler.drawing.latent_dim, torch.device(args.device), {"checkpoint": checkpoint["sha256"]})
-    return Subject(list(map(samples, firsts)), decoder, transform(sampler.config), data["flips"], data["path"], sampler.data, record, sampler.config)
+    decoder = drawing.why or Decoder(drawing.generator, drawing.latent_dim, torch.device(args.device), identity)
+    return Subject(list(map(samples, firsts)), decoder, transform(config), data["flips"], data["path"], sampler.data, record, config)
 
 
 def read(args: argparse.Namespace) -> Subject:
@@ -93,8 +93,8 @@ def read(args: argparse.Namespace) -> Subject:
     print(f"samples: {found.report}", file=sys.stderr)
     images = Images.of_tensor("features of generated images", found.images)
     same_size = {"resolution": tuple(found.images.shape[2:]), "fit": "crop", "background": "white"}
-    record = {"path": str(args.source), "files": found.report} | images.identity
-    return Subject([images], None, same_size, False, None, None, {"input": record, "sampling": None})
+    record = {"input": {"path": str(args.source), "files": found.report} | images.identity, "sampling": None}
+    return Subject([images], "needs the generator itself: give a run, a checkpoint or an export", same_size, False, None, None, record)
 
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:
@@ -122,7 +122,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
     add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
-    add("--metrics", help="some of fid,fid_clean,kid,pr,copying,intra_lpips,ppl,jumps,backtracking,dinov2 (default: all)")
+    add("--metrics", help=f"some of {','.join(table.METRICS)} (default: all)")
     add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA and for the paper's protocol, 1000 on a CPU; of a folder: all)")
     add("--repeats", type=at_least_one, default=1, help="sets of samples, for a mean and its spread (default: 1)")
     add("--backtrack", type=at_least_one, default=10, help="images of either kind to search the latents of (default: 10)")

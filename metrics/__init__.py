@@ -1,1 +1,1 @@
-"""What evaluate.py computes: images -> features -> numbers -> report; one file a metric."""
+"""What evaluate.py computes: images -> features -> numbers -> report; one file a metric, and a row in table.py."""

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.paths import Decoder
+from metrics.images import digest
+from metrics.interface import SEED, Context, Decoder, Value, mean, share, spread
 from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8
 from models.precision import true_fp32
@@ -32,6 +33,35 @@ class Backtracked(NamedTuple):
     reconstructions: Tensor  # uint8 (n, 3, H, W)
     distances: Tensor        # (n,), perceptual alone, of the reconstruction as it would be written to a file
     latents: Tensor          # (n, latent_dim)
+
+
+class Backtrack(NamedTuple):
+    """What came of the search for the latents of some real images."""
+
+    name: str                 # heldout or train
+    index: list[int]          # of the images, among their own
+    found: Backtracked
+    to_nearest: Tensor        # perceptual distance to the nearest (other) training image (k,): a copier does no better
+
+
+def work(context: Context) -> int:
+    """Return the work in passes of one image through one network."""
+    return sum(passes(len(index)) for _, index, _ in _searched(context))
+
+
+def measure(context: Context) -> list[Value | None]:
+    """Return how closely held-out and training images are reached, and what that says, leaving a `Backtrack` of either kind.
+
+    These are: the distance of held-out images, the share of them that lies beyond copying, the distance of training images,
+    and the gap between both.
+    """
+    embed = context.embedding(PIXEL_WEIGHT)
+    found = {name: _backtrack(context, embed, name, index, images) for name, index, images in _searched(context)}
+    context.material += found.values()
+    heldout, train = found.get("heldout"), found["train"]
+    if heldout is None:
+        return [None, None, _distance(train), None]
+    return [_distance(heldout), _beyond_copying(heldout), _distance(train), _gap(heldout.found.distances, train.found.distances)]
 
 
 def passes(num_images: int) -> int:
@@ -106,3 +136,37 @@ def _descend(decoder: Decoder, embed: Embedding, targets: list[Tensor], latents:
 def _distances(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
     """Return squared distances (B, n) between all of two lists of maps."""
     return sum(torch.cdist(a.flatten(1), b.flatten(1)).square() for a, b in zip(maps, targets))
+
+
+def _searched(context: Context) -> list[tuple[str, list[int], Tensor]]:
+    """Return which held-out and which training images are searched for, evenly spread over their names."""
+    both = [("heldout", context.reals.heldout), ("train", context.reals.images)]
+    return [(name, index, images[index]) for name, images in both if (index := spread(len(images), context.num_backtracked))]
+
+
+def _backtrack(context: Context, embed: Embedding, name: str, index: list[int], images: Tensor) -> Backtrack:
+    kept = context.decode(f"backtracking, {name}", passes(len(index)), lambda: (
+        backtrack(context.decoder, embed, images, SEED, context.progress.advance)._asdict()),
+        images=digest(images), steps=STEPS, starts=STARTS)  # fmt: skip
+    return Backtrack(name, index, Backtracked(**kept), to_nearest(embed, images, context.reals.images, context.decoder.device))
+
+
+def _distance(each: Backtrack) -> Value:
+    copier = each.to_nearest[each.to_nearest.isfinite()]
+    note = (f"median {float(each.found.distances.median()):.3f}; |z|^2/d {float(each.found.latents.square().mean()):.2f}, "
+            "where a random latent has 1" + (f"; nearest other training image {float(copier.mean()):.3f}" if len(copier) else ""))
+    return mean(each.found.distances)._replace(note=note, num_fake=len(each.index))
+
+
+def _beyond_copying(each: Backtrack) -> Value:
+    reached = float((each.found.distances < each.to_nearest).double().mean())
+    return share(reached, len(each.index))._replace(
+        num_fake=len(each.index), note="held-out images that it reaches more closely than any training image lies; a copier has 0")
+
+
+def _gap(heldout: Tensor, train: Tensor) -> Value:
+    """Return how much worse held-out images (h,) are reached than training images (k,)."""
+    several = min(len(heldout), len(train)) > 1
+    error = float((heldout.var() / len(heldout) + train.var() / len(train)).sqrt()) if several else None
+    return Value(float(heldout.mean() - train.mean()), error=error, num_fake=len(heldout),
+                 note="held-out less training images: 0 for a generator that knows no image better than its like")  # fmt: skip

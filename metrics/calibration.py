@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.alterations import COPIES
-from metrics.measure import Features, Protocol, Sets, measure
+from metrics.alterations import COPIES, SPOILT
+from metrics.interface import Features, Protocol, Sets
+from metrics.measure import measure
+from metrics.table import chosen
 
 SEED = 0  # of the draws: calibration belongs to the real images, not to the samples
 SPLITS = 5
@@ -82,7 +84,7 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
             f"as many of the samples as are held out, mean of {SPLITS} draws", n, h,
             *_over([values(sets._replace(fake=some(h))) for _ in range(SPLITS)]))
     if altered:
-        answer |= _changed_copies(sets, protocol, metrics, altered) | _spoilt(sets, protocol, splits, altered)
+        answer |= _changed_copies(sets, protocol, metrics, altered) | _spoilt(sets, protocol, metrics, altered, splits)
     return answer
 
 
@@ -95,21 +97,23 @@ def _changed_copies(sets: Sets, protocol: Protocol, metrics: list[str], altered:
         values = _values(sets._replace(fake=_part(altered.copies, rows)), protocol, chosen)
         return Calibration(meaning, _count(sets.real), len(rows), values)
 
+    tried = [metric.key for metric in chosen(metrics, altered=COPIES)]
     everyone = torch.arange(len(altered.ways))
     rows = {name: everyone[altered.ways == number] for number, name in enumerate(COPIES)}
     together = f"what a generator would score that repeats real images, each changed in one way of {', '.join(COPIES)}"
     return {"changed_copy": scored(everyone, metrics, together)} | {
-        f"changed_copy, {name}": scored(index, ["copying"], f"those changed by {name}") for name, index in rows.items() if len(index)}
+        f"changed_copy, {name}": scored(index, tried, f"those changed by {name}") for name, index in rows.items() if len(index)}
 
 
-def _spoilt(sets: Sets, protocol: Protocol, splits: Splits, altered: Altered) -> dict[str, Calibration]:
-    """Return the precision of spoilt images among one half of the real ones, for every way of spoiling.
+def _spoilt(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered, splits: Splits) -> dict[str, Calibration]:
+    """Return what spoilt images score in the place of one half of the real ones, for every way of spoiling.
 
     The images that they were made of are half among these, as those are that a generator's samples come of.
     """
     answer, half = {}, len(splits[0][0])
+    tried = [metric.key for metric in chosen(metrics, altered=SPOILT)]
     for name, features in altered.spoilt.items():
-        draws = [_values(Sets(_part(sets.real, first), features), protocol, ["pr"]) for first, _ in splits]
+        draws = [_values(Sets(_part(sets.real, first), features), protocol, tried) for first, _ in splits]
         answer[f"spoilt, {name}"] = Calibration(
             f"real images {name} in the place of the other half, mean of {SPLITS} splits", half, _count(features), *_over(draws))
     return answer

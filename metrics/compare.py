@@ -5,8 +5,9 @@ import math
 from pathlib import Path
 
 from errors import UserError
+from metrics.document import SCHEMA
 from metrics.frechet import jackknife_error
-from metrics.report import SCHEMA, aligned, printed_name, printed_value
+from metrics.report import aligned, printed_name, printed_value
 
 CLEARLY = 2  # standard errors of the difference
 

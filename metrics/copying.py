@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metrics.interface import Comparison, Value, share, too_few
 from metrics.prdc import nearest_distances, nearest_other_distances
 
 MINIMUM = 20  # training images, for a 5th percentile; and held-out images, for a test against them
@@ -22,6 +23,19 @@ SHIFTS = (-3 / 64, -1.5 / 64, 0.0, 1.5 / 64, 3 / 64)  # as shares of the image, 
 ZOOMS = (-0.1, 0.0, 0.1)
 EQUAL = 0.1  # levels, below which a difference is rounding
 CHUNK = 256
+
+
+def measure(seen: Comparison, thumbnails: Comparison) -> list[Value]:
+    """Return the copy rate, the one between thumbnails, AuthPct and C_T."""
+    real, fake, mirror, m = seen.real, seen.fake, seen.mirror, len(seen.fake)
+    heldout = real[:0] if seen.heldout is None else seen.heldout
+    test = copying_test(real, fake, heldout, mirror)
+    return [share(copy_rate(real, fake, mirror), m,
+                  f"needs at least {MINIMUM} real images, most of them different in these features"),
+            share(thumbnail_copy_rate(thumbnails.real, thumbnails.fake), m,
+                  f"needs {MINIMUM} to {MOST_THUMBNAILS} real images, most of them different at this size"),
+            share(authentic_share(real, fake), m, too_few(2, "the side of the reals")),
+            Value(test, None if test is not None else f"needs at least {MINIMUM} held-out images ({len(heldout)} here)")]  # fmt: skip
 
 
 def copy_rate(real: Tensor, fake: Tensor, mirror: Tensor | None = None) -> float | None:

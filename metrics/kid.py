@@ -5,8 +5,19 @@ import math
 import torch
 from torch import Tensor
 
+from metrics.interface import Comparison, Value, too_few
+
+
 MINIMUM = 2  # images a side: the U-statistic needs a pair
 CHUNK = 1024
+
+
+def measure(seen: Comparison) -> list[Value]:
+    """Return KID with its jackknife error."""
+    if min(len(seen.real), len(seen.fake)) < MINIMUM:
+        return [Value(None, too_few(MINIMUM, "either side"))]
+    value, error = kernel_distance(seen.real, seen.fake)
+    return [Value(value, error=error)]
 
 
 def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float | None]:

@@ -4,14 +4,55 @@ Both come from one pass over the samples. Perceptual distances are squared dista
 sums are enough and no sample is kept.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from metrics.images import digest
+from metrics.interface import Context, Value, mean
 from models.perceptual import Embedding
 from models.pixels import to_float
 from models.precision import true_fp32
 
 QUERY_BATCH = 16
+MOST_CLUSTERS = 500  # training images, beyond which intra-LPIPS (a few-shot measure) would take too much memory
+
+
+class Recall(NamedTuple):
+    """Perceptual distances of samples to training images, and to some held-out ones after these."""
+
+    distances: Tensor  # (M, n + h)
+
+
+def work(context: Context) -> int:
+    """Return the work in passes of one image through one network."""
+    return context.samples.count if len(context.reals.images) <= MOST_CLUSTERS else 0
+
+
+def measure(context: Context) -> list[Value]:
+    """Return intra-LPIPS, leaving a `Recall`."""
+    reals, n = context.reals, len(context.reals.images)
+    if n > MOST_CLUSTERS:
+        return [Value(None, f"a few-shot measure, taken of at most {MOST_CLUSTERS} training images")]
+    queries = torch.cat([reals.images, reals.heldout[reals.queries]])
+    found = context.sweep("neighbours", lambda embed: NeighbourPass(embed, context.device, queries, n),
+                          queries=digest(queries), clusters=n)  # fmt: skip
+    context.material.append(Recall(found["distances"]))
+    return [intra_distance(found["spread"], found["members"])]
+
+
+def intra_distance(spread: Tensor, members: Tensor) -> Value:
+    """Return intra-LPIPS: the mean over training images of how far the samples nearest to it lie apart (Ojha et al. 2021).
+
+    `spread` and `members` (n,) are those of `NeighbourPass`. Clusters of fewer than two samples are left out of the mean
+    and counted in the note.
+    """
+    kept = spread[members >= 2]
+    if not len(kept):
+        return Value(None, "no training image has two samples nearest to it")
+    left_out = len(spread) - len(kept)
+    return mean(kept)._replace(note=f"{left_out} of {len(spread)} training images have fewer than two samples nearest to them")
 
 
 class NeighbourPass:

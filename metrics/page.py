@@ -12,9 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from metrics import report
+from metrics.backtracking import Backtrack
 from metrics.copying import PERCENTILE
-from metrics.evaluation import Backtrack, Evaluation, Reals
+from metrics.document import write
+from metrics.evaluation import Evaluation
 from metrics.images import Images
+from metrics.interface import Reals
+from metrics.measure import number_of
+from metrics.neighbours import Recall
+from metrics.paths import Strips
 from metrics.prdc import nearest_distances, nearest_other_distances
 
 MAX_SIDE = 96       # pixels of a picture on the page; larger ones are reduced for it
@@ -25,7 +31,6 @@ RECALL_ROWS = 24    # real images beside their nearest samples
 RECALL_SAMPLES = 6
 STRIPS = 8
 BINS = 30
-BARS = ("fid", "fd_", "precision", "recall", "coverage", "copy_rate", "authpct")  # beginnings of what is drawn as bars
 CURVES = (  # of the run: title, kind of row, values
     ("Loss of the matched samples", "train", ("loss",)),
     ("Energy distance to the training images", "score", ("energy_distance",)),
@@ -59,8 +64,8 @@ class Chart(NamedTuple):
     y_axis: tuple[str, str]
 
 
-def write_page(folder: Path, document: dict, found: Evaluation, samples: Images, reals: Reals, run: Path | None) -> None:
-    """Write report.html into `folder`; `document` is the contents of metrics.json, `run` a run folder with its curves."""
+def write_page(out: Path, document: dict, found: Evaluation, samples: Images, reals: Reals, run: Path | None) -> None:
+    """Write report.html into `out`; `document` is the contents of metrics.json, `run` a run folder with its curves."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("metrics", "."), autoescape=True, undefined=StrictUndefined,
@@ -71,12 +76,12 @@ def write_page(folder: Path, document: dict, found: Evaluation, samples: Images,
         document=document, rows=report.rows(found.measured, found.calibration),
         legend=report.legend(found.measured, found.calibration), bars=_bars(document),
         sheet=[_picture(image, f"sample {i}") for i, image in enumerate(samples.pick(list(range(min(SHEET, samples.count)))))],
-        nearest=_nearest(distances, samples, reals) if distances else [], recall=_recall(found, samples, reals),
-        histogram=_histogram(distances) if distances else None, strips=_strips(found),
-        backtracks=[(each.name, _backtracked(each, reals)) for each in found.backtracks], curves=_curves(run) if run else [],
+        nearest=_nearest(distances, samples, reals) if distances else [], recall=[row for each in found.of(Recall) for row in _recall(each, samples, reals)],
+        histogram=_histogram(distances) if distances else None, strips=[row for each in found.of(Strips) for row in _strips(each)],
+        backtracks=[(each.name, _backtracked(each, reals)) for each in found.of(Backtrack)], curves=_curves(run) if run else [],
         provenance=json.dumps({key: document[key] for key in document if key not in ("metrics", "calibration", "verdict", "warnings")},
                               indent=2))  # fmt: skip
-    report.write(folder / "report.html", text)
+    write(out / "report.html", text)
 
 
 class _Distances(NamedTuple):
@@ -117,14 +122,12 @@ def _nearest(distances: _Distances, samples: Images, reals: Reals) -> list[Row]:
     return rows
 
 
-def _recall(found: Evaluation, samples: Images, reals: Reals) -> list[Row]:
+def _recall(found: Recall, samples: Images, reals: Reals) -> list[Row]:
     """Return real images beside the samples nearest to them, the best reached first; held-out images if there are any."""
-    if found.recall is None:
-        return []
     n = len(reals.images)
-    held = found.recall.shape[1] > n
-    columns, images, name = ((found.recall[:, n:], reals.heldout[reals.queries], "held-out") if held
-                             else (found.recall, reals.images, "training"))  # fmt: skip
+    held = found.distances.shape[1] > n
+    columns, images, name = ((found.distances[:, n:], reals.heldout[reals.queries], "held-out") if held
+                             else (found.distances, reals.images, "training"))  # fmt: skip
     order = columns.amin(dim=0).argsort().tolist()
     count = min(RECALL_ROWS, len(order))
     rows = []
@@ -138,13 +141,11 @@ def _recall(found: Evaluation, samples: Images, reals: Reals) -> list[Row]:
     return rows
 
 
-def _strips(found: Evaluation) -> list[Row]:
+def _strips(found: Strips) -> list[Row]:
     """Return interpolations evenly spread from the steadiest to the one with the greatest jump, every other frame."""
-    if found.strips is None:
-        return []
     order = found.jump_ratios.argsort().tolist()
     chosen = [order[i * (len(order) - 1) // (STRIPS - 1)] for i in range(STRIPS)]
-    return [Row([_picture(frame, f"frame {2 * i}") for i, frame in enumerate(found.strips[strip][::2])],
+    return [Row([_picture(frame, f"frame {2 * i}") for i, frame in enumerate(found.images[strip][::2])],
                 f"longest step {found.jump_ratios[strip]:.1f} times the mean") for strip in chosen]  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def _bars(document: dict) -> list[tuple[str, list[tuple[str, str, float]]]]:
     """Return for every metric that has a bar chart: label, printed value and share of the greatest, of each comparison."""
     charts = []
     for name, number in document["metrics"].items():
-        if not name.startswith(BARS) or number["value"] is None:
+        if not number_of(name).chart or number["value"] is None:
             continue
         beside = {column: document["calibration"].get(key) for column, key in report.BESIDE.items()}
         values = {"these samples": number["value"]} | {column: each["values"].get(name) for column, each in beside.items() if each}

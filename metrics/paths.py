@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from metrics.interface import SEED, Context, Decoder, Value, mean
 from models.interpolation import slerp
 from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8
@@ -22,13 +23,41 @@ NUM_STRIPS = 32
 FRAMES = 17        # of a strip, both ends included
 
 
-class Decoder(NamedTuple):
-    """A generator as these measures see it: float latents (B, latent_dim) to images near [-1, 1], with gradients."""
+class Strips(NamedTuple):
+    """Interpolations, and the longest step of each over its mean step."""
 
-    generator: nn.Module
-    latent_dim: int
-    device: torch.device
-    identity: dict  # what decides its pixels, for the cache
+    images: Tensor       # uint8 (K, F, 3, H, W)
+    jump_ratios: Tensor  # (K,)
+
+
+def length_work(_: Context) -> int:
+    """Return the work in passes of one image through one network."""
+    return 2 * NUM_STEPS
+
+
+def measure_length(context: Context) -> list[Value]:
+    """Return the perceptual path length."""
+    kept = context.decode("path lengths", length_work(context), lambda: {
+        "lengths": step_lengths(context.decoder, context.embedding(), SEED, context.progress.advance)},
+        steps=NUM_STEPS, epsilon=EPSILON)  # fmt: skip
+    value, error = path_length(kept["lengths"])
+    note = f"arcs in z, epsilon {EPSILON:g}, longest and shortest {TRIMMED:.0%} left out"
+    return [Value(value, error=error, note=note, num_fake=NUM_STEPS)]
+
+
+def jumps_work(_: Context) -> int:
+    """Return the work in passes of one image through one network."""
+    return NUM_STRIPS * FRAMES
+
+
+def measure_jumps(context: Context) -> list[Value]:
+    """Return the mean jump ratio of interpolations, leaving them as `Strips`."""
+    kept = context.decode("interpolations", jumps_work(context), lambda: dict(zip(
+        ("strips", "distances"), strips(context.decoder, context.embedding(), SEED, context.progress.advance))),
+        strips=NUM_STRIPS, frames=FRAMES)  # fmt: skip
+    ratios = jump_ratios(kept["distances"])
+    context.material.append(Strips(kept["strips"], ratios))
+    return [mean(ratios)._replace(num_fake=NUM_STRIPS)]
 
 
 def step_lengths(decoder: Decoder, embed: Embedding, seed: int, advance: Callable[[int], None]) -> Tensor:

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from metrics.interface import Comparison, Value, share, too_few
+
 NEIGHBOURS = 3
 MINIMUM = NEIGHBOURS + 1  # images that a side needs for its radii
 CHUNK = 1024
@@ -12,6 +14,17 @@ CHUNK = 1024
 # and a neighbour that lies exactly on a radius counts as inside however the products were summed.
 ROUNDING = 1e-12
 TIE = 1e-9
+
+
+def measure(seen: Comparison) -> list[Value]:
+    """Return precision, recall, density, coverage and the share of real images reached, of the fakes that the protocol takes."""
+    real, fake = seen.real, seen.fake[:seen.protocol.manifold_samples]
+    precision, recall, density, coverage = prdc(real, fake, strict=seen.protocol.strict).values()
+    few = too_few(MINIMUM, "the side of the reals")
+    values = [share(precision, len(fake), few), share(recall, len(real), too_few(MINIMUM, "the side of the fakes")),
+              Value(density, few if density is None else None), share(coverage, len(real), few),
+              share(reached(real, fake), len(real), few)]  # fmt: skip
+    return [value._replace(num_fake=len(fake)) for value in values]
 
 
 def prdc(real: Tensor, fake: Tensor, *, strict: bool = False) -> dict[str, float | None]:
@@ -53,14 +66,6 @@ def nearest_distances(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 def nearest_other_distances(features: Tensor, neighbours: int = 1) -> Tensor:
     """Return every image's distance to its k-th nearest other image (N,), in float64."""
     return _squared_radii(features, neighbours).sqrt()
-
-
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95% interval of a share seen in `count` images (Wilson 1927)."""
-    centre = share + z * z / (2 * count)
-    width = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max((centre - width) / scale, 0.0), min((centre + width) / scale, 1.0)
 
 
 def _inside(points: Tensor, centres: Tensor, strict: bool) -> tuple[Tensor, Tensor]:

@@ -3,18 +3,19 @@
 from dataclasses import replace
 
 from metrics.features import NETWORKS
-from metrics.measure import Measurement
+from metrics.interface import Measurement
 from models.perceptual import WEIGHTS_OF
 
 
 def trained_on(network: str, config: dict) -> tuple[str, ...]:
     """Return the settings by which a run was trained on the weights of a network, or of some of its layers.
 
-    `network` is a feature network or a perceptual distance, `config` the run's whole configuration.
+    `network` is a feature network or a perceptual distance. `config` is the run's whole configuration: whatever its method,
+    a setting trains on a perceptual distance by holding its name.
     """
     weights = _weights(network)
-    chosen = {"loss.perceptual": config["loss"]["perceptual"], "imle.features": config["imle"]["features"]}
-    return tuple(setting for setting, name in chosen.items() if name != "loss" and weights & set(WEIGHTS_OF[name]))
+    settings = {f"{section}.{key}": value for section, part in config.items() if isinstance(part, dict) for key, value in part.items()}
+    return tuple(setting for setting, value in settings.items() if isinstance(value, str) and weights & set(WEIGHTS_OF.get(value, ())))
 
 
 def marked(measured: dict[str, Measurement], config: dict | None) -> dict[str, Measurement]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from metrics import backtracking
 from metrics.backtracking import NUM_LATENTS, PIXEL_WEIGHT, backtrack, passes, to_nearest
-from metrics.paths import Decoder
+from metrics.interface import Decoder
 from models.perceptual import load_embedding, squared_distance
 from models.pixels import to_float, to_uint8
 

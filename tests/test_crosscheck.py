@@ -19,6 +19,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.sample_similarity_base import SampleSimilarityBase
 
 from metrics import features, frechet, kid, paths, prdc
+from metrics.interface import Decoder
 from metrics.neighbours import NeighbourPass
 from models.interpolation import slerp
 from models.perceptual import Embedding
@@ -223,7 +224,7 @@ def test_path_length_equals_torch_fidelity(monkeypatch):
     """
     count, latent_dim = 1000, 16
     monkeypatch.setattr(paths, "NUM_STEPS", count)
-    decoder = paths.Decoder(Painter(latent_dim), latent_dim, torch.device("cpu"), {})
+    decoder = Decoder(Painter(latent_dim), latent_dim, torch.device("cpu"), {})
     ours = paths.step_lengths(decoder, Embedding(None, pixel_weight=1.0), seed=3, advance=lambda number: None)
 
     generator = torch.Generator().manual_seed(3)

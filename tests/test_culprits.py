@@ -13,8 +13,9 @@ from PIL import Image, ImageFilter
 from data import load_images
 from metrics.alterations import SPOILT, changed_copies
 from metrics.cache import Cache
-from metrics.evaluation import Evaluator, Reals
+from metrics.evaluation import Evaluator
 from metrics.images import Images
+from metrics.interface import Reals
 from metrics.measure import protocol_of
 from metrics.verdict import verdict
 from test_evaluate import ROOT
@@ -101,7 +102,7 @@ def court(request, tmp_path_factory):
         held = None if heldout is None else Images.of_tensor("held-out", heldout)
         reals = Reals(real, real[:0] if heldout is None else heldout, Images.of_tensor("real", real), held, None)
         evaluator = Evaluator(protocol, metrics, device="cpu", cache=cache, num_backtracked=1)
-        found = evaluator([Images.of_tensor("samples", samples)], reals, None, None)
+        found = evaluator([Images.of_tensor("samples", samples)], reals, "images alone")
         return verdict(found.measured, found.calibration)
 
     return real, fresh, judge

@@ -29,7 +29,7 @@ from methods import open_sampler
 from metrics import backtracking, page, paths
 from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
-from metrics.measure import Sets
+from metrics.interface import Sets
 from models import weights
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +122,19 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     again = numbers(tmp_path / "again")
     assert document.pop("timing").keys() == again.pop("timing").keys()
     assert again == document
+
+
+def test_a_method_without_a_generator_says_why_its_numbers_are_missing(run, tmp_path, monkeypatch, capsys):
+    def without(*words):
+        sampler = open_sampler(*words)
+        sampler.drawing = sampler.drawing._replace(generator=None, latent_dim=None, why="a diffusion model can invert any image")
+        return sampler
+
+    monkeypatch.setattr("methods.open_sampler", without)
+    main(run, "--features", "effnet-lite0", "--metrics", "kid,ppl,jumps,backtracking", "--num-samples", 9, "--out", tmp_path)
+    skipped = {name: number["reason"] for name, number in numbers(tmp_path)["metrics"].items() if number["value"] is None}
+    assert skipped == dict.fromkeys([f"{name}_effnetlite0" for name in ("ppl", "jump_ratio", "backtrack_train")], "a diffusion model can invert any image")
+    assert "ppl_effnetlite0 was not computed: a diffusion model can invert any image" in capsys.readouterr().out
 
 
 def test_numbers_go_to_stdout_and_progress_to_stderr(run, tmp_path):

@@ -27,7 +27,9 @@ from metrics import measure, report, teacher
 from metrics.calibration import calibrate
 from metrics.compare import compare
 from metrics.features import NETWORKS, FeaturePass
-from metrics.measure import OFFLINE_JUDGES, PROTOCOLS, Sets
+from metrics.interface import Sets
+from metrics.measure import NUMBERS, OFFLINE_JUDGES, PROTOCOLS
+from metrics.table import FID, KID
 from metrics.verdict import verdict
 from models import efficientnet_lite, weights
 from models.perceptual import load_embedding
@@ -112,9 +114,9 @@ def test_no_recipe_is_scored_by_its_teacher_unasked(recipe):
 def test_names_belong_to_the_network():
     for name in OFFLINE_JUDGES:
         suffix = PROTOCOLS["default", name].suffix
-        assert suffix == f"_{name.replace('-', '')}" and f"kd{suffix}" in measure.KERNELS and f"fd{suffix}" in measure.FRECHETS
+        assert suffix == f"_{name.replace('-', '')}" and NUMBERS[f"kd{suffix}"] is KID and NUMBERS[f"fd{suffix}"] is FID
         assert report.printed_name(f"fd{suffix}", 1000) == f"fd{suffix}_1k" and report.printed_name(f"kd{suffix}", 9) == f"kd{suffix} (x1000)"
-    assert len(measure.SUFFIXES) == len(set(measure.SUFFIXES)) == 3
+    assert len({protocol.suffix for protocol in PROTOCOLS.values()}) == 3
 
 
 @pytest.mark.parametrize("fake", [normal(60, 12).repeat(5, 1), normal(300, 12, seed=1), normal(300, 12, seed=1) + 8], ids=["copier", "fresh", "far"])
@@ -246,8 +248,8 @@ def test_a_folder_of_images_has_no_known_teacher(images, evaluate, tmp_path):
 def test_perceptual_distances_are_marked_as_the_teachers_too(run_of, evaluate, tmp_path, monkeypatch):
     """LPIPS judges by default; here pixels stand in for it, whose weights need no download."""
     monkeypatch.setattr("models.weights.require", lambda *keys: dict.fromkeys(keys))
-    monkeypatch.setattr("metrics.evaluation.sha256_of", lambda key: key)
-    monkeypatch.setattr("metrics.evaluation.load_embedding", lambda name, weight: load_embedding("pixels", weight))
+    monkeypatch.setattr("metrics.interface.sha256_of", lambda key: key)
+    monkeypatch.setattr("metrics.interface.load_embedding", lambda name, weight: load_embedding("pixels", weight))
     for name, settings in (("lpips-vgg", ["loss.perceptual"]), ("effnet-lite0", [])):
         printed, document, _ = evaluate(run_of(name, name), tmp_path / f"out-{name}", "--metrics", "intra_lpips,jumps")
         assert list(document["metrics"]) == ["intra_lpips", "jump_ratio"]

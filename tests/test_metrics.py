@@ -14,12 +14,13 @@ from torch import nn
 
 from data import is_generated, read_generated
 from errors import UserError
-from metrics import features, frechet, kid, measure, prdc, pytorch_fid_bridge, report
+from metrics import document, features, frechet, interface, kid, measure, prdc, pytorch_fid_bridge, report
 from metrics.cache import Cache
 from metrics.calibration import calibrate
 from metrics.features import FeaturePass, resize_to_224
 from metrics.images import Images, Request, sweep
-from metrics.measure import PROTOCOLS, Measurement, Sets
+from metrics.interface import Measurement, Sets
+from metrics.measure import PROTOCOLS, networks_of
 from metrics.progress import Progress
 from metrics.verdict import verdict
 from models import weights
@@ -93,7 +94,7 @@ def test_exact_distance_equals_the_matrix_root(n, m, dimension):
     exact = frechet.frechet_distance(real, fake)
     library = pytorch_fid_bridge.library_distance(real, fake)
     assert abs(exact - library) < 1e-3 * max(1, library)
-    assert measure.disagreement({"fid": number(library), "fid_exact": number(exact)}) is None
+    assert report.disagreement({"fid": number(library), "fid_exact": number(exact)}) is None
 
 
 def test_exact_distance_of_known_gaussians():
@@ -181,9 +182,9 @@ def test_prdc_counts_ties_and_duplicates_as_inside():
 
 
 def test_wilson_interval_of_a_textbook_case():
-    assert prdc.wilson_interval(0.1, 10) == pytest.approx((0.0179, 0.4042), abs=1e-4)
-    assert prdc.wilson_interval(1.0, 100) == pytest.approx((0.963, 1), abs=1e-3)
-    assert prdc.wilson_interval(0.0, 100)[0] == 0
+    assert interface.wilson_interval(0.1, 10) == pytest.approx((0.0179, 0.4042), abs=1e-4)
+    assert interface.wilson_interval(1.0, 100) == pytest.approx((0.963, 1), abs=1e-3)
+    assert interface.wilson_interval(0.0, 100)[0] == 0
 
 
 # toy truths
@@ -272,7 +273,7 @@ def test_too_few_images_give_none_with_a_reason(n, m, tmp_path):
     assert (measured["fid_exact"].value is None) == (min(n, m) < 2)
     assert (measured["precision"].value is None) == (n < 4)
     assert (measured["recall"].value is None) == (m < 4)
-    report.write_numbers(tmp_path, report.numbers_record(measured, calibration))  # refuses NaN
+    document.write_numbers(tmp_path, document.numbers_record(measured, calibration))  # refuses NaN
     assert "nan" not in report.text(measured, calibration, verdict(measured, calibration), []).lower()
 
 
@@ -286,7 +287,7 @@ def test_names_say_which_network_and_what_is_comparable():
     assert list(published) == ["fid", "fid_exact", "kid", "precision", "recall", "density", "coverage", "reached"]
     assert published["fid"].comparable_with_published and published["kid"].comparable_with_published
     assert not measure.measure(Sets(reals, {"inception": fake}), INCEPTION, ["fid"])["fid"].comparable_with_published
-    assert INCEPTION.networks(["fid", "kid"]) == ["inception"] and EFFNET.networks(ALL) == ["effnet-lite0"]
+    assert networks_of(INCEPTION, ["fid", "kid"]) == ["inception"] and networks_of(EFFNET, ALL) == ["effnet-lite0"]
 
 
 def test_table_is_aligned_and_warnings_are_said():
@@ -321,10 +322,10 @@ def test_repeats_are_told_by_mean_spread_and_least():
 
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path):
-    path = report.write_numbers(tmp_path, {"fid": 1.0})
+    path = document.write_numbers(tmp_path, {"fid": 1.0})
     before = path.read_bytes()
     with pytest.raises(ValueError):
-        report.write_numbers(tmp_path, {"fid": math.nan})
+        document.write_numbers(tmp_path, {"fid": math.nan})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -332,7 +333,7 @@ def test_pytorch_fid_reads_our_statistics_of_the_real_images(tmp_path):
     from pytorch_fid.fid_score import calculate_frechet_distance, compute_statistics_of_path
 
     real, fake = normal(30, 8), normal(50, 8, seed=1)
-    report.write_statistics(tmp_path, real)
+    document.write_statistics(tmp_path, real)
     statistics = compute_statistics_of_path(str(tmp_path / "features_real.npz"), None, 1, 8, "cpu")
     rows = fake.numpy().astype(np.float64)
     theirs = calculate_frechet_distance(*statistics, rows.mean(axis=0), np.cov(rows, rowvar=False))

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from metrics import neighbours
-from metrics.measure import intra_distance
-from metrics.neighbours import NeighbourPass
+from metrics.neighbours import NeighbourPass, intra_distance
 from models.perceptual import Embedding, load_embedding, squared_distance
 from models.pixels import to_float
 
@@ -106,24 +105,24 @@ def test_identical_samples_have_no_spread(embed, queries, near, count):
 
 
 def test_intra_distance_is_the_mean_over_clusters_of_two_and_more():
-    measurement = intra_distance(torch.tensor([1.0, 4.0, math.nan, math.nan]), torch.tensor([2, 5, 1, 0]), 8)
-    assert (measurement.value, measurement.num_real, measurement.num_fake, measurement.better) == (2.5, 4, 8, "higher")
+    measurement = intra_distance(torch.tensor([1.0, 4.0, math.nan, math.nan]), torch.tensor([2, 5, 1, 0]))
+    assert measurement.value == 2.5
     assert measurement.error == pytest.approx(1.5)  # of two values: half of what they lie apart
     assert measurement.note.startswith("2 of 4 training images")
 
 
 def test_intra_distance_of_one_cluster_has_no_error():
-    measurement = intra_distance(torch.tensor([math.nan, 0.5]), torch.tensor([0, 2]), 2)
+    measurement = intra_distance(torch.tensor([math.nan, 0.5]), torch.tensor([0, 2]))
     assert (measurement.value, measurement.error, measurement.reason) == (0.5, None, None)
 
 
 def test_intra_distance_without_clusters_is_none_with_a_reason():
-    measurement = intra_distance(torch.full((3,), math.nan), torch.tensor([1, 0, 1]), 2)
+    measurement = intra_distance(torch.full((3,), math.nan), torch.tensor([1, 0, 1]))
     assert measurement.value is None and "two samples" in measurement.reason
 
 
 def test_intra_distance_of_a_pass(embed, queries, samples):
     found = measured(embed, queries, samples)
-    measurement = intra_distance(found["spread"], found["members"], len(samples))
+    measurement = intra_distance(found["spread"], found["members"])
     assert measurement.value == pytest.approx(found["spread"][:2].mean().item())
     assert measurement.note.startswith("2 of 4 training images")

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from metrics import paths
-from metrics.paths import FRAMES, NUM_STEPS, NUM_STRIPS, Decoder, jump_ratios, path_length, step_lengths, strips
+from metrics.interface import Decoder
+from metrics.paths import FRAMES, NUM_STEPS, NUM_STRIPS, jump_ratios, path_length, step_lengths, strips
 from models.interpolation import slerp
 from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from metrics.calibration import Altered, Calibration, calibrate
-from metrics.measure import PROTOCOLS, Measurement, Sets, measure
+from metrics.interface import Measurement, Sets
+from metrics.measure import PROTOCOLS, measure
 from metrics.verdict import verdict
 
 EFFNET = PROTOCOLS["default", "effnet-lite0"]
