@@ -127,14 +127,17 @@ def load_images(
             progress(done, len(found.images))
     names = list(kept.values())
     report = notes.report(found, len(names), resolution)
-    if len(names) < minimum:
-        raise UserError(
-            f"data.path: {path} gives {_count(len(names), 'usable image')} and at least {minimum} are needed "
-            f"({'; '.join(report[:2])}); add or mend images")
+    _check_enough(path, len(names), minimum, report)
     pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: gives the unused memory back without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
     fingerprint = _fingerprint(pixels, names, transform)
     return ImageSet(torch.from_numpy(pixels), names, report, fingerprint, files=names, duplicates=notes.duplicates, transform=transform)
+
+
+def _check_enough(path: str | os.PathLike, num: int, minimum: int, report: list[str]) -> None:
+    if num < minimum:
+        raise UserError(f"data.path: {path} gives {_count(num, 'usable image')} and at least {minimum} are needed "
+                        f"({'; '.join(report[:2])}); add or mend images")
 
 
 def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:

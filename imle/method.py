@@ -138,6 +138,7 @@ class Imle:
         return {
             "parameters": f"{sum(p.numel() for p in self.generator.parameters()):,}",
             "an image": f"{counter.get_total_flops() / 2e9:.3f} GMAC forward",
+            "a pool": f"{self.refresher.pool_size:,} candidates",
             "cached targets": f"{self.targets.map_bytes / 1e9:.2f} GB{over}",
         }
 
@@ -152,7 +153,7 @@ class Imle:
 
         epochs = max(1, settings.staleness if settings.match == "adaptive" else settings.refresh_epochs)
         return {"a step": Work(lambda: self.pull(index, 0), self.learner.steps_per_epoch),
-                f"a refresh, of {self.refresher.pool_size} candidates": Work(match, 1 / epochs, settings.pool_batch / self.refresher.pool_size)}
+                "a refresh": Work(match, 1 / epochs, settings.pool_batch / self.refresher.pool_size)}
 
     def check(self, step: int, weights: bool = False) -> None:
         """Raise Diverged if something was not finite before `step`, with `weights` also in the weights."""

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "training", "imle", "models", "metrics", "lab")
 SCRIPTS = ("train.py", "sample.py", "evaluate.py")
 # What of our own each may import, besides itself.
 MAY_IMPORT = {
-    "scripts": {"data", "imle", "training", "models", "metrics", "errors"},
+    "scripts": {"methods", "data", "training", "models", "metrics", "errors"},
     "data": {"errors"},
     "imle": {"training", "models", "errors"},
     "training": {"models", "errors"},
     "models": {"errors"},
     "metrics": {"models", "errors"},
-    "lab": {"data", "imle", "training", "models", "metrics", "errors"},
+    "lab": {"methods", "data", "imle", "training", "models", "metrics", "errors"},
+    "methods": {"training", "errors"},  # and every method, by its name
     "errors": set(),
 }
 LAZY = ("lpips", "pytorch_fid", "dciknn_cuda", "tensorboard", "jinja2")  # imported in one module at most, in a function
@@ -26,7 +29,7 @@ STANDARD = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "s
             "jinja2": "jinja2", "matplotlib": "matplotlib"}  # module -> requirement
 OPTIONAL = {"dciknn_cuda"}  # asked for by name in a setting, and installed by hand
 
-FILES = [ROOT / "errors.py", *(ROOT / script for script in SCRIPTS),
+FILES = [ROOT / "errors.py", ROOT / "methods.py", *(ROOT / script for script in SCRIPTS),
          *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]  # fmt: skip
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -34,7 +37,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.rel
 
 def layer(path: Path) -> str:
     if path.parent == ROOT:
-        return "errors" if path.name == "errors.py" else "scripts"
+        return path.stem if path.stem in MAY_IMPORT else "scripts"
     return path.relative_to(ROOT).parts[0]
 
 
@@ -68,8 +71,18 @@ def called(node: ast.AST) -> str | None:
 
 @each_file
 def test_imports_run_one_way(path):
-    ours = roots(imports(TREES[path])) & {*PACKAGES, "errors", *(script.removesuffix(".py") for script in SCRIPTS), "tests"}
-    assert ours <= MAY_IMPORT[layer(path)] | {layer(path)}
+    ours = roots(imports(TREES[path])) & {*PACKAGES, "errors", "methods", *(script.removesuffix(".py") for script in SCRIPTS), "tests"}
+    named = {"imle"} if layer(path) == "methods" else set()  # which upgrades its own old checkpoints
+    assert ours <= MAY_IMPORT[layer(path)] | {layer(path)} | named
+
+
+def test_only_one_file_knows_the_methods_by_name():
+    """Beside it the laboratory may, whose experiments are about one."""
+    for path in FILES:
+        if layer(path) in ("scripts", "training", "data", "models", "metrics"):
+            names = {node.value for node in ast.walk(TREES[path]) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+            assert not names & set(METHODS), path
+            assert not re.search(r"\bmethod\s*[=!]=", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize("library", LAZY)
@@ -93,7 +106,8 @@ def test_figures_are_drawn_in_the_laboratory_alone_and_their_library_is_imported
 
 def test_a_sampler_imports_nothing_but_torch_numpy_and_pillow():
     """Follow the imports at the top of sample.py through our own modules."""
-    seen, waiting = set(), [ROOT / "sample.py"]
+    drawings = {ROOT / f"{parts.drawing.split(':')[0].replace('.', '/')}.py" for parts in METHODS.values()}  # imported by their names
+    seen, waiting = set(), [ROOT / "sample.py", *drawings]
     while waiting:
         path = waiting.pop()
         for name in {name for node in TREES[path].body if isinstance(node, (ast.Import, ast.ImportFrom)) for name in imports(node)}:
@@ -138,7 +152,17 @@ def test_everything_public_has_a_docstring(path):
 def test_functions_are_short(path):
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 70, node.name
+            assert node.end_lineno - node.lineno < 50, node.name
+
+
+@each_file
+def test_objects_have_few_attributes(path):
+    if layer(path) in ("training", "imle"):
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.ClassDef):
+                stored = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)
+                          and isinstance(part.value, ast.Name) and part.value.id == "self"}  # fmt: skip
+                assert len(stored) <= 15, node.name
 
 
 @each_file

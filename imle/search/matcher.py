@@ -69,7 +69,6 @@ class PoolMatcher:
         self._queries = Queries(targets, "targets")
         self._epsilon = as_radii(epsilon, targets)  # float64 (n, 1) or (1, 1)
         self._rejects = bool((self._epsilon > 0).any())
-        self._exact = search == "exact"
         self._search, self._generator = search, generator
         self._open_index()  # what is missing should be missed before a pool is generated
         assert ranks is None or self._exact
@@ -82,6 +81,10 @@ class PoolMatcher:
         self._sample = Sample(targets)
         self._seen = self._skipped = 0  # candidates offered here, and those before the next one that were not
         self._rejected = torch.zeros((), dtype=torch.int64, device=targets.device)
+
+    @property
+    def _exact(self) -> bool:
+        return self._search == "exact"
 
     def _open_index(self) -> NeighbourIndex:
         return open_index(self._search, None if self._generator is None else self._generator.clone_state())

@@ -1,0 +1,212 @@
+"""What every method keeps to: trained, stopped, resumed, sampled and scored by the commands, which know it by name alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import methods
+import sample
+import train
+from errors import UserError
+from methods import METHODS, Parts, load_config, open_sampler
+from test_golden import StoppedAfter
+from training import checkpoint
+from training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+TOY = {"toy": Parts("toy_method:Config", "toy_method:Linear", "toy_method:open_drawing")}
+SHARED = ["data.resolution=16", "train.batch_size=4", "train.epochs=8", "train.learning_rate=1e-2", "train.warmup_steps=0",
+          "log.sheet_epochs=4", "log.checkpoint_epochs=100", "log.num_scored=8"]  # fmt: skip
+TINY = {  # settings of each method: seconds, and some of all that it can do
+    "imle": ["loss.perceptual=pixels", "model.latent_dim=8", "model.style_dim=8", "model.channels=[16,16,8]", "model.blocks=[1,1,1]",
+             "imle.refresh_epochs=3", "imle.perturbation=1e-3"],
+    "toy": ["method=toy", "toy.latent_dim=5"],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    for name, parts in TOY.items():
+        monkeypatch.setitem(METHODS, name, parts)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:10]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture
+def run(images, monkeypatch, tmp_path):
+    """Return a function that trains by the command, to the end or for so many steps, and returns the run's folder."""
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("")
+
+    def trained(method: str, name: str = "run", steps: int = 10**9, words: tuple[str, ...] = ()) -> Path:
+        monkeypatch.setattr(train, "Signals", lambda: StoppedAfter(steps))
+        folder = tmp_path / f"{method}-{name}"
+        given = ["--config", str(empty), "--run", str(folder), "--device", "cpu", f"data.path={images}", *SHARED, *TINY[method], *words]
+        if steps < 24:  # of all
+            with pytest.raises(SystemExit):
+                train.main(given)
+        else:
+            train.main(given)
+        return folder
+
+    return trained
+
+
+def made(method: str, **train_settings) -> Trainer:
+    """Return an untrained trainer on ten images of noise."""
+    words = [*SHARED, *TINY[method], *(f"train.{key}={value}" for key, value in train_settings.items())]
+    config, cpu = load_config(None, words), torch.device("cpu")
+    images = torch.randint(256, (10, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    trainer = Trainer(config, methods.make(config, images, device=cpu), len(images), data={}, device=cpu)
+    trainer.write_to(Rows())
+    return trainer
+
+
+class Rows:
+    """Stand in for the log."""
+
+    def row(self, *_) -> None:
+        pass
+
+    def position(self) -> int:
+        return 0
+
+
+def rows(run: Path) -> list[dict]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+def flat(state: object, place: str = "") -> dict[str, object]:
+    """Return the leaves of nested dicts and lists by their place."""
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, (list, tuple)) else ()
+    return {place: state} if not items else {key: leaf for name, part in items for key, leaf in flat(part, f"{place}/{name}").items()}
+
+
+def assert_same(a: dict, b: dict) -> None:
+    one, other = ({key: leaf for key, leaf in flat(state).items() if key != "/log_position"} for state in (a, b))  # the log has seconds
+    assert one.keys() == other.keys()
+    for key, leaf in one.items():
+        assert torch.equal(leaf, other[key]) if isinstance(leaf, torch.Tensor) else leaf == other[key], key
+
+
+every_method = pytest.mark.parametrize("method", TINY)
+
+
+def test_every_method_is_here():
+    assert TINY.keys() == METHODS.keys()
+
+
+@every_method
+def test_it_learns_and_goes_on_bit_for_bit_where_it_was_stopped(method, run):
+    straight = run(method, "straight")
+    losses = [row["loss"] for row in rows(straight) if row["kind"] == "train"]
+    assert len(losses) == 8 and losses[-1] < 0.9 * losses[0]
+    for steps in (1, 7, 11):
+        stopped = run(method, "stopped", steps)
+    stopped = run(method, "stopped")
+    assert rows(stopped) == rows(straight)
+    for name in ("last.pt", "best.pt"):
+        assert_same(*(checkpoint.load(folder / "checkpoints" / name) for folder in (stopped, straight)))
+    assert {path.name for path in (straight / "samples").iterdir()} == {"step-0000000.png", "step-0000012.png", "step-0000024.png"}
+
+
+@every_method
+def test_a_seed_is_one_picture_and_an_export_draws_it(method, run, tmp_path):
+    folder = run(method)
+    sampler = open_sampler(folder)
+    whole = sampler.images(range(9))
+    assert whole.dtype == torch.uint8 and whole.shape == (9, 3, 16, 16) and len(whole.flatten(1).unique(dim=0)) == 9
+    assert torch.equal(torch.cat([sampler.images([8]), sampler.images([3, 0], batch_size=1)]), whole[[8, 3, 0]])
+    sample.main([str(folder), "--export", str(tmp_path / "x.pt"), "--out", str(tmp_path / "drawn"), "--num", "3"])
+    assert torch.equal(open_sampler(tmp_path / "x.pt").images(range(9)), whole)
+    state = checkpoint.load(tmp_path / "x.pt")
+    assert sorted(state) == ["config", "data", "format", "sampled", "selected_by", "step"] and state["config"]["method"] == method
+    assert len(list((tmp_path / "drawn").glob("seed*.png"))) == 3
+    if sampler.drawing.generator is not None:
+        assert torch.equal(sampler.decode(sampler.latents([4])), whole[[4]])
+    else:
+        with pytest.raises(UserError, match=sampler.drawing.why):
+            sampler.latents([4])
+
+
+@every_method
+def test_it_is_scored(method, run, tmp_path, capsys):
+    evaluate.main([str(run(method)), "--features", "effnet-lite0", "--metrics", "fid,copying", "--num-samples", "12", "--device", "cpu",
+                   "--out", str(tmp_path / "scores")])  # fmt: skip
+    assert "fd_effnetlite0" in capsys.readouterr().out
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["metrics"]["fd_effnetlite0"]["value"] > 0
+
+
+@every_method
+def test_a_loss_that_is_not_finite_changes_nothing(method):
+    trainer = made(method, learning_rate=1e-3)
+    trainer.advance()
+    before = flat(trainer.method.state_dict())
+    before = {key: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for key, leaf in before.items()}
+    broken = trainer.method.loss
+    trainer.method.loss = lambda *parts: tuple(loss * float("nan") for loss in broken(*parts))
+    with pytest.raises(UserError, match="the loss or its gradient is not finite at step 1, and the run was stopped before using it"):
+        trainer.advance()
+    assert trainer.step == 1
+    assert_same(before, flat(trainer.method.state_dict()))
+    with pytest.raises(UserError, match="not finite at step 1"):
+        trainer.save("last")
+
+
+@every_method
+def test_every_parameter_moves_and_so_does_what_is_sampled(method):
+    trainer = made(method)
+    weights = trainer.method.state_dict()["learner"]["network"]
+    still = {name: value.clone() for name, value in weights.items()}
+    average = {name: value.clone() for name, value in trainer.method.sampled().items()}
+    for _ in range(4):
+        trainer.advance()
+    assert not [name for name, value in trainer.method.state_dict()["learner"]["network"].items() if torch.equal(value, still[name])]
+    assert not [name for name, value in trainer.method.sampled().items() if torch.equal(value, average[name])]
+
+
+@every_method
+def test_its_jobs_can_be_timed_and_its_facts_told(method, images, tmp_path, capsys):
+    work = made(method).method.work()
+    assert "a step" in work and all(job.per_epoch > 0 and 0 < job.part for job in work.values())
+    for job in work.values():
+        job.job()
+    (tmp_path / "empty.yaml").write_text("")
+    train.main(["--config", str(tmp_path / "empty.yaml"), "--run", str(tmp_path / "none"), "--dry-run", "--device", "cpu",
+                f"data.path={images}", *SHARED, *TINY[method]])  # fmt: skip
+    said = capsys.readouterr().out
+    assert f"method: {method}\n" in said and "parameters" in said and all(f"\n{name}  " in said for name in work)
+
+
+def test_another_method_s_settings_are_refused_and_help_is_of_the_method_that_is_asked_for(tmp_path, capsys):
+    with pytest.raises(UserError, match="^toy: belongs to method=toy, and this run has method=imle; leave it out, or set method=toy$"):
+        load_config(None, ["toy.latent_dim=3"])
+    with pytest.raises(UserError, match="^imle: belongs to method=imle, and this run has method=toy"):
+        load_config(None, ["method=toy", "imle.search=dci"])
+    with pytest.raises(UserError, match="^method: 'gan' is not one of imle, toy$"):
+        load_config(None, ["method=gan"])
+    (tmp_path / "toy.yaml").write_text("method: toy\n")
+    for words, own, other in ((["method=toy"], "toy.latent_dim", "imle.match"), (["--config", str(tmp_path / "toy.yaml")], "toy.latent_dim", "model."),
+                              ([], "imle.match", "toy.")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            train.main([*words, "--help"])
+        said = capsys.readouterr().out
+        assert f"  {own}" in said and "  train.epochs" in said and f"  {other}" not in said
+
+
+def test_a_run_does_not_go_on_with_another_method(run):
+    folder = run("imle", steps=2)
+    shutil.move(folder, folder.with_name("toy-run"))
+    with pytest.raises(UserError, match="^method: this run began with 'imle' and cannot go on with 'toy'"):
+        run("toy", "run")
