@@ -90,6 +90,8 @@ def test_a_stopped_run_ends_where_an_undisturbed_one_does(cell, tmp_path, monkey
     one, same = (torch.load(Path(c.folder) / "checkpoints" / "last.pt", weights_only=True) for c in (cell, other))
     assert all(torch.equal(one["sampled"][name], same["sampled"][name]) for name in one["sampled"])
     assert cells.run(other, 5) == json.loads((Path(other.folder) / "curve.json").read_text())
+    logs = [(Path(c.folder) / "metrics.jsonl").read_text().splitlines() for c in (cell, other)]
+    assert logs[0] and [json.loads(row)["step"] for row in logs[0]] == [json.loads(row)["step"] for row in logs[1]]
 
 
 def without_seconds(point):
