@@ -28,7 +28,7 @@ def upgraded(state: dict) -> dict:
             network = {f"{name}.{key}": value for name in ("generator", "heads") for key, value in state[name].items()}
         learner = {"network": network} | {key: state[key] for key in ("optimizer", "usual_norms") if key in state}
         parts["method"] = {"learner": learner} | {key: state[key] for key in ("latents", "losses", "refreshes", "objective")}
-    kept = ("data", "step", "best", "log_position", "selected_by")
+    kept = ("data", "step", "best", "log_position", "selected_by", "cpu_seconds")  # the last is the laboratory's
     return {key: state[key] for key in kept if key in state} | parts
 
 

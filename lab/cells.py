@@ -1,71 +1,62 @@
 """One cell of the few-shot experiment: a method trained on a set from one seed for so many CPU-seconds, scored on its way.
 
-CPU-seconds are what a run is charged, because they move less than the clock on a machine that others use too. What a step
-and a refresh cost is measured beforehand, the methods taking turns; the number of epochs follows from that, and with it the
-end of the learning rate's schedule. What scoring costs is not charged.
+A run is charged CPU-seconds, which vary less than the clock on a shared machine. What the jobs of an epoch cost is measured
+beforehand, the methods taking turns; the number of epochs follows from that, and with it the end of the learning rate's
+schedule. Scoring is not charged.
 """
 
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import truediv
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+import methods
 from data import load_images, split_holdout
 from errors import UserError
-from training import checkpoint
-import methods
-from training.settings import resolution, to_dict, to_yaml
-from imle.settings import Config
-from training.runlog import RunLog
-from training.sampling import generate
-from training.sheets import grid, save_png
-from training.trainer import Trainer
 from metrics import copying, frechet, prdc
 from metrics.features import FeaturePass
 from metrics.measure import OFFLINE_JUDGES
 from metrics.teacher import trained_on
 from models.pixels import to_uint8
+from training import checkpoint
+from training.runlog import RunLog
+from training.settings import Settings, to_dict, to_yaml
+from training.sheets import grid, save_png
+from training.trainer import Trainer
+from training.transform import transform
 
 HELD_OUT = 0.25  # of a set that comes without held-out images
 POINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the budget, where a run is scored
 SAVES = 20  # checkpoints of a run
 
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train: settings upon the recipe, for a trainer with the attributes and methods of imle's."""
-
-    settings: tuple[str, ...] = ()
-    trainer: type = Trainer
-
-
+Method = tuple[str, ...]  # settings upon the recipe, method=NAME among them where it is not the recipe's
 METHODS = {
-    "imle": Method(("imle.match=every", "imle.reject=none")),
-    "imle-n": Method(("imle.match=every", "imle.reject=none", "imle.pool_factor=1")),
-    "adaptive": Method(("imle.match=adaptive", "imle.reject=none")),
-    "rs": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.1")),
-    "rs-half": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.5")),
-    "rs-quantile": Method(("imle.match=every", "imle.reject=quantile")),
-    "rs-rank": Method(("imle.match=every", "imle.reject=rank")),
-    "rs-median": Method(("imle.match=every", "imle.reject=median_rank")),
+    "imle": ("imle.match=every", "imle.reject=none"),
+    "imle-n": ("imle.match=every", "imle.reject=none", "imle.pool_factor=1"),
+    "adaptive": ("imle.match=adaptive", "imle.reject=none"),
+    "rs": ("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.1"),
+    "rs-half": ("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.5"),
+    "rs-quantile": ("imle.match=every", "imle.reject=quantile"),
+    "rs-rank": ("imle.match=every", "imle.reject=rank"),
+    "rs-median": ("imle.match=every", "imle.reject=median_rank"),
 }
 
 
 def method_of(word: str) -> tuple[str, Method]:
-    """Return the name and the method that a word asks for: a name in METHODS, or NAME:section.key=value;...
+    """Return the name and the settings that a word asks for: a name in METHODS, or NAME:section.key=value;...
 
     Raises UserError for an unknown name.
     """
     name, colon, settings = word.partition(":")
     if colon:
-        return name, Method(tuple(filter(None, settings.split(";"))))
+        return name, tuple(filter(None, settings.split(";")))
     if name not in METHODS:
         raise UserError(f"--methods {name}: not one of {', '.join(METHODS)}; or write NAME:section.key=value;...")
     return name, METHODS[name]
@@ -96,75 +87,67 @@ class Cell:
     recipe: str  # a YAML file
     set: ImageSet
     method: str
-    how: Method
+    settings: Method
     seed: int
     samples: int  # to score
     folder: str  # of the run
     judge: str = OFFLINE_JUDGES[0]  # network that it is scored in
 
-    def config(self, epochs: int = 1) -> Config:
+    def config(self, epochs: int = 1) -> Settings:
         """Return the whole configuration. Raises UserError."""
-        return methods.load_config(self.recipe, [f"data.path={self.set.images}", *self.how.settings, f"seed={self.seed}",
+        return methods.load_config(self.recipe, [f"data.path={self.set.images}", *self.settings, f"seed={self.seed}",
                                                  f"train.epochs={epochs}"])  # fmt: skip
 
     def trained_on_judge(self) -> bool:
         """Say whether the network that scores is also one that trains."""
         return bool(trained_on(self.judge, to_dict(self.config())))
 
-    def which(self) -> tuple[ImageSet, tuple[int, int], str, str]:
+    def which(self) -> tuple[ImageSet, tuple]:
         """Return what `load` asks for."""
-        config = self.config()
-        return self.set, resolution(config), config.data.fit, config.data.background
+        return self.set, tuple(transform(to_dict(self.config())).items())
 
     def trainer(self, epochs: int = 1) -> Trainer:
         """Return a new trainer. Raises UserError."""
-        config = self.config(epochs)
+        config, device = self.config(epochs), torch.device("cpu")
         images, _, data = load(*self.which())
-        return self.how.trainer(config, images, data=data, device=torch.device("cpu"))
+        return Trainer(config, methods.make(config, images, device=device), len(images), data=data, device=device)
 
 
 @lru_cache(maxsize=4)
-def load(chosen: ImageSet, resolution: tuple[int, int], fit: str, background: str) -> tuple[Tensor, Tensor, dict]:
+def load(chosen: ImageSet, transformed: tuple) -> tuple[Tensor, Tensor, dict]:
     """Return a set's training images and held-out images, uint8 (N, 3, H, W), and what checkpoints say of them.
 
-    Raises UserError.
+    `transformed` holds the items of a transform. Raises UserError.
     """
-    found = load_images(chosen.images, resolution=resolution, fit=fit, background=background, minimum=2)
+    found = load_images(chosen.images, **dict(transformed), minimum=2)
     train, held = split_holdout(found.names, 0.0 if chosen.heldout else HELD_OUT, 0)
     heldout = found.images[held]
     if chosen.heldout:
-        heldout = load_images(chosen.heldout, resolution=resolution, fit=fit, background=background, minimum=2).images
+        heldout = load_images(chosen.heldout, **dict(transformed), minimum=2).images
     data = {"fingerprint": found.fingerprint, "names": [found.names[i] for i in train], "heldout": [found.names[i] for i in held]}
     return found.images[train], heldout, data
 
 
 def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, float]:
-    """Return the CPU-seconds of an epoch of each method's cell, its share of a refresh included.
+    """Return the CPU-seconds of an epoch of each method's cell.
 
     `known` costs stay what they are; the others are put in proportion to them, since a machine may be slower on another day.
     """
-    trainers = {name: cell.trainer() for name, cell in cells.items()}
-    refreshes = by_turns({name: partial(trainer.refresher.refresh, trainer.embed_latents, 0) for name, trainer in trainers.items()}, 5)
-    steps = by_turns({name: trainer.train_step for name, trainer in trainers.items()}, 81)
-    found = {name: steps[name] * trainer.steps_per_epoch + refreshes[name] / epochs_between_refreshes(trainer.config)
-             for name, trainer in trainers.items()}  # fmt: skip
+    works = {(name, job): work for name, cell in cells.items() for job, work in cell.trainer().method.work().items()}
+    found = dict.fromkeys(cells, 0.0)
+    for (name, job), seconds in by_turns({key: work.job for key, work in works.items()}, 81).items():
+        found[name] += seconds / works[name, job].part * works[name, job].per_epoch
     ratios = [known[name] / found[name] for name in cells if name in known]
     ratio = statistics.median(ratios) if ratios else 1.0
     return known | {name: cost * ratio for name, cost in found.items() if name not in known}
 
 
-def epochs_between_refreshes(config: Config) -> int:
-    """Return how many epochs a pool serves; with Adaptive IMLE, the fewest that it can."""
-    settings = config.imle
-    return max(1, settings.staleness if settings.match == "adaptive" else settings.refresh_epochs)
-
-
-def by_turns(jobs: dict[str, Callable], rounds: int) -> dict[str, float]:
+def by_turns(jobs: dict[Hashable, Callable], rounds: int) -> dict[Hashable, float]:
     """Return the CPU-seconds of each job: its usual part of a round in which all take turns, of the usual round.
 
     What disturbs a round disturbs all jobs in it alike, or few rounds; the first, in which things warm up, does not count.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    seconds: dict[Hashable, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
             started = time.process_time()
@@ -182,21 +165,21 @@ def run(cell: Cell, epochs: int) -> list[dict]:
     curve = json.loads(curve_path.read_text()) if curve_path.exists() else []
     if len(curve) == len(POINTS):
         return curve
-    trainer, spent, log = cell.trainer(epochs), 0.0, (0, 0)
+    trainer, spent, position = cell.trainer(epochs), 0.0, (0, 0)
     if last.exists():
-        state = checkpoint.load(last)
+        state = methods.load(last)
         trainer.load_state(state)
-        spent, log = state["cpu_seconds"], (state["log_position"], state["step"])
-    trainer.log = RunLog(folder, *log)
+        spent, position = state["cpu_seconds"], (state["log_position"], state["step"])
+    log = RunLog(folder, *position)
+    trainer.write_to(log)
     (folder / "config.yaml").write_text(to_yaml(trainer.config), encoding="utf-8")
     total = trainer.total_steps
     stops = sorted({round(total * part) for part in (*POINTS, *((i + 1) / SAVES for i in range(SAVES)))})
     for stop in stops:
         started = time.process_time()
         while trainer.step < stop:
-            trainer.rematch()
-            trainer.train_step()
-        trainer.check_finite()
+            trainer.advance()
+        trainer.check()
         spent += time.process_time() - started
         if stop in [round(total * part) for part in POINTS[len(curve) :]]:
             curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **state_of_matching(folder)})
@@ -205,20 +188,20 @@ def run(cell: Cell, epochs: int) -> list[dict]:
             part = curve_path.with_name("curve.json.part")
             part.write_text(json.dumps(curve, indent=1))
             part.replace(curve_path)  # whole or not at all
-    trainer.log.close()
+    log.close()
     return curve
 
 
 def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
     """Return the scores of a trainer's average, and draw a sheet of its samples."""
-    drawn = to_uint8(generate(trainer.ema.module, trainer.sample_latents(cell.samples)))
+    drawn = to_uint8(trainer.method.draw(list(range(cell.samples))))
     save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
     real, held = references(cell.judge, *cell.which())
     fake = features_of(drawn, cell.judge)
     similarity = prdc.prdc(real, fake)
     return {"fd_heldout": frechet.frechet_distance(held, fake), "fd_train": frechet.frechet_distance(real, fake),
             "precision": similarity["precision"], "recall": similarity["recall"], "coverage": similarity["coverage"],
-            "copy_rate": copying.copy_rate(real, fake), "loss": trainer.losses.mean().item()}  # fmt: skip
+            "copy_rate": copying.copy_rate(real, fake), "loss": trainer.method.numbers(trainer.step)["loss"]}  # fmt: skip
 
 
 def features_of(images: Tensor, judge: str) -> Tensor:
@@ -243,7 +226,8 @@ def reference_scores(cell: Cell) -> dict[str, float]:
 
 
 def state_of_matching(folder: Path) -> dict[str, float]:
-    """Return what a run logged at its last refresh."""
+    """Return what a run logged at its last refresh; nothing of a method that has none."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    row = [row for row in rows if row["kind"] == "refresh"][-1]
-    return {name: row[name] for name in ("matched_level", "rejected_share", "pit", "unique_matches", "latent_gap", "train_test_gap")}
+    last = [row for row in rows if row["kind"] == "refresh"][-1:]
+    names = ("matched_level", "rejected_share", "pit", "unique_matches", "latent_gap", "train_test_gap")
+    return {name: row[name] for row in last for name in names}

@@ -73,9 +73,9 @@ def main(words: list[str]) -> None:
     args = parse(words)
     weights.require(args.features)  # before anything slow
     methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
-    every = [Cell(str(args.config), chosen, name, how, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"),
+    every = [Cell(str(args.config), chosen, name, settings, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"),
                   args.features)
-             for seed in range(args.seeds) for chosen in sets for name, how in methods.items()]  # fmt: skip
+             for seed in range(args.seeds) for chosen in sets for name, settings in methods.items()]  # fmt: skip
     for cell in every:
         cell.config()  # what is wrong should be told before anything is begun
     args.out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def main(words: list[str]) -> None:
     reals = {chosen.name: cells.reference_scores(next(cell for cell in every if cell.set == chosen)) for chosen in sets}
     (args.out / "results.json").write_text(json.dumps(
         {"budget": args.budget, "recipe": args.config.name, "samples": args.samples, "judge": args.features, "points": POINTS,
-         "methods": {name: " ".join(how.settings) for name, how in methods.items()}, "real images": reals, "curves": results},
+         "methods": {name: " ".join(settings) for name, settings in methods.items()}, "real images": reals, "curves": results},
         indent=1) + "\n")  # fmt: skip
     text = heading(args.features, every) + tables(results, methods, reals)
     (args.out / "results.md").write_text(text)
@@ -105,7 +105,7 @@ def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[
     if any(args.out.rglob("curve.json")):
         before = {"judge": "effnet-lite0"} | before  # the only one before judges were written down
     asked = {"budget": args.budget, "samples": args.samples, "judge": args.features, "recipe": args.config.read_text()}
-    asked |= {f"method {name}": list(how.settings) for name, how in methods.items()}
+    asked |= {f"method {name}": list(settings) for name, settings in methods.items()}
     asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout] for chosen in sets}
     differ = [name for name in asked if before.get(name, asked[name]) != asked[name]]
     if differ:
@@ -162,7 +162,7 @@ def heading(judge: str, every: list[Cell]) -> str:
 def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float]]) -> str:
     """Return a table for every set: what real images score, and every method's last scores, mean +- half of the 95% interval."""
     heads = [head for head, _ in COLUMNS.values()]
-    lines = [f"`{name}`: {' '.join(how.settings) or 'the recipe as it is'}  " for name, how in methods.items()]
+    lines = [f"`{name}`: {' '.join(settings) or 'the recipe as it is'}  " for name, settings in methods.items()]
     lines.append("`real images`: the training images' distance to the held-out ones, and how many of the held-out ones would count as copies")
     for chosen, of_method in results.items():
         first = next(iter(of_method))

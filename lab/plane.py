@@ -1,8 +1,8 @@
 """The 2-D experiment of lab.toy: twenty points on the infinity symbol (Vashist et al. 2024), learnt by every objective.
 
-Trainer, objectives, refresh, matcher and epsilon are the project's; its own are only the points, a small network from
-the plane to the plane in place of the generator, and an embedding that is none. Scored are samples of the average (EMA),
-as everywhere; matches and distance laws are the generator's, which is what a refresh sees.
+Trainer, method, refresh, matcher and epsilon are the project's; its own are only the points, a small network from the
+plane to the plane in place of the generator, and an embedding that is none. Scored are samples of the average (EMA), as
+everywhere; matches and distance laws are the generator's, which is what a refresh sees.
 """
 
 import math
@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import rng
-from imle.settings import Config
-from methods import from_dict
 from imle.features import SearchFeatures
+from imle.method import Imle, Networks
 from imle.refresh import latent_gap
 from imle.search import distances
+from imle.settings import Config
+from methods import from_dict
+from training import rng
 from training.trainer import Trainer
 
 NUM_POINTS, SCALE, WIDTH = 20, 1.16, 64
@@ -43,9 +44,9 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment of a run, just after a refresh."""
+    """A moment of a run, just after the step that follows a refresh."""
 
-    step: int
+    step: int  # steps taken
     samples: np.ndarray  # (NUM_SHOWN, 2) of the average, always of the same latents
     matches: np.ndarray  # (20, 2) what the generator makes of the selected latents
 
@@ -73,7 +74,7 @@ class Run:
     laws: Laws | None = None
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
-        """Be the trainer's log."""
+        """Be the trainer's log, which has refreshes alone: no epoch is ended here."""
         self.refreshes.append({"step": step, **values})
 
 
@@ -98,23 +99,10 @@ class Plane(nn.Module):
         return [images]
 
 
-class PlaneTrainer(Trainer):
-    """The project's trainer, for points of the plane."""
-
-    def __init__(self, config: Config, log: Run):
-        """Prepare to learn the infinity symbol, telling `log` of every refresh."""
-        images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # on the scale of bytes, but not rounded to them
-        super().__init__(config, images, data={}, device=torch.device("cpu"))
-        self.log = log
-
-    def networks(self, pretrained: bool) -> tuple[nn.Module, nn.Module, SearchFeatures]:
-        plane = Plane()
-        return PlaneGenerator(), plane, SearchFeatures(plane, sketch_dim=0, normalise=False, seed=self.config.seed)
-
-    def samples(self, num: int) -> Tensor:
-        """Return `num` samples (num, 2) of the average, the first ones always of the same latents."""
-        with torch.inference_mode():
-            return self.ema.module(rng.normal((NUM_SAMPLES, 2), self.config.seed, "fresh")[:num]).flatten(1)
+def networks(config: Config, device: torch.device, pretrained: bool) -> Networks:
+    """Return the small generator, and the embedding that is none, for training and for search."""
+    plane = Plane()
+    return PlaneGenerator(), plane, SearchFeatures(plane, sketch_dim=0, normalise=False, seed=config.seed)
 
 
 def infinity_symbol() -> Tensor:
@@ -134,43 +122,58 @@ def settings(method: str, seed: int, steps: int) -> Config:
     })  # fmt: skip
 
 
+def make_trainer(config: Config, run: Run) -> Trainer:
+    """Return a trainer of the infinity symbol, which tells `run` of every refresh."""
+    images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # on the scale of bytes, but not rounded to them
+    device = torch.device("cpu")
+    trainer = Trainer(config, Imle(config, images, device=device, networks=networks), NUM_POINTS, data={}, device=device)
+    trainer.write_to(run)
+    return trainer
+
+
 def train(method: str, seed: int, steps: int, pictured: bool) -> Run:
     """Train, score, and where it is `pictured` keep what pictures need."""
     run = Run(method, seed)
-    trainer = PlaneTrainer(settings(method, seed, steps), run)
+    trainer = make_trainer(settings(method, seed, steps), run)
     moments = snapshot_steps(steps) if pictured else set()
-    while trainer.step < steps:
-        trainer.rematch()
-        if trainer.step % REFRESH_STEPS == 0:
-            run.latents.append(trainer.latents.numpy().copy())
-        if trainer.step in moments:
+    for step in range(steps):
+        trainer.advance()
+        if step % REFRESH_STEPS == 0:
+            run.latents.append(trainer.method.latents.numpy().copy())
+        if step in moments:
             run.snapshots.append(snapshot(trainer))
-        trainer.train_step()
     run.scores = score(trainer, run)
     if pictured:
-        run.laws = measure_laws(trainer)
+        run.laws = measure_laws(trainer.method)
     return run
 
 
+def samples(method: Imle, num: int) -> Tensor:
+    """Return `num` samples (num, 2) of the average, the first ones always of the same latents."""
+    average = PlaneGenerator()
+    average.load_state_dict(method.sampled())
+    with torch.inference_mode():
+        return average(rng.normal((NUM_SAMPLES, 2), method.config.seed, "fresh")[:num]).flatten(1)
+
+
 def snapshot_steps(steps: int) -> set[int]:
-    """Return the steps to take snapshots at: of those that refresh, and the closer the earlier, as most happens then."""
+    """Return the steps to take snapshots after: of those that refresh, and the closer the earlier, as most happens then."""
     last = (steps - 1) // REFRESH_STEPS
     return {round(last * (k / (NUM_SNAPSHOTS - 1)) ** 2) * REFRESH_STEPS for k in range(NUM_SNAPSHOTS)}
 
 
-def snapshot(trainer: PlaneTrainer) -> Snapshot:
+def snapshot(trainer: Trainer) -> Snapshot:
     """Return what the pictures show of a moment."""
-    with torch.inference_mode():
-        matches = trainer.generator(trainer.latents).flatten(1)
-    return Snapshot(trainer.step, trainer.samples(NUM_SHOWN).numpy(), matches.numpy())
+    matches = trainer.method.embed_latents(trainer.method.latents)  # the embedding is none
+    return Snapshot(trainer.step, samples(trainer.method, NUM_SHOWN).numpy(), matches.numpy())
 
 
-def score(trainer: PlaneTrainer, run: Run) -> dict[str, float]:
+def score(trainer: Trainer, run: Run) -> dict[str, float]:
     """Return what the table shows: of the last samples, and of the refreshes in the last tenth of the steps.
 
     The latent gap is that of all latents selected then: 20 from a single refresh leave gaps wherever they are.
     """
-    between = distances(trainer.samples(NUM_SAMPLES), trainer.targets.features).double()  # (samples, n)
+    between = distances(samples(trainer.method, NUM_SAMPLES), trainer.method.features).double()  # (samples, n)
     nearest = between.amin(dim=1)
     begin = 0.9 * trainer.step
     last = [row for row in run.refreshes if row["step"] >= begin] or run.refreshes[-1:]
@@ -191,14 +194,14 @@ def pooled_gap(run: Run, begin: float, end: float) -> float:
     return latent_gap(torch.from_numpy(selected), run.seed, first)
 
 
-def measure_laws(trainer: PlaneTrainer) -> Laws:
+def measure_laws(method: Imle) -> Laws:
     """Return the laws of the distances that the last generator gives, and those that the method's refresh selects."""
-    fresh = trainer.embed_latents(rng.normal((LAW_DRAWS, 2), trainer.config.seed, "laws"))
-    columns = distances(fresh, trainer.targets.features).T.sort(dim=1).values.numpy()  # (n, draws)
+    fresh = method.embed_latents(rng.normal((LAW_DRAWS, 2), method.config.seed, "laws"))
+    columns = distances(fresh, method.features).T.sort(dim=1).values.numpy()  # (n, draws)
     below = np.stack([np.searchsorted(column, LAW_GRID) for column in columns]) / LAW_DRAWS  # (n, grid)
-    pools = range(trainer.refreshes, trainer.refreshes + LAW_REFRESHES)  # which training has not seen
-    refresh = trainer.refresher.refresh
-    selected = np.sort(torch.cat([refresh(trainer.embed_latents, pool).distance for pool in pools]).numpy())
+    pools = range(method.refreshes, method.refreshes + LAW_REFRESHES)  # which training has not seen
+    refresh = method.refresher.refresh
+    selected = np.sort(torch.cat([refresh(method.embed_latents, pool).distance for pool in pools]).numpy())
     return Laws(
         fresh=below.mean(0),
         least_of_m=(1 - (1 - below) ** (POOL_FACTOR * NUM_POINTS)).mean(0),

@@ -5,25 +5,16 @@ are told apart. Pictures show the first seed, diagnostics the mean of all.
 """
 
 import colorsys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from lab.plane import FAR, LAW_GRID, METHODS, NUM_POINTS, POOL_FACTOR, REFRESH_STEPS, Run, Snapshot, infinity_symbol, pooled_gap
+from lab.plots import GREY, INK, PALE, canvas, save
 
 COLORS = dict(zip(METHODS, ("#c8553d", "#dd9a2b", "#8a5a9e", "#1f4e79", "#5b7fb5", "#2a8fbd", "#2a9d6f", "#7a8b23")))
 GRID = (2, 4)  # of panels, one for each method
-INK, GREY, PALE = "#333333", "#8a8a8a", "#e4e4e4"
-STYLE = {
-    "font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.axisbelow": True, "grid.color": PALE, "legend.frameon": False, "legend.fontsize": 11, "text.color": INK,
-    "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "figure.titlesize": 15,
-    "figure.titleweight": "bold", "figure.constrained_layout.use": True,
-}  # fmt: skip
 LIMITS = (-1.4, 1.4), (-1.0, 1.0)  # of the plane of images; the samples beyond are few, and not shown
 MOMENTS = (0.0, 0.05, 1.0)  # of a run, as shares of it
 LATER = 0.5  # the share of a run whose selected latents are shown: its last half
@@ -40,27 +31,6 @@ def draw_all(runs: list[Run], folder: Path) -> None:
     draw_latents(first, folder / "latents.png")
     draw_laws(first, folder / "laws.png")
     draw_diagnostics(runs, folder / "diagnostics.png")
-
-
-@contextmanager
-def canvas() -> Iterator[ModuleType]:
-    """Give pyplot in this project's style, drawing to files."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context(STYLE):
-        yield pyplot
-    pyplot.close("all")
-
-
-def save(figure, path: Path) -> None:
-    """Save a figure as a PNG of 256 colours, which is a fraction of the size."""
-    figure.savefig(path, dpi=100)
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
 
 
 class Scene:
@@ -146,6 +116,7 @@ def draw_latents(runs: list[Run], path: Path) -> None:
         for panel, run in zip(panels.flat, runs):
             latents = np.stack(run.latents)[-max(1, round(LATER * len(run.latents))) :]  # (refreshes, 20, 2)
             panel.scatter(*latents.reshape(-1, 2).T, s=5, c=np.tile(np.array(colors), (len(latents), 1)), linewidths=0)
+            panel.grid(False)
             panel.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), aspect="equal", xticks=range(-3, 4), yticks=range(-3, 4))
             panel.set_title(run.method, color=COLORS[run.method], fontweight="bold")
             for radius in (1, 2, 3):
@@ -172,7 +143,6 @@ def draw_laws(runs: list[Run], path: Path) -> None:
             panel.plot([], [], "o", ms=6, color=GREY, label="selected, measured")
             panel.set(xscale="log", xlim=(2e-3, 3), ylim=(-0.02, 1.04), xticks=(0.01, 0.1, 1), xticklabels=("0.01", "0.1", "1"))
             panel.set_title(run.method, color=COLORS[run.method], fontweight="bold")
-            panel.grid(True)
         for panel in panels[1]:
             panel.set_xlabel("distance")
         for panel in panels[:, 0]:
@@ -196,9 +166,8 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
             for method in METHODS:
                 steps, values = diagnostic([run for run in runs if run.method == method], name)
                 dashes = "--" if method == "Adaptive IMLE" else "-"  # where it lies upon IMLE's
-                panel.plot(steps, values, dashes, color=COLORS[method], label=method, linewidth=2)
+                panel.plot(steps, values, dashes, color=COLORS[method], label=method)
             panel.set_title(heading)
-            panel.grid(True)
         pit, gap, difference, rejected = panels.flat
         pit.set(yscale="log", ylim=(8e-4, 0.12), yticks=(0.001, 0.01, 0.1), yticklabels=("0.001", "0.01", "0.1"))
         for count, name in ((NUM_POINTS, "n"), (POOL_FACTOR * NUM_POINTS, "m")):

@@ -22,7 +22,7 @@ from training.settings import to_dict
 from imle.drawing import build_generator
 from methods import open_sampler
 from lab import cells, fewshot
-from lab.cells import Cell, ImageSet, Method
+from lab.cells import Cell, ImageSet
 from metrics import measure, report, teacher
 from metrics.calibration import calibrate
 from metrics.compare import compare
@@ -274,7 +274,7 @@ def test_other_judges_are_not_compared_and_a_teacher_is_told(run_of, evaluate, t
 
 
 def cell_of(images, folder, *judge):
-    return Cell(str(ROOT / "configs" / "smoke-32.yaml"), ImageSet("few", str(images)), "rs", Method(), 0, 4, str(folder), *judge)
+    return Cell(str(ROOT / "configs" / "smoke-32.yaml"), ImageSet("few", str(images)), "rs", (), 0, 4, str(folder), *judge)
 
 
 @pytest.mark.parametrize("judge", [(), ("effnet-lite0",)])

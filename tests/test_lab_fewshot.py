@@ -15,8 +15,9 @@ import torch
 
 from errors import UserError
 from lab import cells, fewshot
-from lab.cells import Cell, ImageSet, Method, method_of, set_of
+from lab.cells import Cell, ImageSet, method_of, set_of
 from lab.intervals import interval, shown
+from training.trainer import Trainer, Work
 
 ROOT = Path(__file__).parent.parent
 SMOKE = str(ROOT / "configs" / "smoke-32.yaml")
@@ -34,8 +35,8 @@ def images(tmp_path_factory):
 @pytest.fixture
 def cell(images, tmp_path, monkeypatch):
     """A cell whose samples are scored by their mean, which takes no time."""
-    monkeypatch.setattr(cells, "score", lambda cell, trainer: {"fd_heldout": float(trainer.losses.sum())})
-    return Cell(SMOKE, ImageSet("few", str(images)), "imle", Method(("imle.reject=none",)), 3, 8, str(tmp_path / "run"))
+    monkeypatch.setattr(cells, "score", lambda cell, trainer: {"fd_heldout": trainer.method.numbers(trainer.step)["loss"]})
+    return Cell(SMOKE, ImageSet("few", str(images)), "imle", ("imle.reject=none",), 3, 8, str(tmp_path / "run"))
 
 
 def test_the_interval_is_students():
@@ -46,8 +47,8 @@ def test_the_interval_is_students():
 
 def test_methods_are_names_or_settings():
     assert method_of("imle") == ("imle", cells.METHODS["imle"])
-    assert method_of("a b:train.epochs=1;seed=2") == ("a b", Method(("train.epochs=1", "seed=2")))
-    assert method_of("plain:") == ("plain", Method())
+    assert method_of("a b:train.epochs=1;seed=2") == ("a b", ("train.epochs=1", "seed=2"))
+    assert method_of("plain:") == ("plain", ())
     with pytest.raises(UserError, match="--methods fastgan: not one of imle, imle-n"):
         method_of("fastgan")
 
@@ -66,7 +67,7 @@ def test_sets_are_one_folder_or_two():
 
 
 def test_a_set_without_held_out_images_keeps_a_quarter_of_its_own_apart(cell):
-    train, heldout, data = cells.load(cell.set, (32, 32), "crop", "white")
+    train, heldout, data = cells.load(*cell.which())
     assert len(train) == 12 and len(heldout) == 4
     assert set(data["names"]).isdisjoint(data["heldout"]) and len(data["names"]) == 12
     assert cell.trainer().n == 12
@@ -75,20 +76,22 @@ def test_a_set_without_held_out_images_keeps_a_quarter_of_its_own_apart(cell):
 def test_a_stopped_run_ends_where_an_undisturbed_one_does(cell, tmp_path, monkeypatch):
     whole = cells.run(cell, 5)
     other = replace(cell, folder=str(tmp_path / "other"))
-    step, scored = cells.Trainer.train_step, cells.score
+    advance, scored = Trainer.advance, cells.score
     with monkeypatch.context() as patch:
         patch.setattr(cells, "score", lambda cell, trainer: 1 / 0 if trainer.step == 5 else scored(cell, trainer))  # 1/2 of the way
         with pytest.raises(ZeroDivisionError):
             cells.run(other, 5)
     with monkeypatch.context() as patch:
-        patch.setattr(cells.Trainer, "train_step", lambda trainer: 1 / 0 if trainer.step == 8 else step(trainer))
+        patch.setattr(Trainer, "advance", lambda trainer: 1 / 0 if trainer.step == 8 else advance(trainer))
         with pytest.raises(ZeroDivisionError):
             cells.run(other, 5)
     assert len(json.loads((Path(other.folder) / "curve.json").read_text())) == 3
     assert [without_seconds(point) for point in cells.run(other, 5)] == [without_seconds(point) for point in whole]
     one, same = (torch.load(Path(c.folder) / "checkpoints" / "last.pt", weights_only=True) for c in (cell, other))
-    assert all(torch.equal(one["ema"][name], same["ema"][name]) for name in one["ema"])
+    assert all(torch.equal(one["sampled"][name], same["sampled"][name]) for name in one["sampled"])
     assert cells.run(other, 5) == json.loads((Path(other.folder) / "curve.json").read_text())
+    logs = [(Path(c.folder) / "metrics.jsonl").read_text().splitlines() for c in (cell, other)]
+    assert logs[0] and [json.loads(row)["step"] for row in logs[0]] == [json.loads(row)["step"] for row in logs[1]]
 
 
 def without_seconds(point):
@@ -106,7 +109,7 @@ def test_a_run_is_scored_at_parts_of_its_way_and_charged_for_training_alone(cell
 
         return charged
 
-    monkeypatch.setattr(cells.Trainer, "train_step", costing(cells.Trainer.train_step, 1.0))
+    monkeypatch.setattr(Trainer, "advance", costing(Trainer.advance, 1.0))
     monkeypatch.setattr(cells, "score", costing(cells.score, 100.0))
     curve = cells.run(cell, 4)
     assert [point["step"] for point in curve] == [1, 2, 4, 8] and [point["cpu_seconds"] for point in curve] == [1, 2, 4, 8]
@@ -129,11 +132,56 @@ def test_jobs_that_take_turns_are_told_apart_under_noise(monkeypatch):
 
 
 def test_costs_that_are_known_stay_and_others_are_put_in_proportion(cell, monkeypatch):
-    other = replace(cell, method="small pool", how=Method(("imle.reject=none", "imle.refresh_epochs=1")))
+    other = replace(cell, method="small pool", settings=("imle.reject=none", "imle.refresh_epochs=1", "imle.pool_batch=6"))
+    cell = replace(cell, settings=(*cell.settings, "imle.pool_batch=6"))
     monkeypatch.setattr(cells, "by_turns", lambda jobs, rounds: dict.fromkeys(jobs, 2.0))
     both = {"every other": cell, "every": other}
-    assert cells.epoch_costs(both, {}) == {"every other": 5.0, "every": 6.0}  # two steps, half a refresh or a whole one
-    assert cells.epoch_costs(both, {"every": 3.0, "gone": 9.0}) == {"every": 3.0, "every other": 2.5, "gone": 9.0}
+    assert cells.epoch_costs(both, {}) == {"every other": 8.0, "every": 12.0}  # two steps, half of four batches of a pool or all
+    assert cells.epoch_costs(both, {"every": 3.0, "gone": 9.0}) == {"every": 3.0, "every other": 2.0, "gone": 9.0}
+
+
+def test_a_job_of_any_method_is_charged_as_often_as_it_recurs(cell, monkeypatch):
+    """What a job does in part is charged as a whole; the CPU's time is the jobs' own."""
+    clock = [0.0]
+    monkeypatch.setattr(cells.time, "process_time", lambda: clock[0])
+
+    def job(seconds):
+        return lambda: clock.__setitem__(0, clock[0] + seconds)
+
+    class Method:
+        def work(self):
+            return {"critic": Work(job(2.0), 10), "painter": Work(job(3.0), 0.5, part=0.25)}
+
+    made = Trainer(cell.config(), Method(), 12, data={}, device=torch.device("cpu"))
+    monkeypatch.setattr(Cell, "trainer", lambda cell: made)
+    assert cells.epoch_costs({"a": cell, "b": cell}, {}) == pytest.approx({"a": 26.0, "b": 26.0})
+
+
+def test_a_method_without_refreshes_has_no_state_of_matching(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "score", "step": 0}\n')
+    assert cells.state_of_matching(tmp_path) == {}
+    assert fewshot.scores([{"fd_heldout": 1.0}]).count("-") == len(fewshot.COLUMNS) - 1
+
+
+@pytest.mark.parametrize("name, settings", [
+    ("rs", ("imle.match=every", "imle.reject=quantile", "imle.refresh_epochs=2")),
+    ("adaptive", ("imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2"))])  # fmt: skip
+def test_a_run_of_an_earlier_revision_goes_on_and_its_seconds_count(name, settings, images, cell, monkeypatch):
+    """Of twelve images, as here; it stopped at step 7 with a checkpoint of format 1, which the laboratory gave its seconds."""
+    run = Path(cell.folder)
+    shutil.copytree(ROOT / "tests" / "old_runs" / name, run)
+    path = run / "checkpoints" / "last.pt"
+    torch.save(torch.load(path, weights_only=True) | {"cpu_seconds": 1000.0}, path)
+    (run / "curve.json").write_text(json.dumps([{"step": 2, "cpu_seconds": 250.0}, {"step": 3, "cpu_seconds": 500.0}]))
+    small = ("model.channels=[8,8,8,8]", "model.style_dim=8", "model.latent_dim=8", "loss.perceptual=pixels", "train.schedule=constant",
+             "train.batch_size=6")  # fmt: skip
+    taken = []
+    advance = Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", lambda trainer: taken.append(trainer.step) or advance(trainer))
+    curve = cells.run(replace(cell, method=name, settings=(*small, *settings), seed=0), 8)
+    assert taken == [*range(7, 16)]
+    assert [point["step"] for point in curve] == [2, 3, 8, 16] and all(1000 < point["cpu_seconds"] < 1100 for point in curve[2:])
+    assert curve[-1]["pit"] is not None
 
 
 def test_the_table_gives_means_intervals_and_differences():
@@ -141,7 +189,7 @@ def test_the_table_gives_means_intervals_and_differences():
         return {**dict.fromkeys(fewshot.COLUMNS, 0.0), "fd_heldout": value, "copy_rate": copies}
 
     results = {"few": {"a": [[point(1)], [point(3)]], "b": [[point(2)], [point(4)]]}}
-    text = fewshot.tables(results, {"a": Method(), "b": Method(("seed=1",))}, {"few": {"fd_heldout": 7.25, "copy_rate": 0.0625}})
+    text = fewshot.tables(results, {"a": (), "b": ("seed=1",)}, {"few": {"fd_heldout": 7.25, "copy_rate": 0.0625}})
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     head, real, one, other = rows
     assert [len(row) for row in rows] == [len(head)] * 4 and "`b`: seed=1" in text

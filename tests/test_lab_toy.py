@@ -31,26 +31,44 @@ def test_the_points_lie_on_the_infinity_symbol():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_refreshes_and_learns(method):
-    trainer = plane.PlaneTrainer(plane.settings(method, 0, 20), Run(method, 0))
-    trainer.rematch()
-    pool = 20 if method == "IMLE, m = n" else 800
-    assert trainer.refresher.pool_size == pool and trainer.log.refreshes[0]["pool_seen"] >= pool
-    trainer.train_step()
-    before = trainer.losses.mean()
+    run = Run(method, 0)
+    trainer = plane.make_trainer(plane.settings(method, 0, 20), run)
+    trainer.advance()
+    pool, before = 20 if method == "IMLE, m = n" else 800, trainer.method.losses.mean()
+    assert [row["step"] for row in run.refreshes] == [0] and pool <= run.refreshes[0]["pool_seen"] <= 4 * pool
     for _ in range(5):
-        trainer.train_step()
-    assert trainer.losses.mean() < before
+        trainer.advance()
+    assert trainer.method.losses.mean() < before and trainer.step == 6
 
 
-def test_the_trainer_measures_distances_in_the_plane():
-    trainer = plane.PlaneTrainer(plane.settings("IMLE", 0, 1), Run("IMLE", 0))
+def test_the_method_measures_distances_in_the_plane():
+    method = plane.make_trainer(plane.settings("IMLE", 0, 1), Run("IMLE", 0)).method
     points = plane.infinity_symbol()
-    torch.testing.assert_close(trainer.targets.features, points)
-    trainer.rematch()
+    torch.testing.assert_close(method.features, points)
+    method.rematch(0)
+    matches = method.embed_latents(method.latents)
+    method.pull(torch.arange(len(points)), 0)
+    torch.testing.assert_close(method.losses, (matches - points).square().sum(dim=1))
+
+
+def test_the_average_is_scored_and_the_generator_shown():
+    run = Run("IMLE", 0)
+    trainer = plane.make_trainer(plane.settings("IMLE", 0, 20), run)
+    for _ in range(20):
+        trainer.advance()
+    method, latents = trainer.method, plane.rng.normal((plane.NUM_SAMPLES, 2), 0, "fresh")
     with torch.no_grad():
-        matches = trainer.generator(trainer.latents).flatten(1)
-    trainer.train_step()
-    torch.testing.assert_close(trainer.losses, (matches - points).square().sum(dim=1))
+        average, generator = method.learner.ema.module(latents).flatten(1), method.generator(method.latents).flatten(1)
+    assert torch.equal(plane.samples(method, 30), average[:30]) and not torch.equal(average, method.embed_latents(latents))
+    shown = plane.snapshot(trainer)
+    assert shown.step == 20 and np.array_equal(shown.samples, average[: plane.NUM_SHOWN]) and np.array_equal(shown.matches, generator)
+
+
+def test_a_run_keeps_every_match_and_the_moments_after_it():
+    run = plane.train("IMLE", 0, 21, pictured=True)
+    assert [row["step"] for row in run.refreshes] == [0, 10, 20] and len(run.latents) == 3
+    assert [snapshot.step for snapshot in run.snapshots] == [1, 11, 21]
+    assert not np.array_equal(run.latents[0], run.latents[1])
 
 
 def test_snapshots_are_taken_where_matches_are_new():
