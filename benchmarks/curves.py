@@ -42,15 +42,15 @@ def recipe(settings: dict[str, object]) -> Settings:
     return methods.load_config(RECIPE, [f"{key}={value}" for key, value in settings.items()])
 
 
-def resized(resolution: int) -> dict[str, object]:
+def resized(pixels: int) -> dict[str, object]:
     """Return the settings that make the recipe one for square images of another resolution."""
     base = recipe({})
     channels, blocks, side = list(base.model.channels), list(base.model.blocks), max(resolution(base))
-    while side < resolution:
+    while side < pixels:
         channels, blocks, side = channels + [max(1, channels[-1] // 2)], blocks + blocks[-1:], 2 * side
-    while side > resolution:
+    while side > pixels:
         channels, blocks, side = channels[:-1], blocks[:-1], side // 2
-    return {"data.resolution": resolution, "model.channels": channels, "model.blocks": blocks}
+    return {"data.resolution": pixels, "model.channels": channels, "model.blocks": blocks}
 
 
 def measure_step(settings: dict[str, object], device: torch.device) -> dict[str, float]:
