@@ -13,26 +13,23 @@ import argparse
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from clock import least_seconds, matmul_rate, peak_bytes  # noqa: E402
 from errors import run_as_command  # noqa: E402
-import methods  # noqa: E402
-from training.settings import Settings, resolution  # noqa: E402
-from training.device import choose_device  # noqa: E402
 from imle.search import clearance  # noqa: E402
 from imle.search.bounds import block_size  # noqa: E402
-from training.trainer import Trainer  # noqa: E402
-from matching import DIM, DISTINCT, match, mixture, peak_megabytes, refresh, rounds  # noqa: E402
+from matching import DIM, DISTINCT, match, mixture, refresh, rounds  # noqa: E402
+import methods  # noqa: E402
+from training.device import choose_device  # noqa: E402
+from training.settings import Settings, resolution  # noqa: E402
 
 RECIPE = Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml"
-IMAGES = 32  # the largest batch; about as many for all, so that what is kept of them is the same
-TIMES, SECONDS = 10, 6.0  # what is timed is timed so often, or till so long has passed, but twice at least
+IMAGES = 32  # the largest batch; as many for all, so that what is kept of them is the same
 POINTS = {
     "resolution": [32, 64, 128, 256], "batch": [1, 2, 4, 8, 16, 32],
     "candidates": [10**3, 10**4, 10**5, 10**6], "targets": [10, 30, 100, 300, 1000],
@@ -45,54 +42,33 @@ def recipe(settings: dict[str, object]) -> Settings:
     return methods.load_config(RECIPE, [f"{key}={value}" for key, value in settings.items()])
 
 
-def resized(resolution: int) -> dict[str, object]:
+def resized(pixels: int) -> dict[str, object]:
     """Return the settings that make the recipe one for square images of another resolution."""
     base = recipe({})
     channels, blocks, side = list(base.model.channels), list(base.model.blocks), max(resolution(base))
-    while side < resolution:
+    while side < pixels:
         channels, blocks, side = channels + [max(1, channels[-1] // 2)], blocks + blocks[-1:], 2 * side
-    while side > resolution:
+    while side > pixels:
         channels, blocks, side = channels[:-1], blocks[:-1], side // 2
-    return {"data.resolution": resolution, "model.channels": channels, "model.blocks": blocks}
-
-
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def least_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the least of several times of `work`, which other work on the machine disturbs least."""
-    seconds_of(work, device)  # warms up
-    taken: list[float] = []
-    while len(taken) < 2 or (len(taken) < TIMES and sum(taken) < SECONDS):
-        taken.append(seconds_of(work, device))
-    return min(taken)
+    return {"data.resolution": pixels, "model.channels": channels, "model.blocks": blocks}
 
 
 def measure_step(settings: dict[str, object], device: torch.device) -> dict[str, float]:
     """Return seconds, peak memory and multiplications of a training step, on noise in place of images."""
     config = recipe(settings)
-    count = IMAGES // config.train.batch_size * config.train.batch_size  # no batch is smaller than the others
-    images = torch.randint(256, (count, 3, *resolution(config)), dtype=torch.uint8)
-    trainer = Trainer(config, images, data={}, device=device, pretrained=False)  # untrained ones cost the same
-    trainer.latents.normal_()
-    seconds = least_seconds(trainer.train_step, device)
-    peak = peak_megabytes(device)
+    images = torch.randint(256, (IMAGES, 3, *resolution(config)), dtype=torch.uint8)
+    step = methods.make(config, images, device=device, pretrained=False).work()["a step"].job  # random weights cost the same
+    seconds = least_seconds(step, device)
+    peak = peak_bytes(device) / 2**20
     with FlopCounterMode(display=False) as counter:
-        trainer.train_step()
-    left, right = torch.randn(2, 2048, 2048, device=device)
-    rate = 2 * 2048**3 / least_seconds(lambda: left @ right, device)
-    return {"seconds": seconds, "megabytes": peak, "flops": counter.get_total_flops(), "flops_per_second": rate}
+        step()
+    return {"seconds": seconds, "megabytes": peak, "flops": counter.get_total_flops(), "flops_per_second": matmul_rate(device, 2048)}
 
 
 def measure_refresh(candidates: int, targets: int, device: torch.device) -> dict[str, float]:
     """Return the peak memory of a refresh, and the seconds of its matching and of the matrix product in it."""
     refresh(candidates, targets, device)
-    peak = peak_megabytes(device)
+    peak = peak_bytes(device) / 2**20
     wanted, pool = mixture(targets, 1).to(device), mixture(min(candidates, DISTINCT), 2).to(device)
     radius, block = clearance(pool[:4096], wanted).quantile(0.1).item(), block_size(DIM, targets)
     part = pool[:block]

@@ -4,14 +4,14 @@ The exact Frechet distance of 100 against 5,000 features beside pytorch-fid's ma
 of precision and recall on 5,000 against 5,000. The features are random, of a spectrum that falls as real ones do.
 """
 
-import resource
+import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from clock import peak_bytes, seconds_of  # noqa: E402
 from errors import run_as_command  # noqa: E402
 from metrics import frechet, prdc  # noqa: E402
 from metrics.pytorch_fid_bridge import library_distance  # noqa: E402
@@ -23,29 +23,22 @@ def features(count: int, dimension: int, seed: int) -> torch.Tensor:
     return torch.randn(count, dimension, generator=generator) * scale + 0.01 * seed
 
 
-def peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def seconds_of(work) -> tuple[float, float]:
-    started = time.monotonic()
-    value = work()
-    return time.monotonic() - started, value
-
-
-def main(_: list[str]) -> None:
+def main(words: list[str]) -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(words)
     print(f"{torch.get_num_threads()} threads")
     real, fake = features(5000, 4096, 0), features(5000, 4096, 1)
     prdc.prdc(real[:50], fake[:50])  # load what is loaded but once
-    before = peak_megabytes()
-    seconds, _ = seconds_of(lambda: prdc.prdc(real, fake))
+    before = peak_bytes()
+    seconds = seconds_of(lambda: prdc.prdc(real, fake))
     print(f"precision, recall, density, coverage of 5,000 x 5,000, 4096-d, float64: {seconds:.1f} s, "
-          f"{peak_megabytes() - before:.0f} MB above the features")
+          f"{(peak_bytes() - before) / 2**20:.0f} MB above the features")
 
     real, fake = features(100, 2048, 0), features(5000, 2048, 1)
     frechet.frechet_distance(real, fake)
-    exact_seconds, exact = seconds_of(lambda: frechet.frechet_distance(real, fake))
-    root_seconds, root = seconds_of(lambda: library_distance(real, fake))
+    distances: list[float] = []
+    exact_seconds = seconds_of(lambda: distances.append(frechet.frechet_distance(real, fake)))
+    root_seconds = seconds_of(lambda: distances.append(library_distance(real, fake)))
+    exact, root = distances
     print(f"Frechet distance of 100 and 5,000, 2048-d: {exact_seconds:.2f} s, matrix root {root_seconds:.1f} s; "
           f"{exact:.6f} and {root:.6f}, {abs(exact - root):.1e} apart")
 

@@ -27,18 +27,22 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from clock import CPU, peak_bytes, seconds_of, wait  # noqa: E402
 from data import load_images  # noqa: E402
 from errors import run_as_command  # noqa: E402
+from imle.method import Imle  # noqa: E402
 import methods  # noqa: E402
-from training.settings import resolution  # noqa: E402
-from training.device import choose_device  # noqa: E402
-from training.trainer import Trainer  # noqa: E402
 from models.precision import true_fp32  # noqa: E402
+from training.device import choose_device  # noqa: E402
+from training.runlog import SilentLog  # noqa: E402
+from training.settings import resolution, to_dict  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
+from training.transform import transform  # noqa: E402
 
 RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
-LEVERS = {  # settings upon a recipe, and what is done to its trainer; the first is the recipe as it is
+LEVERS = {  # settings upon a recipe; `step` does what the last two say
     "as it is": (),
-    "bf16": ("train.precision=bf16", "imle.pool_precision=bf16"),
+    "bf16": ("train.precision=bf16",),
     "EfficientNet-Lite0": ("loss.perceptual=effnet-lite0",),
     "cudnn.benchmark": (),
     "graph": (),
@@ -76,29 +80,20 @@ class Run:
         (self.out / "result.json").write_text(json.dumps(self.found, indent=1, default=str) + "\n")
         print(f"[{time.monotonic() - self.began:5.0f} s] {name}: {json.dumps(box, default=str)[:700]}", flush=True)
 
-    def wait(self) -> None:
-        """Wait for the GPU."""
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
-
     def timed(self, work: Callable, calls: int, warm: int = 3) -> dict[str, float]:
         """Return milliseconds of a call: `step` in a row, `alone` (median, the GPU waited for), `host` until all are queued."""
         calls, warm = (calls, warm) if self.cuda else (2, 1)
         for _ in range(warm):
             work()
-        self.wait()
-        alone = []
-        for _ in range(calls):
-            begun = time.perf_counter()
-            work()
-            self.wait()
-            alone.append(1e3 * (time.perf_counter() - begun))
-        begun = time.perf_counter()
-        for _ in range(calls):
-            work()
-        queued = time.perf_counter() - begun
-        self.wait()
-        return {"step_ms": 1e3 * (time.perf_counter() - begun) / calls, "alone_ms": statistics.median(alone), "host_ms": 1e3 * queued / calls}
+        wait(self.device)
+        alone = [seconds_of(work, self.device) for _ in range(calls)]
+        queued: list[float] = []
+
+        def row() -> None:
+            queued.append(seconds_of(lambda: [work() for _ in range(calls)]))
+
+        whole = seconds_of(row, self.device)
+        return {"step_ms": 1e3 * whole / calls, "alone_ms": 1e3 * statistics.median(alone), "host_ms": 1e3 * queued[0] / calls}
 
 
 def card(run: Run) -> None:
@@ -109,8 +104,8 @@ def card(run: Run) -> None:
         target = torch.empty_like(source)
         box["copy_TB/s"] = 2 * elements / run.timed(lambda: target.copy_(source), 20)["step_ms"] / 1e9
         side = 8192 if run.cuda else 512
-        for name, kind, precision in (("bf16", torch.bfloat16, "ieee"), ("fp16", torch.float16, "ieee"), ("tf32", torch.float32, "tf32"),
-                                      ("fp32", torch.float32, "ieee")):  # fmt: skip
+        for name, kind, precision in (("bf16", torch.bfloat16, "ieee"), ("fp16", torch.float16, "ieee"),
+                                      ("tf32", torch.float32, "tf32"), ("fp32", torch.float32, "ieee")):  # fmt: skip
             m = torch.randn(side, side, device=run.device).to(kind)
             with true_fp32(run.device):
                 torch.backends.cuda.matmul.fp32_precision = precision  # restored with the others
@@ -132,12 +127,12 @@ def tests(run: Run) -> None:
         box["exit"], box["tail"] = done.returncode, done.stdout[-300:]
 
 
-def trainer_of(recipe: str, words: tuple[str, ...], device: torch.device, *, images: Tensor | None = None) -> Trainer:
-    """Return a new trainer of a recipe, on noise with random loss weights unless `images` are given."""
+def method_of(recipe: str, words: tuple[str, ...], device: torch.device, *, images: Tensor | None = None) -> Imle:
+    """Return the untrained method of a recipe, on noise with random loss weights unless `images` are given."""
     config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", list(words))
     noise = images is None
     images = torch.randint(256, (100, 3, *resolution(config)), dtype=torch.uint8) if noise else images
-    made = Trainer(config, images, images[:0], data={}, device=device, pretrained=not noise)
+    made = methods.make(config, images, device=device, pretrained=not noise)
     made.latents.copy_(torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(0)))
     return made
 
@@ -146,12 +141,12 @@ def agreement(run: Run) -> None:
     """Compare matches and images of one untrained generator on the CPU and on the GPU."""
     with run.part("CPU against GPU", 30) as box:
         images = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-        cpu, gpu = (trainer_of("smoke-32", ("imle.pool_factor=5",), device, images=images) for device in (torch.device("cpu"), run.device))
+        cpu, gpu = (method_of("smoke-32", ("imle.pool_factor=5",), device, images=images) for device in (CPU, run.device))
         ours = cpu.generator(cpu.latents[:16]).detach()
-        matches = cpu.refresher.refresh(cpu.embed_latents, 0, 0)
+        matches = cpu.refresher.refresh(cpu.embed_latents, 0)
         for precision in ("ieee", "tf32"):
             with in_precision(run.device, precision):
-                found = gpu.refresher.refresh(gpu.embed_latents, 0, 0)
+                found = gpu.refresher.refresh(gpu.embed_latents, 0)
                 theirs = gpu.generator(gpu.latents[:16]).detach().cpu()
             box[precision] = {
                 "weights_equal": all(torch.equal(a, b.cpu()) for a, b in zip(cpu.generator.parameters(), gpu.generator.parameters())),
@@ -180,15 +175,15 @@ PRECISIONS = {  # of the generator and of the perceptual network: a type for aut
 def precision(run: Run) -> None:
     """Compare the gradient of a batch in each precision with float32's, at the start and after some training."""
     with run.part("gradient by precision", 60) as box:
-        found = load_images(ROOT / "data" / "fluent_faces", resolution=(64, 64), fit="crop", background="white", minimum=2)
-        made = trainer_of("smoke-32" if run.args.rehearse else "fluent-faces-64", ("data.resolution=64", *RESIZED[run.args.rehearse]),
-                          run.device, images=found.images)  # fmt: skip
+        images = load_images(ROOT / "data" / "fluent_faces", resolution=(64, 64), fit="crop", background="white", minimum=2).images
+        made = method_of("smoke-32" if run.args.rehearse else "fluent-faces-64", ("data.resolution=64", *RESIZED[run.args.rehearse]),
+                         run.device, images=images)  # fmt: skip
+        trainer = Trainer(made.config, made, len(images), data={}, device=run.device)
+        trainer.write_to(SilentLog())
         epochs = (0, 1) if run.args.rehearse else (0, 12, 60)
         for epoch in epochs:
-            while made.step < epoch * made.steps_per_epoch:
-                if made.step % (10 * made.steps_per_epoch) == 0:
-                    made.latents.copy_(made.refresher.refresh(made.embed_latents, made.step, made.step).latents)
-                made.train_step()
+            while trainer.step < epoch * trainer.steps_per_epoch:
+                trainer.advance()
             exact = gradient(made, *PRECISIONS["fp32"])
             box[f"epoch {epoch}"] = {"loss": made.losses.mean().item()} | {
                 name: {"cosine": (g @ exact / g.norm() / exact.norm()).item(), "error": error(exact, g)}
@@ -198,7 +193,7 @@ def precision(run: Run) -> None:
 RESIZED = {False: (), True: ("model.channels=[32,32,16,16,16]", "model.blocks=[1,1,1,1,1]")}  # the recipes of `precision`
 
 
-def gradient(made: Trainer, generator: str | torch.dtype, loss: str | torch.dtype) -> Tensor:
+def gradient(made: Imle, generator: str | torch.dtype, loss: str | torch.dtype) -> Tensor:
     """Return the gradient (P,) float64 of the first batch of matches, with a fixed loss scale, as fp16 needs one."""
     scale = 2.0**12
     index = torch.arange(10, device=made.device)
@@ -234,20 +229,18 @@ def steps(run: Run) -> None:
                 step(run, recipe, lever, words)
 
 
-def step(run: Run, recipe: str, lever: str, words: tuple[str, ...], prepare: Callable[[Trainer], None] = lambda made: None) -> None:
+def step(run: Run, recipe: str, lever: str, words: tuple[str, ...]) -> None:
     """Time one recipe with one lever."""
     with run.part(f"{recipe}, {lever}", 12) as box:
         if run.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         torch.backends.cudnn.benchmark = "benchmark" in lever
-        made = trainer_of(recipe, words, run.device)
-        prepare(made)
-        endless(made)
-        work = captured(made) if "graph" in lever else made.train_step
+        made = method_of(recipe, words, run.device)
+        work = captured(made) if "graph" in lever else made.work()["a step"].job
         box |= run.timed(work, 20)
         if run.cuda:
-            box["allocated_GB"], box["reserved_GB"] = torch.cuda.max_memory_allocated() / 1e9, torch.cuda.max_memory_reserved() / 1e9
+            box["allocated_GB"], box["reserved_GB"] = peak_bytes(run.device) / 1e9, torch.cuda.max_memory_reserved() / 1e9
             box |= kernels(run, work)
         if "graph" not in lever:
             latents = torch.randn(made.config.imle.pool_batch, made.config.model.latent_dim)
@@ -255,23 +248,17 @@ def step(run: Run, recipe: str, lever: str, words: tuple[str, ...], prepare: Cal
         torch.backends.cudnn.benchmark = False
 
 
-def endless(made: Trainer) -> None:
-    """Let every step have a full batch."""
-    made.steps_per_epoch = 10**9
-    made.order = 0, torch.arange(10**5, device=made.device) % made.n
-
-
-def captured(made: Trainer) -> Callable[[], None]:
+def captured(made: Imle) -> Callable[[], None]:
     """Return a step whose forward and backward pass are one CUDA graph; what changes goes in through two tensors."""
-    size = made.config.train.batch_size
-    index, z = torch.arange(size, device=made.device), made.latents[:size].clone()
-    parameters = list(made.network.parameters())
+    learner, batch = made.learner, torch.arange(made.config.train.batch_size, device=made.device)
+    index, z = batch.clone(), made.latents[batch]
+    parameters = list(learner.network.parameters())
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
 
     def body() -> None:
         torch._foreach_zero_([parameter.grad for parameter in parameters])
-        made.compare(index, z)[1].mean().backward()
+        made.loss(index, z)[0].mean().backward()
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -284,12 +271,11 @@ def captured(made: Trainer) -> Callable[[], None]:
         body()
 
     def work() -> None:
-        index.copy_(made.batch(made.step))
+        index.copy_(batch)
         z.copy_(made.latents[index])
         graph.replay()
-        made.optimizer.step()
-        made.ema.update(made.generator, made.step)
-        made.step += 1
+        learner.optimizer.step()
+        learner.ema.update(learner.averaged, 0)
 
     return work
 
@@ -300,7 +286,7 @@ def kernels(run: Run, work: Callable[[], None]) -> dict:
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         work()
-        run.wait()
+        wait(run.device)
     rows = [event for event in profiler.key_averages() if event.self_device_time_total > 0]
     dearest = sorted(rows, key=lambda event: -event.self_device_time_total)[:12]
     return {"kernels": sum(event.count for event in rows), "gpu_ms": sum(event.self_device_time_total for event in rows) / 1e3,
@@ -317,42 +303,35 @@ def compiled(run: Run) -> None:
 def training(run: Run) -> None:
     """Train by the real command for about --train-seconds, the cosine's end included; then sample and score by the real commands."""
     recipe = "smoke-32" if run.args.rehearse else run.args.recipe
-    folder = run.out / "run"
+    folder, on = run.out / "run", ["--device", str(run.device)]
     words = [f"data.path={run.args.data}", "loss.perceptual=effnet-lite0", "loss.pixel_weight=0.3", *run.args.train]
     with run.part("training", run.args.train_seconds + 20) as box:
         shutil.rmtree(folder, ignore_errors=True)
         epochs, cost = affordable(run, recipe, words)
         box |= {"recipe": recipe, "settings": words, "epochs": epochs, "epoch_s": cost}
-        command = ["train.py", "--config", str(ROOT / "configs" / f"{recipe}.yaml"), "--run", str(folder), "--device", str(run.device), *words,
+        command = ["train.py", "--config", str(ROOT / "configs" / f"{recipe}.yaml"), "--run", str(folder), *on, *words,
                    f"train.epochs={epochs}", "log.sheet_epochs=100000", "log.checkpoint_epochs=100000"]  # fmt: skip
         box["exit"] = command_of(run, command, run.args.train_seconds + 60)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         box |= {kind: [row for row in rows if row["kind"] == kind][-1] for kind in ("train", "refresh")}
         shutil.copy(folder / "metrics.jsonl", run.out / "metrics.jsonl")
     with run.part("samples and scores", 20) as box:
-        on = ["--device", str(run.device)]
-        box["sample exit"] = command_of(run, ["sample.py", str(folder), "--num", "36", "--grid", "--out", str(run.out / "samples"), *on], 60)
-        shutil.copy(run.out / "samples" / "grid.png", run.out / "samples.png")
-        shutil.rmtree(run.out / "samples")
-        held = ["--heldout", str(run.args.heldout)] if run.args.heldout else []
-        box["evaluate exit"] = command_of(run, ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,pr,copying", *held,
-                                                "--num-samples", str(24 if run.args.rehearse else SAMPLES), *on,
-                                                "--out", str(run.out / "evaluation")], 240)  # fmt: skip
+        samples, held = run.out / "samples", ["--heldout", str(run.args.heldout)] if run.args.heldout else []
+        box["sample exit"] = command_of(run, ["sample.py", str(folder), "--num", "36", "--grid", "--out", str(samples), *on], 60)
+        shutil.copy(samples / "grid.png", run.out / "samples.png")
+        shutil.rmtree(samples)
+        command = ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,pr,copying", *held, *on,
+                   "--num-samples", str(24 if run.args.rehearse else SAMPLES), "--out", str(run.out / "evaluation")]  # fmt: skip
+        box["evaluate exit"] = command_of(run, command, 240)
         box["scores"] = json.loads((run.out / "evaluation" / "metrics.json").read_text())["metrics"]
 
 
 def affordable(run: Run, recipe: str, words: list[str]) -> tuple[int, float]:
     """Return how many epochs fit, and the seconds of one, its share of a refresh included."""
     config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", words)
-    found = load_images(config.data.path, resolution=resolution(config), fit=config.data.fit, background="white", minimum=2)
-    made = trainer_of(recipe, tuple(words), run.device, images=found.images)
-    each = made.steps_per_epoch
-    endless(made)
-    one = run.timed(made.train_step, 20)["step_ms"] / 1e3 * each
-    begun = time.monotonic()
-    made.refresher.refresh(made.embed_latents, 0, 0)
-    run.wait()
-    cost = one + (time.monotonic() - begun) / config.imle.refresh_epochs
+    images = load_images(config.data.path, **transform(to_dict(config)), minimum=2).images
+    jobs = method_of(recipe, tuple(words), run.device, images=images).work().values()
+    cost = sum(run.timed(job, 20)["step_ms"] / 1e3 / part * per_epoch for job, per_epoch, part in jobs)
     return (2 if run.args.rehearse else max(2, int((run.args.train_seconds - 15) / cost))), cost
 
 
@@ -362,7 +341,8 @@ def table(found: dict[str, dict]) -> str:
     lines = ["| recipe, lever | a step, ms | the GPU's own, ms | kernels | memory, GB | a candidate, ms |", "|---" * 6 + "|"]
     for name, box in found.items():
         if "step_ms" in box:
-            lines.append(f"| {name} | {' | '.join(f'{box[key]:.{digits}f}' if key in box else '-' for key, digits in columns.items())} |")
+            cells = [f"{box[key]:.{digits}f}" if key in box else "-" for key, digits in columns.items()]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -377,7 +357,8 @@ def command_of(run: Run, words: list[str], seconds: float) -> int:
             return process.wait(60)
 
 
-PARTS = {"card": card, "agreement": agreement, "precision": precision, "steps": steps, "tests": tests, "compile": compiled, "training": training}
+PARTS = {"card": card, "agreement": agreement, "precision": precision, "steps": steps, "tests": tests, "compile": compiled,
+         "training": training}  # fmt: skip
 
 
 def main(words: list[str]) -> None:

@@ -11,24 +11,25 @@ The memory is that of whole refreshes, each in a process of its own, whose featu
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from clock import CPU, by_turns, peak_bytes, seconds_of  # noqa: E402
 from errors import run_as_command  # noqa: E402
-from imle.settings import Imle  # noqa: E402
-from methods import from_dict  # noqa: E402
 from imle.refresh import Refresher  # noqa: E402
 from imle.search import PoolMatcher, clearance  # noqa: E402
 from imle.search.bounds import block_size  # noqa: E402
+from imle.settings import Imle  # noqa: E402
+from methods import from_dict  # noqa: E402
 
 N, DIM = 100, 800
 DISTINCT = 2**15  # candidates in memory, 105 MB; a larger pool goes round and round among them
@@ -65,13 +66,6 @@ def rounds(pool: Tensor, size: int, batch: int) -> Iterator[Tensor]:
         size -= len(pool)
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    started = clock()
-    work()
-    return clock() - started
-
-
 def floor(targets: Tensor, pool: Tensor, size: int, block: int) -> None:
     for part in rounds(pool, size, block):
         targets @ part.T
@@ -92,8 +86,9 @@ def measure(sizes: list[int], threads: list[int], repeats: int) -> Iterator[dict
         radius = clearance(pool[:4096], targets).quantile(0.1).item()
         for count in threads:
             torch.set_num_threads(count)
+            now = time.process_time if count == 1 else time.perf_counter
             best = min(FLOOR_BLOCKS, key=lambda size: min(
-                seconds_of(lambda: floor(targets, pool, DISTINCT, size)) for _ in range(3)))  # fmt: skip
+                seconds_of(lambda: floor(targets, pool, DISTINCT, size), now=now) for _ in range(3)))  # fmt: skip
             for size in sizes:
                 for epsilon in (radius, 0.0):
                     works = {
@@ -102,10 +97,8 @@ def measure(sizes: list[int], threads: list[int], repeats: int) -> Iterator[dict
                         "gathered": lambda: match(targets, epsilon, (torch.cat(part.split(Imle().pool_batch))
                                                              for part in rounds(pool, size, block))),
                     }  # fmt: skip
-                    taken = {name: [] for name in works}
-                    for _ in range(max(3, min(repeats, 5 * 10**5 // size))):  # a small pool is soon over, and noisy
-                        for name, work in works.items():
-                            taken[name].append(seconds_of(work))
+                    turns = max(3, min(repeats, 5 * 10**5 // size))  # a small pool is soon over, and noisy
+                    taken = by_turns({name: partial(seconds_of, work, now=now) for name, work in works.items()}, turns)
                     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
                     yield {"data": data, "threads": count, "candidates": size, "epsilon": epsilon, "floor_block": best,
                            **middle, "ratio": middle["matcher"] / middle["floor"],
@@ -113,14 +106,7 @@ def measure(sizes: list[int], threads: list[int], repeats: int) -> Iterator[dict
                            "ratio_of_minima": min(taken["matcher"]) / min(taken["floor"])}  # fmt: skip
 
 
-def peak_megabytes(device: torch.device) -> float:
-    """Return the most memory that this process has held: on a GPU what torch had allocated, else all that was resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def refresh(size: int, n: int = N, device: torch.device = torch.device("cpu")) -> None:
+def refresh(size: int, n: int = N, device: torch.device = CPU) -> None:
     """Draw a pool of `size` candidates of cheap features, reject a tenth of it and match the rest to `n` targets."""
     config = from_dict({"imle": {"pool_factor": size / n}})
     weights = torch.randn(config.model.latent_dim, DIM, generator=torch.Generator().manual_seed(0)).to(device)
@@ -152,7 +138,7 @@ def main(words: list[str]) -> None:
     if args.refresh:
         torch.set_num_threads(1)
         refresh(args.refresh)
-        print(peak_megabytes(torch.device("cpu")))
+        print(peak_bytes() / 2**20)
         return
     peaks = memory()  # before any pool is drawn: on Linux a new process inherits the peak of the one that started it
     if args.json:

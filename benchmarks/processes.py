@@ -9,23 +9,27 @@ float64, which tells rounding from a true difference.
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from clock import by_turns, seconds_of, wait  # noqa: E402
 from data import load_images  # noqa: E402
 from errors import run_as_command  # noqa: E402
 import methods  # noqa: E402
-from training.settings import Settings, resolution  # noqa: E402
 from training import processes  # noqa: E402
 from training.device import choose_device  # noqa: E402
 from training.runlog import SilentLog  # noqa: E402
+from training.settings import Settings, to_dict  # noqa: E402
 from training.trainer import Trainer  # noqa: E402
+from training.transform import transform  # noqa: E402
 
 STEPS = 50
 SMALL_RATE = "train.learning_rate=1e-5"
@@ -33,28 +37,29 @@ SMALL_RATE = "train.learning_rate=1e-5"
 
 def work(config: Settings, device: torch.device) -> dict:
     """Return what this process, one of however many, chooses, loses and takes."""
-    dataset = load_images(config.data.path, resolution=resolution(config), fit=config.data.fit,
-                          background=config.data.background)  # fmt: skip
-    trainer = Trainer(config, dataset.images, data={}, device=device)
-    trainer.log = SilentLog()
-    trainer.embed_latents(trainer.latents[: config.imle.pool_batch])  # the first time, libraries set themselves up
-    refresh = seconds(trainer.rematch, device)
+    images = load_images(config.data.path, **transform(to_dict(config))).images
+    method = methods.make(config, images, device=device)
+    trainer = Trainer(config, method, len(images), data={}, device=device)
+    trainer.write_to(SilentLog())
+    method.embed_latents(method.latents[: config.imle.pool_batch])  # the first time, libraries set themselves up
+    refresh = seconds_of_all(lambda: method.rematch(0), device)
     losses, steps = [], []
-    for _ in range(STEPS):
-        steps.append(seconds(trainer.train_step, device))
-        losses.append(trainer.losses.mean().item())
-    return {"latents": trainer.latents.tolist(), "losses": losses, "refresh": refresh, "step": sorted(steps)[STEPS // 2]}
+    for step in range(STEPS):
+        steps.append(seconds_of_all(lambda: method.pull(trainer.batch(step), step), device))  # a step but for its refresh
+        losses.append(method.losses.mean().item())
+    return {"latents": method.latents.tolist(), "losses": losses, "refresh": refresh, "step": statistics.median(steps)}
 
 
-def seconds(job, device: torch.device) -> float:
-    """Time `job`, from when all processes begin it until all have done it."""
+def seconds_of_all(job: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds from when all processes begin `job` until all have done it."""
+
+    def together() -> None:
+        job()
+        wait(device)
+        processes.any_of(False)
+
     processes.any_of(False)
-    started = time.perf_counter()
-    job()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    processes.any_of(False)
-    return time.perf_counter() - started
+    return seconds_of(together, device)
 
 
 def launch(num: int, words: list[str]) -> dict:
@@ -69,10 +74,7 @@ def launch(num: int, words: list[str]) -> dict:
 
 def compare(num: int, rounds: int, words: list[str]) -> dict:
     """Return the comparison of one process with `num`, the fastest of `rounds` of each counting."""
-    runs = {1: [], num: []}
-    for _ in range(rounds):
-        for number, results in runs.items():
-            results.append(launch(number, words))
+    runs = by_turns({number: partial(launch, number, words) for number in (1, num)}, rounds)
     alone, several = runs[1], runs[num]
     fastest = {part: [min(run[part] for run in results) for results in (alone, several)] for part in ("refresh", "step")}
     return {
@@ -90,7 +92,8 @@ def report(found: dict) -> str:
              f"largest loss difference   {found['largest_loss_difference']:.1e} of the loss, over {STEPS} steps"]  # fmt: skip
     for part, name in (("refresh", "pool and matches"), ("step", "step")):
         one, many = found[f"{part}_seconds"]
-        lines.append(f"{name:<26}{one:.3f} s in 1 process, {many:.3f} s in {found['processes']}: {found[f'{part}_speedup']:.2f} times as fast")
+        lines.append(f"{name:<26}{one:.3f} s in 1 process, {many:.3f} s in {found['processes']}: "
+                     f"{found[f'{part}_speedup']:.2f} times as fast")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -1,12 +1,13 @@
 """Where the time of a training goes: python benchmarks/training.py [--config FILE] [--refreshes N] [section.key=value ...]
 
-Runs whole refresh periods of a recipe, each a refresh and the steps that follow it, with the sheets, scores, checkpoints
+Runs whole refresh periods of a recipe of IMLE, each a refresh and the steps that follow it, with the sheets, scores, checkpoints
 and log that belong to them, and prints how long every part took by itself, beside its floor: its multiplications at
 the rate of this machine's matrix product, or its bytes at the rate of a copy, both measured. Nothing is kept. It trains on
 the set that comes with the project, unless a data.path is given.
 
---against-revision REV or --against-config FILE compares with another state of the code or another recipe, the two
-taking turns in processes of their own, so that a noisy machine is noisy to both.
+--against-revision REV or --against-config FILE compares with another revision of the code or another recipe, the two
+taking turns in processes of their own, so that a noisy machine is noisy to both. Each revision is measured by its own
+benchmarks/training.py, which must know the words that are given and print a "summary" for --json, as 54f7549 does.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,90 +25,35 @@ from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from clock import Clock, by_turns, copy_rate, matmul_rate, peak_bytes  # noqa: E402
+from data import load_images  # noqa: E402
 from errors import run_as_command  # noqa: E402
+import methods  # noqa: E402
+from training.device import choose_device  # noqa: E402
+from training.runlog import RunLog  # noqa: E402
+from training.settings import Settings, to_dict  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
+from training.transform import transform  # noqa: E402
 
 NETWORKS = ("generator", "perceptual")  # what the rest is overhead to
+PLACES = {"rest of the step": "the step", "reject, match, latents": "the pool"}  # where the networks are called from
 
 
-class Clock:
-    """Seconds spent in each part, without the parts inside it."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.seconds, self.calls = device, {}, {}
-        self._open: list[list] = []  # [name, when it began, seconds of parts inside]
-
-    @contextmanager
-    def part(self, name: str):
-        self._open.append([name, self._now(), 0.0])
-        try:
-            yield
-        finally:
-            name, begun, inside = self._open.pop()
-            self._add(name, begun, inside)
-
-    def split(self, name: str, into: str) -> None:
-        """Count what the innermost open part has taken so far to `name`, and go on with it as `into`."""
-        _, begun, inside = self._open[-1]
-        self._add(name, begun, inside, depth=1)
-        self._open[-1] = [into, self._now(), 0.0]
-
-    def _add(self, name: str, begun: float, inside: float, depth: int = 0) -> None:
-        whole = self._now() - begun
-        self.seconds[name] = self.seconds.get(name, 0.0) + whole - inside
-        self.calls[name] = self.calls.get(name, 0) + 1
-        if len(self._open) > depth:
-            self._open[-1 - depth][2] += whole
-
-    def watch(self, owner: object, method: str, name: str, after=lambda value: None) -> None:
-        """Count what `owner.method` takes to the part `name`, told apart by step, pool and sheets if it ends in `of`."""
-        original = getattr(owner, method)
-
-        def timed(*args, **kwargs):
-            with self.part(f"{name} {self.where()}" if name.endswith(" of") else name):
-                value = original(*args, **kwargs)
-            after(value)
-            return value
-
-        setattr(owner, method, timed)
-
-    def where(self) -> str:
-        open_parts = {name for name, _, _ in self._open}
-        return next((place for part, place in PLACES.items() if part in open_parts), "sheets")
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-PLACES = {"rest of the step": "the step", "reject, match, latents": "the pool"}
-
-
-def measure(config, device: torch.device, refreshes: int) -> dict:
-    """Return seconds, calls and floors by part, of so many refresh periods after one step that warms up."""
-    from data import load_images
-    import methods
-    from training.settings import resolution
-    from training.runlog import RunLog
-    from training.trainer import Trainer
-
-    dataset = load_images(config.data.path, resolution=resolution(config), fit=config.data.fit,
-                          background=config.data.background)  # fmt: skip
-    trainer = Trainer(config, dataset.images, data={}, device=device)
+def measure(config: Settings, device: torch.device, refreshes: int) -> dict:
+    """Return seconds, calls and floors by part, of so many refresh periods after each job was done once to warm up."""
+    images = load_images(config.data.path, **transform(to_dict(config))).images
+    trainer = Trainer(config, methods.make(config, images, device=device), len(images), data={}, device=device)
+    for job, _, _ in trainer.method.work().values():
+        job()
+    work, clock = work_of(trainer), Clock(device, PLACES, elsewhere="sheets")
+    stop_at = refreshes * config.imle.refresh_epochs * trainer.steps_per_epoch
     with tempfile.TemporaryDirectory() as folder:
         log = RunLog(Path(folder))
-        trainer.log = log
-        trainer.rematch()
-        trainer.train_step()
-        work = work_of(trainer)
-        trainer.step = 0
-        stop_at = refreshes * config.imle.refresh_epochs * trainer.steps_per_epoch
-        clock = Clock(device)
         watch(clock, trainer, log)
         with clock.part("rest"):
             trainer.run(log, should_stop=lambda: trainer.step >= stop_at)
         log.close()
-    gemm, copy = gemm_rate(device), copy_rate(device)
+    gemm, copy = matmul_rate(device, 1024), copy_rate(device)
     floors = {part: calls * (flops / gemm + moved / copy) for part, calls in clock.calls.items()
               for flops, moved in [work.get(part, (0, 0))]}  # fmt: skip
     return {"steps": trainer.step, "images": trainer.step * min(config.train.batch_size, trainer.n), "seconds": clock.seconds,
@@ -115,82 +61,54 @@ def measure(config, device: torch.device, refreshes: int) -> dict:
             "peak_bytes": peak_bytes(device)}  # fmt: skip
 
 
-def watch(clock: Clock, trainer, log) -> None:
-    """Let the clock count what the trainer calls."""
+def watch(clock: Clock, trainer: Trainer, log: RunLog) -> None:
+    """Let the clock count what the trainer, the method, its learner and their networks do. This table alone names them."""
+    method, learner = trainer.method, trainer.method.learner
 
     def split_backward(drawn):
         images = drawn[-1] if isinstance(drawn, list) else drawn
         if images.requires_grad:  # the gradient reaches the images when the perceptual network is done
             images.register_hook(lambda _: clock.split("perceptual backward", "generator backward"))
 
-    for owner, method, name in (
-            (trainer.ema.module, "forward", "generator forward of"), (trainer.embedding, "forward", "perceptual forward of"),
-            (torch.Tensor, "backward", "backward"), (trainer.search_features, "forward", "feature projection"),
-            (trainer.optimizer, "step", "optimiser"), (trainer.ema, "update", "EMA"),
-            (trainer.refresher, "refresh", "reject, match, latents"), (trainer, "draw_and_score", "sheets and score"),
-            (trainer, "save", "checkpoint"), (log, "row", "log"), (trainer, "train_step", "rest of the step")):  # fmt: skip
-        clock.watch(owner, method, name)
-    for network in {trainer.generator, trainer.network}:  # two where there are heads, and then neither runs the other's forward
+    for owner, function, part in (
+        (trainer, "advance", "rest of the step"),
+        (trainer, "draw_and_score", "sheets and score"),
+        (trainer, "save", "checkpoint"),
+        (log, "row", "log"),
+        (method.refresher, "refresh", "reject, match, latents"),
+        (method.embedding, "forward", "perceptual forward of"),
+        (method.search_features, "forward", "feature projection"),
+        (learner.ema.module, "forward", "generator forward of"),
+        (torch.Tensor, "backward", "backward"),
+        (learner.optimizer, "step", "optimiser"),
+        (learner.ema, "update", "EMA"),
+    ):
+        clock.watch(owner, function, part)
+    for network in {method.generator, learner.network}:  # two where there are heads, and then neither runs the other's forward
         clock.watch(network, "forward", "generator forward of", after=split_backward)
 
 
-def work_of(trainer) -> dict[str, tuple[float, float]]:
+def work_of(trainer: Trainer) -> dict[str, tuple[float, float]]:
     """Return (floating-point operations, bytes moved) of one call of each part whose work can be counted."""
-    images, pool, n = trainer.config.train.batch_size, trainer.config.imle.pool_batch, trainer.n
-    z = trainer.latents[:1]
+    method, images, chunk = trainer.method, trainer.config.train.batch_size, trainer.config.imle.pool_batch
     with FlopCounterMode(display=False) as of_generator:
-        image = trainer.ema.module(z)
+        image = method.learner.ema.module(method.latents[:1])
     with FlopCounterMode(display=False) as of_perceptual:
-        trainer.embedding(image)
+        method.embedding(image)
     generator, perceptual = of_generator.get_total_flops(), of_perceptual.get_total_flops()
-    weights = 4 * sum(p.numel() for p in trainer.generator.parameters())
-    dimension = trainer.targets.features.shape[1]
-    chunks = -(-trainer.refresher.pool_size // pool)
-    mean_chunk = trainer.refresher.pool_size / chunks
+    weights = 4 * sum(p.numel() for p in method.generator.parameters())
+    (n, dimension), pool = method.features.shape, method.refresher.pool_size
+    mean_chunk = pool / -(-pool // chunk)
     return {
         "generator forward of the step": (generator * images, 0), "perceptual forward of the step": (perceptual * images, 0),
         "generator backward": (2 * generator * images, 0), "perceptual backward": (perceptual * images, 0),
         "generator forward of the pool": (generator * mean_chunk, 0),
         "perceptual forward of the pool": (perceptual * mean_chunk, 0),
-        "feature projection": (0, 8 * mean_chunk * dimension),                              # read and written once
-        "reject, match, latents": (2 * n * dimension * trainer.refresher.pool_size, 0),     # all distances
-        "optimiser": (0, 7 * weights), "EMA": (0, 3 * weights),                             # AdamW: p, g, m, v; p, m, v
+        "feature projection": (0, 8 * mean_chunk * dimension),     # read and written once
+        "reject, match, latents": (2 * n * dimension * pool, 0),   # all distances
+        "optimiser": (0, 7 * weights), "EMA": (0, 3 * weights),    # AdamW: p, g, m, v; p, m, v
         "checkpoint": (0, 2 * 4 * weights),
     }  # fmt: skip
-
-
-def gemm_rate(device: torch.device, side: int = 1024) -> float:
-    """Return the float32 operations per second of a matrix product."""
-    a, b = torch.randn(2, side, side, device=device)
-    return 2 * side**3 / best_of(lambda: a @ b, device)
-
-
-def copy_rate(device: torch.device, elements: int = 2**24) -> float:
-    """Return the bytes per second, read and written, of a copy."""
-    source = torch.zeros(elements, device=device)
-    target = torch.empty_like(source)
-    return 8 * elements / best_of(lambda: target.copy_(source), device)
-
-
-def best_of(work, device: torch.device, times: int = 20) -> float:
-    """Return the seconds of the fastest of some calls."""
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the most memory held so far: on the GPU, or of the process where there is none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def summary(found: dict) -> dict[str, float]:
@@ -215,14 +133,16 @@ def table(found: dict) -> str:
                       *(f"{name}: {value:.3g}" for name, value in summary(found).items())])  # fmt: skip
 
 
-def compare(sides: dict[str, list[str]], rounds: int) -> dict[str, list[dict]]:
-    """Run this benchmark's command once for each side in turn, `rounds` times; the first is the base of the ratios."""
-    found: dict[str, list[dict]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, words in sides.items():
-            answer = subprocess.run([sys.executable, __file__, "--json", *words], check=True, stdout=subprocess.PIPE)
-            found[name].append(summary(json.loads(answer.stdout)))
-            print(f"{name}: {found[name][-1]['steps per second']:.2f} steps/s", file=sys.stderr)
+def compare(sides: dict[str, tuple[Path, list[str]]], rounds: int) -> dict[str, list[dict]]:
+    """Return the summaries of both sides {name: (folder of the code, words)}; the first is the base of the ratios."""
+    return by_turns({name: partial(summary_of, name, *side) for name, side in sides.items()}, rounds)
+
+
+def summary_of(name: str, code: Path, words: list[str]) -> dict[str, float]:
+    """Return what this benchmark sums up, as it is in another folder of code."""
+    command = [sys.executable, code / "benchmarks" / "training.py", "--json", *words]
+    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["summary"]
+    print(f"{name}: {found['steps per second']:.2f} steps/s", file=sys.stderr)
     return found
 
 
@@ -250,12 +170,11 @@ def checked_out(revision: str):
 
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="of the code that is run, or any file")
+    parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="in the folder of the code, or any absolute path")
     parser.add_argument("--refreshes", type=int, default=2, help="periods to run (2)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--code", type=Path, default=ROOT, help="folder of the code to run")
     parser.add_argument("--against-revision", metavar="REV", help="compare with this git revision")
     parser.add_argument("--against-config", metavar="FILE", help="compare with this recipe")
     parser.add_argument("--rounds", type=int, default=3, help="of a comparison (3)")
@@ -265,23 +184,18 @@ def main(words: list[str]) -> None:
     for option in ("device", "threads"):
         common += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
     if args.against_revision:
+        words = [*common, "--config", args.config]
         with checked_out(args.against_revision) as place:
-            show(compare({"this code": [*common, "--config", args.config],
-                          args.against_revision: [*common, "--config", args.config, "--code", str(place)]}, args.rounds), args.json)
+            show(compare({"this code": (ROOT, words), args.against_revision: (place, words)}, args.rounds), args.json)
     elif args.against_config:
-        sides = {file: [*common, "--config", file] for file in (args.config, args.against_config)}
+        sides = {file: (ROOT, [*common, "--config", file]) for file in (args.config, args.against_config)}
         show(compare(sides, args.rounds), args.json)
     else:
         if args.threads:
             torch.set_num_threads(args.threads)
-        sys.path.insert(0, str(args.code.resolve()))
-        import methods
-        from training.settings import resolution
-        from training.device import choose_device
-
-        file = args.code / args.config  # an absolute path stays itself
-        settings = [f"data.path={args.code / 'data' / 'fluent_faces'}", *args.settings]
-        found = measure(methods.load_config(file, settings), choose_device(args.device), args.refreshes)
+        settings = [f"data.path={ROOT / 'data' / 'fluent_faces'}", *args.settings]
+        config = methods.load_config(ROOT / args.config, settings)  # an absolute path stays itself
+        found = measure(config, choose_device(args.device), args.refreshes)
         print(json.dumps({**found, "summary": summary(found)}) if args.json else table(found))
 
 

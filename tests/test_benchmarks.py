@@ -1,4 +1,4 @@
-"""The clock of benchmarks/training.py: every second is counted once, in the innermost part that it was spent in."""
+"""Every benchmark begins; their clock counts every second once, in the innermost part that it was spent in. Nothing is timed."""
 
 import importlib.util
 import json
@@ -7,18 +7,32 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).parent.parent
-SPEC = importlib.util.spec_from_file_location("training_benchmark", ROOT / "benchmarks" / "training.py")
+COMMANDS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.name != "clock.py")  # which the others import
+SPEC = importlib.util.spec_from_file_location("clock", ROOT / "benchmarks" / "clock.py")
 benchmark = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_every_benchmark_imports_what_it_names_and_prints_its_help(path, tmp_path):
+    result = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith(f"usage: {path.name}"), result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jobs_by_turns_alternate():
+    order = []
+    assert benchmark.by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or len(order)}, 2) == {
+        "a": [None, None], "b": [2, 4]}  # fmt: skip
+    assert order == ["a", "b", "a", "b"]
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock whose time is moved by hand."""
-    made = benchmark.Clock(torch.device("cpu"))
+    made = benchmark.Clock(benchmark.CPU, {"step": "the step", "pool": "the pool"}, elsewhere="sheets")
     made.time = 0.0
     monkeypatch.setattr(made, "_now", lambda: made.time)
     return made
@@ -72,9 +86,13 @@ def test_networks_are_told_apart_by_where_they_are_called(clock):
 
     network = Network()
     clock.watch(network, "forward", "generator forward of")
-    for part in ("rest of the step", "reject, match, latents", "sheets and score"):
-        with clock.part(part):
-            network.forward()
+    with clock.part("step"):
+        network.forward()
+        with clock.part("pool"):  # a refresh lies within a step
+            with clock.part("another"):
+                network.forward()
+    with clock.part("another"):
+        network.forward()
     assert {name for name in clock.seconds if name.startswith("generator")} == {
         "generator forward of the step", "generator forward of the pool", "generator forward of sheets"}  # fmt: skip
 
@@ -83,5 +101,9 @@ def test_the_parts_of_a_training_with_stages_are_all_counted():
     command = [sys.executable, ROOT / "benchmarks" / "training.py", "--config", ROOT / "configs" / "smoke-32.yaml", "--refreshes", "1",
                "--threads", "1", "--json", "loss.stage_weight=0.5"]  # fmt: skip
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    for part in ("generator forward of the step", "perceptual backward", "generator backward", "optimiser"):
-        assert found["calls"][part] == found["steps"], part
+    for part in ("rest of the step", "generator forward of the step", "perceptual forward of the step", "perceptual backward",
+                 "generator backward", "optimiser", "EMA"):  # fmt: skip
+        assert found["calls"][part] == found["steps"] == 20, part
+    assert found["calls"]["reject, match, latents"] == 1 and found["calls"]["sheets and score"] == 2
+    pool = {found["calls"][f"{network} forward of the pool"] for network in ("generator", "perceptual")}
+    assert pool == {4}  # batches of 64 of 200 candidates

@@ -1,0 +1,122 @@
+"""The clock of all benchmarks: seconds of a job, of jobs that take turns and of a job's parts; rates; the peak of memory."""
+
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+CPU = torch.device("cpu")
+TIMES, SECONDS = 20, 6.0  # `least_seconds` stops at either, but takes two times at least
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(job: Callable[[], object], device: torch.device = CPU, now: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds that `job` takes by the clock `now`, the wait for its device included."""
+    started = now()
+    job()
+    wait(device)
+    return now() - started
+
+
+def least_seconds(job: Callable[[], object], device: torch.device = CPU) -> float:
+    """Return the least of several times of `job`, which other work on the machine disturbs least."""
+    seconds_of(job, device)  # warms up
+    taken: list[float] = []
+    while len(taken) < 2 or (len(taken) < TIMES and sum(taken) < SECONDS):
+        taken.append(seconds_of(job, device))
+    return min(taken)
+
+
+def by_turns(jobs: dict[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
+    """Run the jobs in turn, `rounds` times each, so that a noisy machine is noisy to all; return what each returned."""
+    found: dict[K, list[T]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            found[name].append(job())
+    return found
+
+
+def matmul_rate(device: torch.device, side: int) -> float:
+    """Return the float32 operations per second of a matrix product."""
+    a, b = torch.randn(2, side, side, device=device)
+    return 2 * side**3 / least_seconds(lambda: a @ b, device)
+
+
+def copy_rate(device: torch.device, elements: int = 2**24) -> float:
+    """Return the bytes per second, read and written, of a copy."""
+    source = torch.zeros(elements, device=device)
+    target = torch.empty_like(source)
+    return 8 * elements / least_seconds(lambda: target.copy_(source), device)
+
+
+def peak_bytes(device: torch.device = CPU) -> int:
+    """Return the most memory held so far: what torch allocated on a GPU, else what was resident of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Clock:
+    """Seconds spent in each part of a job, without the parts inside it."""
+
+    def __init__(self, device: torch.device, places: dict[str, str], elsewhere: str):
+        """Tell the calls of one function apart by the place: of the innermost open part in `places` {part: place}, or `elsewhere`."""
+        self.device, self.places, self.elsewhere = device, places, elsewhere
+        self.seconds: dict[str, float] = {}
+        self.calls: dict[str, int] = {}
+        self._open: list[list] = []  # [name, when it began, seconds of parts inside]
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what happens inside to the part `name`."""
+        self._open.append([name, self._now(), 0.0])
+        try:
+            yield
+        finally:
+            name, begun, inside = self._open.pop()
+            self._add(name, begun, inside)
+
+    def split(self, name: str, into: str) -> None:
+        """Count what the innermost open part has taken so far to `name`, and go on with it as `into`."""
+        _, begun, inside = self._open[-1]
+        self._add(name, begun, inside, depth=1)
+        self._open[-1] = [into, self._now(), 0.0]
+
+    def _add(self, name: str, begun: float, inside: float, depth: int = 0) -> None:
+        whole = self._now() - begun
+        self.seconds[name] = self.seconds.get(name, 0.0) + whole - inside
+        self.calls[name] = self.calls.get(name, 0) + 1
+        if len(self._open) > depth:
+            self._open[-1 - depth][2] += whole
+
+    def watch(self, owner: object, function: str, name: str, after: Callable[[Any], None] = lambda value: None) -> None:
+        """Count what `owner.function` takes to the part `name`, or to one for each place if it ends in " of"."""
+        original = getattr(owner, function)
+
+        def timed(*args, **kwargs):
+            with self.part(f"{name} {self._place()}" if name.endswith(" of") else name):
+                value = original(*args, **kwargs)
+            after(value)
+            return value
+
+        setattr(owner, function, timed)
+
+    def _place(self) -> str:
+        return next((self.places[name] for name, _, _ in reversed(self._open) if name in self.places), self.elsewhere)
+
+    def _now(self) -> float:
+        wait(self.device)
+        return time.perf_counter()
