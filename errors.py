@@ -77,7 +77,7 @@ class _Unfailing(io.RawIOBase):
     def isatty(self) -> bool:
         return self.bytes.isatty()
 
-    def write(self, data: memoryview) -> int:
+    def write(self, data: memoryview) -> int:  # type: ignore[override]
         try:
             while (written := self.bytes.write(data)) is None:  # a pipe that is full and does not wait
                 select.select([], [self], [])

@@ -18,8 +18,9 @@ from imle.refresh import Refresher
 from imle.search import PoolMatcher
 from imle.settings import Config
 from imle.targets import Targets, embed
+from models.generator import Generator
 from models.memory import memory_for
-from models.perceptual import load_embedding
+from models.perceptual import Embedding, load_embedding
 from models.pixels import to_float, to_uint8
 from models.stages import Staged, make_heads, shrunk, stage_maps
 from training import rng
@@ -29,11 +30,13 @@ from training.sampling import generate
 from training.settings import to_dict
 from training.trainer import Work
 
-Networks = tuple[nn.Module, nn.Module, SearchFeatures]  # generator, training embedding, search features
+Networks = tuple[Generator, Embedding, SearchFeatures]  # generator, training embedding, search features
 
 
 class Imle:
     """Pull the match of every image towards it."""
+
+    log: Callable[[str, int, dict[str, float], float], None]
 
     def __init__(self, config: Config, images: Tensor, *, device: torch.device, pretrained: bool = True,
                  networks: Callable[[Config, torch.device, bool], Networks] | None = None):  # fmt: skip
@@ -187,5 +190,6 @@ def make_networks(config: Config, device: torch.device, pretrained: bool = True)
     embedding = load_embedding(config.loss.perceptual, config.loss.pixel_weight, pretrained)
     compared = embedding if settings.features == "loss" else load_embedding(settings.features, pretrained=pretrained)
     search_features = SearchFeatures(compared, sketch_dim=settings.sketch_dim, normalise=settings.normalise, seed=config.seed)
-    embedding.to(device, memory_format=torch.channels_last)
-    return generator, embedding, search_features.to(device, memory_format=torch.channels_last)
+    for network in (embedding, search_features):
+        network.to(device).to(memory_format=torch.channels_last)
+    return generator, embedding, search_features

@@ -6,10 +6,32 @@ that has already taken its match from it asks again; since a pool is matched aga
 is kept of it is one offer per image.
 """
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from imle.settings import Imle
+
+
+class Objective(Protocol):
+    """Who takes a new match, and when."""
+
+    def asking(self, step: int, losses: Tensor) -> Tensor | None:
+        """Return which images want a new match before this step, bool (n,), or None for none."""
+
+    def needs_pool(self, asking: Tensor) -> bool:
+        """Tell whether a new pool must be drawn to serve them."""
+
+    def take(self, asking: Tensor, offers: Tensor | None) -> Tensor:
+        """Return the latents that the asking images take; `offers` (n, latent_dim) are those of a new pool."""
+
+    def state_dict(self) -> dict:
+        """Return what the next answers depend on."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` returned."""
 
 
 class Everyone:
@@ -20,15 +42,13 @@ class Everyone:
         self.n = n
 
     def asking(self, step: int, losses: Tensor) -> Tensor | None:
-        """Return which images want a new match before this step, bool (n,), or None for none."""
         return torch.ones(self.n, dtype=torch.bool) if step % self.every == 0 else None
 
     def needs_pool(self, asking: Tensor) -> bool:
-        """Tell whether a new pool must be drawn to serve them."""
         return True
 
     def take(self, asking: Tensor, offers: Tensor | None) -> Tensor:
-        """Return the latents that the asking images take; `offers` (n, latent_dim) are those of a new pool."""
+        assert offers is not None  # every question has a pool of its own
         return offers[asking]
 
     def state_dict(self) -> dict:
@@ -71,6 +91,7 @@ class Adaptive:
             self.used = torch.zeros_like(self.used)
         self.used |= asking
         self.age[asking] = 0
+        assert self.offers is not None  # an image that asks first finds no pool
         return self.offers[asking]
 
     def state_dict(self) -> dict:
@@ -81,4 +102,4 @@ class Adaptive:
             setattr(self, key, value)
 
 
-OBJECTIVES = {"every": Everyone, "adaptive": Adaptive}
+OBJECTIVES: dict[str, Callable[[Imle, int, int], Objective]] = {"every": Everyone, "adaptive": Adaptive}

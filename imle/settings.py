@@ -68,7 +68,10 @@ class Config(Settings):
     loss: Loss = field(default_factory=Loss)
     imle: Imle = field(default_factory=Imle)
 
-    translated = staticmethod(translated_settings)
+    @staticmethod
+    def translated(values: dict) -> dict:
+        """Return what a file or a checkpoint of an earlier revision says, under today's names. Raises UserError."""
+        return translated_settings(values)
 
     def check(self) -> None:
         """Raise UserError for settings that do not fit each other."""

@@ -7,6 +7,8 @@ momentum goes on in its direction for ten steps: the images of all latents break
 import torch
 from torch import Tensor, nn
 
+from training.optimizer import gradient_of
+
 MEMORY = 0.95  # of the usual norms
 
 
@@ -23,5 +25,5 @@ class Clipping:
         self.usual = torch.where(self.usual == 0, norms, self.usual)
         kept = torch.minimum(norms, self.factor * self.usual)
         scales = torch.where(norms > kept, kept / norms, 1.0)
-        torch._foreach_mul_([parameter.grad for parameter in self.parameters], list(scales.unbind()))
+        torch._foreach_mul_([gradient_of(parameter) for parameter in self.parameters], list(scales.unbind()))  # type: ignore[arg-type]
         self.usual = self.usual.lerp(kept, 1 - MEMORY)

@@ -1,5 +1,7 @@
 """Stop before an update that is not finite, without making a GPU wait for the host at every step."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,8 @@ class Diverged(Exception):
 class Guard:
     """Keep a fused optimiser from updating, from the first step on whose loss or gradient is not finite."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device):
+    def __init__(self, optimizer: Any, device: torch.device):
+        """Watch over a fused torch.optim.Optimizer, or one that heeds `found_inf` as they do."""
         self.found = torch.zeros((), dtype=torch.float32, device=device)  # 1 from that step on; AdamW asks for float32
         self.step = torch.zeros((), dtype=torch.int64, device=device)  # the last one that began with 0 in `found`
         self.at_once = device.type == "cpu"  # on a CPU reading the flag needs no synchronisation

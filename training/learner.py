@@ -11,7 +11,7 @@ from training.clipping import Clipping
 from training.compiling import telling_of_compilation
 from training.ema import Ema
 from training.guard import Diverged, Guard
-from training.optimizer import make_optimizer, set_learning_rate
+from training.optimizer import gradient_of, make_optimizer, set_learning_rate
 from training.settings import Train
 
 
@@ -38,7 +38,7 @@ class Learner:
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(batch, loss)
-        norms = torch.stack(torch._foreach_norm([parameter.grad for parameter in self.network.parameters()]))
+        norms = torch.stack(torch._foreach_norm([gradient_of(parameter) for parameter in self.network.parameters()]))
         self.guard.watch(norms.sum() + losses.sum(), step)
         if self.clipping:
             self.clipping.clip(norms)

@@ -6,6 +6,7 @@ are as long as AdamW's (Liu et al. 2025, section 2.2), and one learning rate ser
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,12 @@ def make_optimizer(network: nn.Module, settings: Train) -> "torch.optim.Optimize
 
 def adamw(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.Optimizer:
     """Return AdamW in fused kernels for parameters by name; a group's "share" says how much of the learning rate it has."""
-    groups = [{"params": list(parameters.values())}]
+    groups: list[dict[str, Any]] = [{"params": list(parameters.values())}]
     if settings.mapping_rate != 1:
         mapping = {name for name in parameters if "mapping." in name}
         groups = [{"params": [parameters[name] for name in parameters if name not in mapping]},
                   {"params": [parameters[name] for name in parameters if name in mapping], "share": settings.mapping_rate}]  # fmt: skip
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.betas),
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]),
                              weight_decay=settings.weight_decay, fused=True)  # fmt: skip
 
 
@@ -50,7 +51,7 @@ class MuonAdamW:
     """
 
     def __init__(self, generator: nn.Module, settings: Train):
-        groups: dict[tuple[int, int], list[nn.Parameter]] = {}
+        groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for matrix in matrices(generator):
             groups.setdefault(tuple(bucket(side) for side in wide(matrix).shape), []).append(matrix)
         self.stacks = [Stack(group) for group in groups.values()]
@@ -76,7 +77,7 @@ class MuonAdamW:
         group, failed = self.param_groups[0], self.found_inf > 0
         for stack in self.stacks:
             stack.step(group["lr"], group["lr"] * group["weight_decay"], failed)
-        self.rest.found_inf = self.found_inf
+        self.rest.found_inf = self.found_inf  # type: ignore[attr-defined]  # what its fused kernels look at
         self.rest.step()
 
     def state_dict(self) -> dict:
@@ -104,16 +105,22 @@ class Stack:
 
     def step(self, rate: float, decay: float, failed: Tensor) -> None:
         """Update the matrices by their gradients, unless `failed` ()."""
-        torch._foreach_copy_(self._places(self.gradient), [wide(matrix.grad) for matrix in self.matrices])
+        torch._foreach_copy_(self._places(self.gradient), [wide(gradient_of(matrix)) for matrix in self.matrices])
         gradient = torch.where(failed, self.momentum, self.gradient)  # towards itself the momentum does not move
         self.momentum.lerp_(gradient, 1 - MOMENTUM)
         steps = orthogonal(gradient.lerp(self.momentum, MOMENTUM)).mul_(self.lengths * (-rate * ~failed))
-        torch._foreach_mul_(self.matrices, torch.where(failed, 1.0, 1 - decay))
+        torch._foreach_mul_(list[Tensor](self.matrices), torch.where(failed, 1.0, 1 - decay))
         torch._foreach_add_([wide(matrix) for matrix in self.matrices], self._places(steps))
 
     def _places(self, stack: Tensor) -> list[Tensor]:
         """Return the part of each matrix of `stack` that is not filled up."""
         return [matrix[:rows, :columns] for matrix, (rows, columns) in zip(stack, self.shapes)]
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """Return the gradient of a parameter, which has one."""
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def wide(weight: Tensor) -> Tensor:
@@ -129,7 +136,7 @@ def bucket(side: int) -> int:
 
 def matrices(generator: nn.Module) -> list[nn.Parameter]:
     """Return the weights that Muon updates: the convolutions, but for small ones."""
-    weights = [layer.weight for layer in generator.modules() if isinstance(layer, nn.Conv2d)]
+    weights = [layer.get_parameter("weight") for layer in generator.modules() if isinstance(layer, nn.Conv2d)]
     return [weight for weight in weights if min(weight.flatten(1).shape) >= SMALLEST]
 
 

@@ -83,9 +83,9 @@ def kept_apart(network: nn.Module, apart: bool) -> AbstractContextManager:
 
 def check_agreement(facts: dict[str, str]) -> None:
     """Raise UserError in all processes unless all were given the same `facts`, a text each."""
-    digests = [bytearray(hashlib.sha256(text.encode(errors="backslashreplace")).digest()) for text in facts.values()]
-    digests = gathered(torch.stack([torch.frombuffer(digest, dtype=torch.uint8) for digest in digests]))  # (count, facts, 32)
-    differs = (digests != digests[0]).any(dim=2)  # (count, facts)
+    own = [bytearray(hashlib.sha256(text.encode(errors="backslashreplace")).digest()) for text in facts.values()]
+    digests = gathered(torch.stack([torch.frombuffer(digest, dtype=torch.uint8) for digest in own]))  # (count, facts, 32)
+    differs = digests.ne(digests[0]).any(dim=2)  # (count, facts)
     if differs.any():
         names = [name for name, found in zip(facts, differs.any(dim=0)) if found]
         others = ", ".join(str(number) for number in differs.any(dim=1).nonzero()[:, 0].tolist())

@@ -190,7 +190,7 @@ def describe(cls: type) -> str:
 
 
 def _default(f: dataclasses.Field) -> Any:
-    return f.default if f.default is not dataclasses.MISSING else f.default_factory()
+    return f.default_factory() if callable(f.default_factory) else f.default
 
 
 class _Loader(yaml.BaseLoader):
@@ -219,19 +219,21 @@ def _read_yaml(path: Path) -> dict:
     return values
 
 
-def _build(config: type, values: dict, prefix: str, section: type | None = None) -> Any:
+def _build(config: type, values: dict, prefix: str, section: Any = None) -> Any:
     """Return a Config, or one section of it, of what `values` name."""
     cls = section or config
     if not isinstance(values, dict):
         raise UserError(f"{prefix.rstrip('.')}: expected a section of settings, found {_shown(values)}")
-    fields, built = {f.name: f for f in dataclasses.fields(cls)}, {}
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    built: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
             raise UserError(_unknown_key(f"{prefix}{name}", config))
-        if dataclasses.is_dataclass(fields[name].type):
-            built[name] = _build(config, {} if value == "" else value, f"{prefix}{name}.", fields[name].type)
+        kind: Any = fields[name].type
+        if dataclasses.is_dataclass(kind):
+            built[name] = _build(config, {} if value == "" else value, f"{prefix}{name}.", kind)
         else:
-            built[name] = _check(f"{prefix}{name}", value, fields[name].type, fields[name].metadata["facts"])
+            built[name] = _check(f"{prefix}{name}", value, kind, fields[name].metadata["facts"])
     return cls(**built)
 
 
