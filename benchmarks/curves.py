@@ -23,6 +23,7 @@ from clock import least_seconds, matmul_rate, peak_bytes  # noqa: E402
 from errors import run_as_command  # noqa: E402
 from imle.search import clearance  # noqa: E402
 from imle.search.bounds import block_size  # noqa: E402
+from lab import plots  # noqa: E402
 from matching import DIM, DISTINCT, match, mixture, refresh, rounds  # noqa: E402
 import methods  # noqa: E402
 from training.device import choose_device  # noqa: E402
@@ -108,19 +109,9 @@ def straight(x: list[float], y: list[float]) -> list[float]:
 
 def draw(found: dict[str, list[dict]], axes: dict[str, str], title: str, law: str, path: Path) -> None:
     """Draw time above memory, beside each other for each of the axes {name: title}; `law` says how memory grows."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    blue, red, grey = "#1f4e79", "#c8553d", "#8a8a8a"
-    style = {"font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.spines.top": False,
-             "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e4e4e4",
-             "legend.frameon": False, "legend.fontsize": 10.5, "legend.loc": "upper left", "lines.linewidth": 2.0,
-             "figure.titlesize": 14, "figure.titleweight": "bold"}  # fmt: skip
-    with pyplot.rc_context(style):
-        figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.5), sharex="col", sharey="row", layout="constrained")
+    (blue, red, *_), grey = plots.COLORS, plots.GREY
+    with plots.canvas() as pyplot:
+        figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.5), sharex="col", sharey="row")
         figure.suptitle(title, x=0.01, ha="left")
         for (above, below), (axis, heading) in zip(panels.T, axes.items()):
             at, seconds, megabytes, flops, rate = (
@@ -140,20 +131,17 @@ def draw(found: dict[str, list[dict]], axes: dict[str, str], title: str, law: st
             below.plot(at, megabytes, "o-", color=blue, label="measured")
             below.plot(at, line, "--", color=red, label=label)
             below.set(xscale="log", xlabel=axis, xticks=at)
-            below.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-            below.xaxis.set_minor_locator(NullLocator())
-            above.legend()
-            below.legend()
+            below.xaxis.set_major_formatter("{x:,.0f}")
+            below.minorticks_off()
+            above.legend(loc="upper left")
+            below.legend(loc="upper left")
         for (left, _), label in zip(panels, ("seconds", "peak memory, MB")):
             left.set_ylabel(label)
-        above.yaxis.set_major_locator(LogLocator())
-        above.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        above.yaxis.set_minor_formatter(NullFormatter())
+        plots.label_log(above.yaxis)
         low, high = above.get_ylim()
         above.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
         below.set_ylim(0, 1.3 * below.get_ylim()[1])
-        figure.savefig(path, dpi=120)
-        pyplot.close(figure)
+        plots.save(figure, path)
 
 
 def main(words: list[str]) -> None:

@@ -163,7 +163,7 @@ def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str,
     """Return a table for every set: what real images score, and every method's last scores, mean +- half of the 95% interval."""
     heads = [head for head, _ in COLUMNS.values()]
     lines = [f"`{name}`: {' '.join(settings) or 'the recipe as it is'}  " for name, settings in methods.items()]
-    lines.append("`real images`: the training images' distance to the held-out ones, and how many of the held-out ones would count as copies")
+    lines.append("`real images`: the training images' distance to the held-out ones, and how many of these would count as copies")
     for chosen, of_method in results.items():
         first = next(iter(of_method))
         lines += ["", f"### {chosen}", "", f"| method | {' | '.join(heads)} | held-out less {first}'s |", "|---" * (len(heads) + 2) + "|",
