@@ -86,8 +86,9 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
     warnings += filter(None, [disagreement(measured)])
     if selected_by:
         warnings.append(f"this checkpoint was chosen among others by its {selected_by} to the training images, which flatters it")
-    if any(name == number_of(name).name and number_of(name).comparable and number_of(name).counted and each.num_fake < PUBLISHED_SAMPLES
-           for name, each in measured.items()):
+    numbers = {name: number_of(name) for name in measured}
+    published = [name for name, number in numbers.items() if number.counted and number.comparable and name == number.name]
+    if any(measured[name].num_fake < PUBLISHED_SAMPLES for name in published):
         warnings.append(f"fid falls with the number of samples; published few-shot values use {PUBLISHED_SAMPLES}")
     for network in OFFLINE_JUDGES:
         if any(number.network == network for number in measured.values()):
