@@ -1,7 +1,6 @@
 """Train a generator on a folder of images. The same command goes on where it was stopped."""
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -21,7 +20,6 @@ from training.dryrun import dry_run
 from training.resume import check_same_run, nothing_to_do
 from training.runlog import RunLog, SilentLog, environment
 from training.settings import Settings, describe, to_dict, to_yaml
-from training.sheets import grid, save_png
 from training.trainer import Trainer
 from training.transform import transform
 
@@ -81,7 +79,10 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, last
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     signals = Signals()
     try:
-        log = open_log(args.run, config, device, state, dataset.images[:400]) if processes.is_main() else SilentLog()
+        log = SilentLog()
+        if processes.is_main():
+            log = RunLog(args.run, *(state["log_position"], state["step"]) if state else ())
+            log.describe(to_yaml(config), environment(device, sys.argv), dataset.images[:400])
         tell(f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}; "
              f"{args.run}/images.png shows the images as they are used")  # fmt: skip
         trainer.run(log, should_stop=signals.caught)
@@ -93,15 +94,6 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, last
         return 128 + (signals.number or signal.SIGTERM)  # it may have been another process that was told to stop
     tell(f"done: {last}")
     return 0
-
-
-def open_log(run: Path, config: Settings, device: torch.device, state: dict | None, images: torch.Tensor) -> RunLog:
-    """Open the log where `state` left it, and write down what the run is."""
-    log = RunLog(run, *(state["log_position"], state["step"]) if state else (0, 0))
-    (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    (run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
-    save_png(grid(images, columns=20), run / "images.png")
-    return log
 
 
 def kept(last: Path) -> str:

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from atomic import LEFTOVERS, written
 from errors import UserError
 from training import processes
 from training.sheets import grid, save_png
+
+WRITTEN = ("config.yaml", "environment.json", "images.png", "checkpoints/*.pt", "*/step-*.png")
 
 
 class RunLog:
@@ -34,9 +37,19 @@ class RunLog:
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.file = open(folder / "metrics.jsonl", "ab")
         keep_to_oneself(self.file, folder)
+        for name in WRITTEN:
+            for part in folder.glob(name + LEFTOVERS):
+                part.unlink()
         self.file.truncate(min(resume_at, self.file.tell()))
         self.file.seek(0, os.SEEK_END)
         self.view = View(folder / "tensorboard", step)
+
+    def describe(self, settings: str, environment: dict, images: Tensor) -> None:
+        """Write down what the run is: its settings as YAML, what it runs on, and uint8 images (N, 3, H, W) as it uses them."""
+        for name, text in (("config.yaml", settings), ("environment.json", json.dumps(environment, indent=2))):
+            with written(self.folder / name) as part:
+                part.write_text(text, encoding="utf-8")
+        save_png(grid(images, columns=20), self.folder / "images.png")
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
         """Append one row of numbers; one that is not finite, which JSON does not know, is written as null."""
