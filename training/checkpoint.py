@@ -10,6 +10,7 @@ import torch
 
 from atomic import written
 from errors import UserError
+from training.folder import RunFolder
 
 FORMAT = "rs-imle/2"
 EARLIER = ("rs-imle/1",)  # that `methods.load` upgrades
@@ -67,7 +68,7 @@ def find(path: Path) -> Path:
     Raises UserError when there is none.
     """
     if path.is_dir():
-        last = path / "checkpoints" / "last.pt"
+        last = RunFolder(path).last
         if not last.exists():
             raise UserError(f"{path}: no checkpoints/last.pt in it; give a run folder or a .pt file")
         return last
