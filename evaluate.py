@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
             "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": document.networks_record(evaluator.networks)},
         **document.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
         warnings=warnings, timing={"seconds": time.monotonic() - started})  # fmt: skip
-    with document.written(out, report.text(found.measured, found.calibration, sentences, warnings)):
+    with document.reporting(out, report.text(found.measured, found.calibration, sentences, warnings)):
         path = document.write_numbers(out, contents)
         page.write_page(out, contents, found, subject.samples[0], reals, run=document.run_of(args.source))
         if found.sets:

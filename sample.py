@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from atomic import written
 from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
@@ -123,7 +124,8 @@ def write_film(sampler: Sampler, seeds: list[int], frames: int, out: Path, batch
             save_png(image, out / f"frame{len(pictures):04d}.png")
             pictures.append(to_pil(image))
         print(f"\r{len(pictures)}/{frames} frames", end="", file=sys.stderr)
-    pictures[0].save(out / "film.gif", save_all=True, append_images=pictures[1:], duration=50, loop=0)
+    with written(out / "film.gif") as part:
+        pictures[0].save(part, format="GIF", save_all=True, append_images=pictures[1:], duration=50, loop=0)
     print(f" in {out}, and film.gif", file=sys.stderr)
 
 

@@ -1,7 +1,6 @@
 """Train a generator on a folder of images. The same command goes on where it was stopped."""
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -18,10 +17,10 @@ import methods
 from training import checkpoint, processes
 from training.device import choose_device
 from training.dryrun import dry_run
+from training.folder import RunFolder
 from training.resume import check_same_run, nothing_to_do
 from training.runlog import RunLog, SilentLog, environment
 from training.settings import Settings, describe, to_dict, to_yaml
-from training.sheets import grid, save_png
 from training.trainer import Trainer
 from training.transform import transform
 
@@ -41,22 +40,22 @@ def main(words: list[str]) -> None:
     args = parse(words)
     config = methods.load_config(args.config, args.settings)
     device = choose_device(args.device)
-    last = args.run / "checkpoints" / "last.pt"
-    with processes.together(device, lambda: kept(last)):
-        code = train(args, config, device, last)
+    folder = RunFolder(args.run)
+    with processes.together(device, lambda: kept(folder.last)):
+        code = train(args, config, device, folder)
     if code:
         raise SystemExit(code)
 
 
-def train(args: argparse.Namespace, config: Settings, device: torch.device, last: Path) -> int:
-    """Train, from the checkpoint `last` where there is one, and return the exit code."""
+def train(args: argparse.Namespace, config: Settings, device: torch.device, folder: RunFolder) -> int:
+    """Train, from the last checkpoint in `folder` where there is one, and return the exit code."""
     if args.dry_run:
         tell(to_yaml(config) + "\n" + dry_run(config, methods.make, device).rstrip("\n"))
         return 0
     if Path(os.path.realpath(args.run)).is_relative_to(os.path.realpath(os.path.expanduser(config.data.path))):
         raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
-    state = methods.load(last) if last.exists() else None
-    with checkpoint.unpacking(last):
+    state = methods.load(folder.last) if folder.last.exists() else None
+    with checkpoint.unpacking(folder.last):
         reader = state["data"].get("reader", 1) if state else READER
         known = [*state["data"]["names"], *state["data"]["heldout"]] if state else []
     dataset = load_images(config.data.path, **transform(to_dict(config)), minimum=2, reader=reader).respelled(known)
@@ -67,13 +66,13 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, last
     images = mirrored(dataset.images[train]) if config.data.flips else dataset.images[train]
 
     if state is not None:
-        with checkpoint.unpacking(last):
+        with checkpoint.unpacking(folder.last):
             notices = check_same_run(state, config, data)
     processes.check_agreement({"the settings": to_yaml(config), "the images": dataset.fingerprint,
                                "the step of the checkpoint": str(state and state["step"])})  # fmt: skip
     trainer = Trainer(config, methods.make(config, images, device=device), len(images), data=data, device=device)
     if state is not None:
-        with checkpoint.unpacking(last):
+        with checkpoint.unpacking(folder.last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
             tell(nothing_to_do(args.run, state, epochs=config.train.epochs, steps_per_epoch=trainer.steps_per_epoch))
@@ -81,9 +80,12 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, last
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     signals = Signals()
     try:
-        log = open_log(args.run, config, device, state, dataset.images[:400]) if processes.is_main() else SilentLog()
+        log = SilentLog()
+        if processes.is_main():
+            log = RunLog(args.run, *(state["log_position"], state["step"]) if state else ())
+            log.describe(to_yaml(config), environment(device, sys.argv), dataset.images[:400])
         tell(f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}; "
-             f"{args.run}/images.png shows the images as they are used")  # fmt: skip
+             f"{folder.images} shows the images as they are used")  # fmt: skip
         trainer.run(log, should_stop=signals.caught)
         log.close()
     except OSError as error:
@@ -91,17 +93,8 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, last
     if trainer.step < trainer.total_steps:
         tell(f"stopped and saved at step {trainer.step} of {trainer.total_steps}; the same command goes on from there")
         return 128 + (signals.number or signal.SIGTERM)  # it may have been another process that was told to stop
-    tell(f"done: {last}")
+    tell(f"done: {folder.last}")
     return 0
-
-
-def open_log(run: Path, config: Settings, device: torch.device, state: dict | None, images: torch.Tensor) -> RunLog:
-    """Open the log where `state` left it, and write down what the run is."""
-    log = RunLog(run, *(state["log_position"], state["step"]) if state else (0, 0))
-    (run / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    (run / "environment.json").write_text(json.dumps(environment(device, sys.argv), indent=2), encoding="utf-8")
-    save_png(grid(images, columns=20), run / "images.png")
-    return log
 
 
 def kept(last: Path) -> str:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atomic import written
 
 NAMES = "__names__"  # the array that says which others there are, so that a damaged directory is noticed
 
@@ -77,10 +77,5 @@ def source_hash(root: Path) -> str:
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written(path) as part, open(part, "wb") as file:  # to a path, numpy would add .npz
+        np.savez(file, **arrays)

@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from atomic import written
 from errors import UserError
 from metrics.cache import write_npz
 from metrics.features import NETWORKS
@@ -94,7 +94,7 @@ def make_folder(path: Path) -> Path:
 
 
 @contextmanager
-def written(folder: Path, text: str) -> Iterator[None]:
+def reporting(folder: Path, text: str) -> Iterator[None]:
     """Print `text` when the files of a report are written into `folder`, and also when that failed: it took long.
 
     Raises UserError then.
@@ -110,15 +110,8 @@ def written(folder: Path, text: str) -> Iterator[None]:
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written(path, durable=True) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_numbers(folder: Path, contents: dict) -> Path:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from atomic import written
 from errors import MissingWeights, UserError
 
 FOLDER_VARIABLE = "RS_IMLE_WEIGHTS"
@@ -141,27 +142,23 @@ def _fetch(weights: Weights) -> Path:
     if weights.sha256 is None:
         raise _FetchFailed("is not on this machine, and not downloaded: there is no published sha256 to check it by")
     target = _cache() / weights.file
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            size, digest = _stream(weights, partial)
+        with written(target, durable=True) as part:
+            size, digest = _stream(weights, part)
             if (size, digest) != (weights.bytes, weights.sha256):
                 raise _FetchFailed(f"came wrong from its address ({size:,} bytes, sha256 {digest})")
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
     except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
         raise _FetchFailed(f"could not be downloaded ({error})") from error
     return target
 
 
-def _stream(weights: Weights, partial: Path) -> tuple[int, str]:
-    """Write the address's bytes to `partial`; return their number and sha256."""
+def _stream(weights: Weights, part: Path) -> tuple[int, str]:
+    """Write the address's bytes to `part`; return their number and sha256."""
     from tqdm import tqdm
 
     digest, size = hashlib.sha256(), 0
-    with (urllib.request.urlopen(weights.url, timeout=TIMEOUT) as answer, open(partial, "wb") as file,
+    with (urllib.request.urlopen(weights.url, timeout=TIMEOUT) as answer, open(part, "wb") as file,
           tqdm(total=weights.bytes, unit="B", unit_scale=True, desc=weights.file, file=sys.stderr) as progress):
         # One chunk too many is enough to know that the file is wrong.
         while size <= weights.bytes and (chunk := answer.read(CHUNK)):
@@ -169,8 +166,6 @@ def _stream(weights: Weights, partial: Path) -> tuple[int, str]:
             digest.update(chunk)
             size += len(chunk)
             progress.update(len(chunk))
-        file.flush()
-        os.fsync(file.fileno())
     return size, digest.hexdigest()
 
 

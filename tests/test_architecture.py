@@ -11,17 +11,17 @@ from methods import METHODS
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "training", "imle", "models", "metrics", "lab")
 SCRIPTS = ("train.py", "sample.py", "evaluate.py")
-# What of our own each may import, besides itself.
+GROUND = ("errors", "atomic")  # modules that everything else may import
+# What else of our own each may import, besides itself.
 MAY_IMPORT = {
-    "scripts": {"methods", "data", "training", "models", "metrics", "errors"},
-    "data": {"errors"},
-    "imle": {"training", "models", "errors"},
-    "training": {"models", "errors"},
-    "models": {"errors"},
-    "metrics": {"models", "errors"},
-    "lab": {"methods", "data", "imle", "training", "models", "metrics", "errors"},
-    "methods": {"training", "errors"},  # and every method, by its name
-    "errors": set(),
+    "scripts": {"methods", "data", "training", "models", "metrics"},
+    "data": set(),
+    "imle": {"training", "models"},
+    "training": {"models"},
+    "models": set(),
+    "metrics": {"models"},
+    "lab": {"methods", "data", "imle", "training", "models", "metrics"},
+    "methods": {"training"},  # and every method, by its name
 }
 LAZY = ("lpips", "pytorch_fid", "dciknn_cuda", "tensorboard", "jinja2", "matplotlib")  # imported in one module at most, in a function
 STANDARD = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "scipy": "scipy", "PIL": "pillow", "lpips": "lpips",
@@ -29,7 +29,7 @@ STANDARD = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "s
             "jinja2": "jinja2", "matplotlib": "matplotlib"}  # module -> requirement
 OPTIONAL = {"dciknn_cuda"}  # asked for by name in a setting, and installed by hand
 
-FILES = [ROOT / "errors.py", ROOT / "methods.py", *(ROOT / script for script in SCRIPTS),
+FILES = [*(ROOT / f"{name}.py" for name in (*GROUND, "methods")), *(ROOT / script for script in SCRIPTS),
          *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]  # fmt: skip
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -37,7 +37,7 @@ each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.rel
 
 def layer(path: Path) -> str:
     if path.parent == ROOT:
-        return path.stem if path.stem in MAY_IMPORT else "scripts"
+        return path.stem if path.stem in (*GROUND, "methods") else "scripts"
     return path.relative_to(ROOT).parts[0]
 
 
@@ -71,9 +71,10 @@ def called(node: ast.AST) -> str | None:
 
 @each_file
 def test_imports_run_one_way(path):
-    ours = roots(imports(TREES[path])) & {*PACKAGES, "errors", "methods", *(script.removesuffix(".py") for script in SCRIPTS), "tests"}
+    ours = roots(imports(TREES[path])) & {*PACKAGES, *GROUND, "methods", *(script.removesuffix(".py") for script in SCRIPTS), "tests"}
     named = {"imle"} if layer(path) == "methods" else set()  # which upgrades its own old checkpoints
-    assert ours <= MAY_IMPORT[layer(path)] | {layer(path)} | named
+    allowed = set() if layer(path) in GROUND else MAY_IMPORT[layer(path)] | {*GROUND} | named
+    assert ours <= allowed | {layer(path)}
 
 
 def test_only_one_file_knows_the_methods_by_name():
@@ -175,7 +176,7 @@ def test_requirements_name_what_is_imported():
     named = {re.match(r"[\w-]+", line).group().lower() for line in lines if line}
     import sys
 
-    third_party = set().union(*(roots(imports(tree)) for tree in TREES.values())) - sys.stdlib_module_names - {*PACKAGES, "errors", "methods", "__future__"}
+    third_party = set().union(*(roots(imports(tree)) for tree in TREES.values())) - sys.stdlib_module_names - {*PACKAGES, *GROUND, "methods", "__future__"}
     assert third_party - OPTIONAL <= set(STANDARD), "a new library: add it to requirements.txt and here"
     assert {STANDARD[module] for module in third_party - OPTIONAL} <= named
     assert not named & OPTIONAL

@@ -80,7 +80,7 @@ def test_the_data_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
 def test_places_that_cannot_be_written_are_told(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.pt").mkdir()
-    (tmp_path / "part.pt.part").mkdir()
+    (tmp_path / f"part.pt.{os.getpid()}.part").mkdir()
     for path in (tmp_path / "file" / "x.pt", tmp_path / "none" / "x.pt", tmp_path / "folder.pt", tmp_path / "part.pt"):
         with pytest.raises(UserError, match="cannot be written"):
             checkpoint.save(STATE, path)

@@ -145,12 +145,12 @@ def one_line(result, code=2):
 def test_killed_at_any_moment_the_same_command_goes_on_to_the_same_end(recipe, kills, images, start, straight, tmp_path):
     moment, run = random.Random(0), tmp_path / "run"
     attempts = killed = going_on = while_saving = 0
-    last, part = run / "checkpoints" / "last.pt", run / "checkpoints" / "last.pt.part"
+    last = run / "checkpoints" / "last.pt"
     while killed < kills:
         attempts, going_on = attempts + 1, going_on + last.exists()
         assert attempts <= 3 * kills
         process = start("train.py", *words(images, run, *RECIPES[recipe]))
-        alive = process.process.is_alive
+        alive, part = process.process.is_alive, last.with_name(f"last.pt.{process.process.pid}.part")
         while killed % 5 and alive() and not process.output("stderr"):  # every fifth kill may fall before the first step
             time.sleep(0.002)
         deadline = time.monotonic() + moment.uniform(0, 0.5)
@@ -171,6 +171,7 @@ def test_killed_at_any_moment_the_same_command_goes_on_to_the_same_end(recipe, k
     result = start("train.py", *words(images, run, *RECIPES[recipe])).result()
     assert result.returncode == 0, result.stderr
     assert_same_run(run, straight(recipe))
+    assert not list(run.rglob("*.part"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -377,6 +378,26 @@ def test_a_run_has_one_process_at_a_time(images, command, finished):
     assert told == f"error: --run {finished}: another process is training in it; wait for its end, or choose another --run\n"
     assert {name: value for name, value in before.items() if "tensorboard" not in name} == hashes(finished)
     assert command("train.py", *go_on).returncode == 0
+
+
+def test_a_run_that_goes_on_removes_what_killed_processes_left_of_its_files(finished):
+    ours = ["config.yaml.1.part", "environment.json.22.part", "images.png.3.part", "checkpoints/last.pt.4.part", "checkpoints/last.pt.part",
+            "checkpoints/best.pt.5.part", "samples/step-0000012.png.6.part", "samples/step-0000012.png.part", "matches/step-0000012.png.7.part"]
+    others = ["export.pt.1.part", "samples/seed0001.png.1.part", "evaluation/inception/metrics.json.1.part"]  # may be being written
+    for name in (*ours, *others):
+        (finished / name).parent.mkdir(parents=True, exist_ok=True)
+        (finished / name).write_text("half")
+    before = hashes(finished)
+    log = RunLog(finished, *position_of(finished))
+    with pytest.raises(UserError, match="another process is training in it"):
+        (finished / ours[0]).write_text("its")
+        RunLog(finished)
+    assert (finished / ours[0]).read_text() == "its"
+    log.close()
+    (finished / ours[0]).unlink()
+    shutil.rmtree(finished / "tensorboard")  # the log left its own file
+    removed = {str(finished / name) for name in ours}
+    assert hashes(finished) == {name: value for name, value in before.items() if name not in removed and "tensorboard" not in name}
 
 
 def position_of(run):

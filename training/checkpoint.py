@@ -1,46 +1,35 @@
 """Checkpoints: one file of tensors, numbers, strings, lists and dicts, which loads without running anybody's code."""
 
 import io
-import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from atomic import written
 from errors import UserError
+from training.folder import RunFolder
 
 FORMAT = "rs-imle/2"
 EARLIER = ("rs-imle/1",)  # that `methods.load` upgrades
 
 
 def save(state: dict, path: Path) -> None:
-    """Write `state` to `path`, whole or not at all: a reader sees the old file or the new one, whatever happens.
+    """Write `state` to `path`, whole or not at all, so that it survives a power cut.
 
     Raises UserError when it cannot be written; the file that was there is then intact.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
-    part = path.with_name(path.name + ".part")
     try:
-        with open(part, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with written(path, durable=True) as part:
+            part.write_bytes(buffer.getbuffer())
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         kept = "the file there before is intact" if path.exists() else "nothing was there before"
         raise UserError(f"{path}: cannot be written ({error.strerror}), {kept}; "
                         "make room or choose another place, then give the same command again") from None  # fmt: skip
-    with suppress(OSError):  # make the new name itself survive a power cut, where the system can
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def load(path: Path) -> dict:
@@ -79,7 +68,7 @@ def find(path: Path) -> Path:
     Raises UserError when there is none.
     """
     if path.is_dir():
-        last = path / "checkpoints" / "last.pt"
+        last = RunFolder(path).last
         if not last.exists():
             raise UserError(f"{path}: no checkpoints/last.pt in it; give a run folder or a .pt file")
         return last

@@ -1,4 +1,4 @@
-"""The run folder: metrics.jsonl (the truth), TensorBoard (a view of it), sheets, the environment."""
+"""What a run writes on its way: metrics.jsonl (the truth), TensorBoard (a view of it), sheets, the environment."""
 
 import json
 import math
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from atomic import written
 from errors import UserError
 from training import processes
+from training.folder import RunFolder
 from training.sheets import grid, save_png
 
 
@@ -29,14 +31,22 @@ class RunLog:
         Rows after it were written by steps that will be run again, and are cut off. Raises UserError where another
         process has the log open, before anything is changed.
         """
-        self.folder = folder
-        for name in ("samples", "matches", "checkpoints", "tensorboard"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / "metrics.jsonl", "ab")
+        self.folder = RunFolder(folder)
+        for place in (self.folder.last.parent, self.folder.tensorboard):
+            place.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.folder.metrics, "ab")
         keep_to_oneself(self.file, folder)
+        self.folder.remove_leftovers()
         self.file.truncate(min(resume_at, self.file.tell()))
         self.file.seek(0, os.SEEK_END)
-        self.view = View(folder / "tensorboard", step)
+        self.view = View(self.folder.tensorboard, step)
+
+    def describe(self, settings: str, environment: dict, images: Tensor) -> None:
+        """Write down what the run is: its settings as YAML, what it runs on, and uint8 images (N, 3, H, W) as it uses them."""
+        for path, text in ((self.folder.config, settings), (self.folder.environment, json.dumps(environment, indent=2))):
+            with written(path) as part:
+                part.write_text(text, encoding="utf-8")
+        save_png(grid(images, columns=20), self.folder.images)
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
         """Append one row of numbers; one that is not finite, which JSON does not know, is written as null."""
@@ -53,9 +63,10 @@ class RunLog:
         return self.file.tell()
 
     def sheet(self, kind: str, step: int, images: Tensor, columns: int) -> None:
-        """Save a sheet of uint8 images (N, 3, H, W) as `samples/` or `matches/`, and show it in TensorBoard."""
-        picture = grid(images, columns)
-        save_png(picture, self.folder / kind / f"step-{step:07d}.png")
+        """Save a sheet of uint8 images (N, 3, H, W) in the folder `kind`, and show it in TensorBoard."""
+        picture, path = grid(images, columns), self.folder.sheet(kind, step)
+        path.parent.mkdir(exist_ok=True)
+        save_png(picture, path)
         self.view.add("image", kind, picture, step)
 
     def close(self) -> None:

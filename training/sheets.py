@@ -1,11 +1,12 @@
 """Images as pictures: grids, PNG files. Needs torch, numpy and pillow alone."""
 
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from atomic import written
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -26,6 +27,5 @@ def to_pil(image: Tensor) -> Image.Image:
 
 def save_png(image: Tensor, path: Path) -> None:
     """Write a uint8 image (3, H, W) as PNG, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    to_pil(image).save(part, format="PNG")
-    os.replace(part, path)
+    with written(path) as part:
+        to_pil(image).save(part, format="PNG")

@@ -166,7 +166,7 @@ class Trainer:
         self.check(weights=True)
         if processes.is_main():
             selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
-            checkpoint.save(self.state() | selected_by, self.log.folder / "checkpoints" / f"{name}.pt")
+            checkpoint.save(self.state() | selected_by, self.log.folder.checkpoint(name))
         if name == "last":
             self.saved_step = self.step
 

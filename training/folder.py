@@ -1,0 +1,35 @@
+"""The run folder: where the files of a run lie."""
+
+from itertools import chain
+from pathlib import Path
+
+from atomic import LEFTOVERS
+
+
+class RunFolder:
+    """The paths of what a run writes under `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"            # the settings of the last start
+        self.environment = path / "environment.json"  # what it ran on
+        self.images = path / "images.png"             # the training images as they are used
+        self.metrics = path / "metrics.jsonl"         # the log
+        self.tensorboard = path / "tensorboard"       # a folder
+        self.last = self.checkpoint("last")
+        self.best = self.checkpoint("best")
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of the checkpoint "last" or "best"."""
+        return self.path / "checkpoints" / f"{name}.pt"
+
+    def sheet(self, kind: str, step: int) -> Path:
+        """Return the path of a sheet: "samples", or what a method has to look at."""
+        return self.path / kind / f"step-{step:07d}.png"
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left of files they were writing. Nobody else may be writing them now."""
+        sheets = self.path.glob(f"*/step-*.png{LEFTOVERS}")
+        others = [path.parent.glob(path.name + LEFTOVERS) for path in (self.config, self.environment, self.images, self.last, self.best)]
+        for part in chain(sheets, *others):
+            part.unlink()
