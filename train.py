@@ -41,7 +41,7 @@ def main(words: list[str]) -> None:
     config = methods.load_config(args.config, args.settings)
     device = choose_device(args.device)
     folder = RunFolder(args.run)
-    with processes.together(device, lambda: kept(folder.last)):
+    with processes.process_group(device, lambda: kept(folder.last)):
         code = train(args, config, device, folder)
     if code:
         raise SystemExit(code)

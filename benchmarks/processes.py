@@ -115,7 +115,7 @@ def main(words: list[str]) -> None:
         return
     torch.set_default_dtype(torch.float64 if args.double else torch.float32)
     device = choose_device(args.device)
-    with processes.together(device, str):
+    with processes.process_group(device, str):
         found = work(methods.load_config(args.config, [SMALL_RATE, *args.settings]), device)
         if processes.is_main():
             args.found.write_text(json.dumps(found))

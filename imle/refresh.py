@@ -56,22 +56,22 @@ class Refresher:
         settings, seed = self.config.imle, self.config.seed
         first, last = self._share(0, self.pilot_size)
         pilot = torch.cat([self.targets[:0], *(features for _, features in self._candidates(embed, number, first, last))])
-        pilot_distances = processes.joined(distances(pilot, self.targets))  # (pilot, n)
+        pilot_distances = processes.all_cat(distances(pilot, self.targets))  # (pilot, n)
         radius, chosen = torch.zeros(()), None
         if settings.reject in RANKED:
             chosen = ranks(settings.reject, self.n, self.pool_size, rng.generator(seed, "ranks", number))
         elif settings.reject != "none":
             radius = measure(settings, pilot_distances, self.pool_size)
         matcher = PoolMatcher(self.targets, radius, settings.search, ranks=chosen, generator=rng.generator(seed, "search", number))
-        survivors = processes.summed((~matcher.offer(pilot, first)).sum())
+        survivors = processes.all_sum((~matcher.offer(pilot, first)).sum())
         start, enough, bound = self.pilot_size, min(self.n, self.pool_size), TOP_UP * self.pool_size
         while start < self.pool_size or (survivors < enough and start < bound):
             stop = self.pool_size if start < self.pool_size else min(start + self.n, bound)
             found = torch.zeros_like(survivors)
             for first, features in self._candidates(embed, number, *self._share(start, stop)):
                 found += (~matcher.offer(features, first)).sum()
-            survivors, start = survivors + processes.summed(found), stop
-        match = matcher.result(processes.gathered)
+            survivors, start = survivors + processes.all_sum(found), stop
+        match = matcher.result(processes.all_gather)
         fell_back = match.index < 0
         index, distance = match.taken.cpu(), match.taken_distance
         latents = rng.pool_latents_at(seed, number, index, self.config.model.latent_dim)

@@ -36,7 +36,7 @@ class Players:
     def __init__(self, num: int, monkeypatch):
         self.num, self.values, self.local = num, [None] * num, threading.local()
         self.barrier = threading.Barrier(num, timeout=60)
-        for name, stand_in in (("rank", lambda: self.local.rank), ("count", lambda: num), ("gathered", self.gathered)):
+        for name, stand_in in (("rank", lambda: self.local.rank), ("count", lambda: num), ("all_gather", self.gathered)):
             monkeypatch.setattr(processes, name, stand_in)
 
     def gathered(self, values):
@@ -125,7 +125,7 @@ def test_matchers_agree_however_a_pool_is_dealt_out(epsilon, search, monkeypatch
         matcher = PoolMatcher(drawn(), epsilon, search)
         for first in range(20 * processes.rank(), 300, 60):  # in turn
             assert torch.equal(matcher.offer(pool[first : first + 20], first), rejected[first : first + 20])
-        return matcher.result(processes.gathered)
+        return matcher.result(processes.all_gather)
 
     expected = whole.result()
     for match in Players(3, monkeypatch).play(job):
@@ -163,11 +163,11 @@ def test_disagreement_is_named(monkeypatch):
 def test_a_process_by_itself_is_all_there_is():
     values = torch.arange(6.0).view(3, 2)
     assert processes.is_main() and processes.count() == 1 and processes.share(3, 50, 4) == (3, 50)
-    assert torch.equal(processes.summed(values), values) and torch.equal(processes.joined(values), values)
+    assert torch.equal(processes.all_sum(values), values) and torch.equal(processes.all_cat(values), values)
     assert processes.any_of(True) and not processes.any_of(False)
     network = torch.nn.Linear(1, 1)
     assert processes.parallel(network) is network
-    with processes.together(torch.device("cpu"), str), processes.kept_apart(network, True):
+    with processes.process_group(torch.device("cpu"), str), processes.no_sync(network, True):
         processes.check_agreement({"anything": "at all"})
 
 

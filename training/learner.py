@@ -59,12 +59,12 @@ class Learner:
         own, weight = (share, processes.count() / num) if len(losses[share]) else (slice(1), 0.0)
         parts, found = list(zip(*(rows[own].split(self.settings.micro_batch or num) for rows in batch))), []
         for number, part in enumerate(parts, 1):
-            with telling_of_compilation(), processes.kept_apart(self.parallel, number < len(parts)):
+            with telling_of_compilation(), processes.no_sync(self.parallel, number < len(parts)):
                 minimised, reported = loss(*part)
                 (weight * minimised.sum()).backward()
             found.append(reported.detach().float())
         losses[share] = torch.cat(found)[: len(losses[share])]
-        return processes.summed(losses)
+        return processes.all_sum(losses)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step."""

@@ -1,7 +1,7 @@
 """Several processes at work on one run, under torchrun: who this one is, and what they tell each other.
 
 A process by itself is the main one of one, and nothing here does or costs anything. All else is built on `rank`,
-`count` and `gathered`. Tensors on a GPU travel by nccl, those on a CPU by gloo, so that what the host has to know at
+`count` and `all_gather`. Tensors on a GPU travel by nccl, those on a CPU by gloo, so that what the host has to know at
 once never waits for a GPU.
 """
 
@@ -37,7 +37,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def gathered(values: Tensor) -> Tensor:
+def all_gather(values: Tensor) -> Tensor:
     """Return the `values` of all processes, of one shape in all, as (count, *shape)."""
     if count() == 1:
         return values[None]
@@ -47,21 +47,21 @@ def gathered(values: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def summed(values: Tensor) -> Tensor:
+def all_sum(values: Tensor) -> Tensor:
     """Return the sum of all processes' `values`, to the last bit the same in all."""
-    return gathered(values).sum(dim=0)
+    return all_gather(values).sum(dim=0)
 
 
-def joined(rows: Tensor) -> Tensor:
+def all_cat(rows: Tensor) -> Tensor:
     """Return the rows (any, ...) of all processes, one process after the other."""
-    lengths = gathered(torch.tensor(len(rows))).tolist()
+    lengths = all_gather(torch.tensor(len(rows))).tolist()
     filled = torch.cat([rows, rows.new_zeros(max(lengths) - len(rows), *rows.shape[1:])])
-    return torch.cat([part[:length] for part, length in zip(gathered(filled), lengths)])
+    return torch.cat([part[:length] for part, length in zip(all_gather(filled), lengths)])
 
 
 def any_of(flag: bool) -> bool:
     """Tell whether `flag` is true in any process; all of them learn the same."""
-    return bool(gathered(torch.tensor(flag)).any())
+    return bool(all_gather(torch.tensor(flag)).any())
 
 
 def share(start: int, stop: int, size: int) -> tuple[int, int]:
@@ -76,15 +76,15 @@ def parallel(network: nn.Module) -> nn.Module:
     return DistributedDataParallel(network, gradient_as_bucket_view=True) if count() > 1 else network
 
 
-def kept_apart(network: nn.Module, apart: bool) -> AbstractContextManager:
-    """Keep the gradients of a `parallel` network to this process for now, where `apart` says so."""
-    return network.no_sync() if apart and count() > 1 else nullcontext()
+def no_sync(network: nn.Module, more: bool) -> AbstractContextManager:
+    """Add up the gradients of a `parallel` network in this process alone, as long as `more` of the batch follows."""
+    return network.no_sync() if more and isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def check_agreement(facts: dict[str, str]) -> None:
     """Raise UserError in all processes unless all were given the same `facts`, a text each."""
     own = [bytearray(hashlib.sha256(text.encode(errors="backslashreplace")).digest()) for text in facts.values()]
-    digests = gathered(torch.stack([torch.frombuffer(digest, dtype=torch.uint8) for digest in own]))  # (count, facts, 32)
+    digests = all_gather(torch.stack([torch.frombuffer(digest, dtype=torch.uint8) for digest in own]))  # (count, facts, 32)
     differs = digests.ne(digests[0]).any(dim=2)  # (count, facts)
     if differs.any():
         names = [name for name, found in zip(facts, differs.any(dim=0)) if found]
@@ -110,7 +110,7 @@ def own_device(name: str | None) -> str | None:
 
 
 @contextmanager
-def together(device: torch.device, kept: Callable[[], str]) -> Iterator[None]:
+def process_group(device: torch.device, kept: Callable[[], str]) -> Iterator[None]:
     """Belong to torchrun's processes; raise UserError, with what `kept` then says, where another one ends before this."""
     if not _several():
         yield

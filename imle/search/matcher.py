@@ -155,17 +155,17 @@ class PoolMatcher:
         return rows, doubtful[columns], certain
 
     @torch.no_grad()
-    def result(self, gathered: Callable[[Tensor], Tensor] = alone) -> Match:
+    def result(self, all_gather: Callable[[Tensor], Tensor] = alone) -> Match:
         """Return the match of everything offered so far; more may be offered afterwards.
 
-        `gathered` returns the values of all matchers that a pool was dealt out to, (matchers, *shape); all must ask.
+        `all_gather` returns the values of all matchers that a pool was dealt out to, (matchers, *shape); all must ask.
         """
         ids, squared = (self._match.ids, self._match.squared) if self._exact else self._look_up()
-        index, squared = together(gathered(ids), gathered(squared), self._ranks)
-        taken, taken_squared = together(gathered(self._any.ids), gathered(self._any.squared), torch.ones_like(self._ranks))
+        index, squared = merge(all_gather(ids), all_gather(squared), self._ranks)
+        taken, taken_squared = merge(all_gather(self._any.ids), all_gather(self._any.squared), torch.ones_like(self._ranks))
         taken, taken_squared = index.where(index >= 0, taken), squared.where(index >= 0, taken_squared)
-        nearer = gathered(self._sample.count_nearer(squared)).sum(0) + self._ranks - 1
-        seen, rejected = gathered(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
+        nearer = all_gather(self._sample.count_nearer(squared)).sum(0) + self._ranks - 1
+        seen, rejected = all_gather(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
         return Match(index, squared.sqrt().float(), taken, taken_squared.sqrt().float(), seen, rejected,
                      nearer.where(index >= 0, seen))  # fmt: skip
 
@@ -186,7 +186,7 @@ class PoolMatcher:
         return ids[found, None], squared_distances(targets, points, rows, found)[:, None]
 
 
-def together(ids: Tensor, squared: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+def merge(ids: Tensor, squared: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     """Return each target's ranks[i]-th nearest (n,) of what several matchers found (matchers, n, k).
 
     By distance, then by lowest id, as every matcher orders its own. A missing one, (-1, inf), comes last.
