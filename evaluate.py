@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from data import is_generated, load_references, read_generated
+from data import Record, is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from training.device import choose_device
 from methods import open_sampler
@@ -31,7 +31,7 @@ class Subject(NamedTuple):
     transform: dict          # of the real images
     flips: bool              # whether it was trained on mirror images too
     data: Path | None        # where the run's training images are
-    trained: dict | None     # fingerprint, names and held-out names of the images that the run was trained on
+    trained: Record | None   # of the images that the run was trained on
     record: dict
     config: dict | None = None  # of the run
 

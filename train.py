@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer s
 
 import torch
 
-from data import READER, load_images, mirrored, split_holdout
+from data import READER, Record, load_images, mirrored, split_holdout
 from errors import UserError, ending_signals, run_as_command
 import methods
 from training import checkpoint, processes
@@ -56,13 +56,12 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
         raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
     state = methods.load(folder.last) if folder.last.exists() else None
     with checkpoint.unpacking(folder.last):
-        reader = state["data"].get("reader", 1) if state else READER
-        known = [*state["data"]["names"], *state["data"]["heldout"]] if state else []
-    dataset = load_images(config.data.path, **transform(to_dict(config)), minimum=2, reader=reader).respelled(known)
+        before = Record(**state["data"]) if state else Record("", [], [], READER)  # of a new run
+        known = before.all_names
+    dataset = load_images(config.data.path, **transform(to_dict(config)), minimum=2, reader=before.reader).respelled(known)
     tell(*dataset.report)
     train, heldout = split_holdout(dataset.names, config.data.holdout, config.seed)
-    data = {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
-            "heldout": [dataset.names[i] for i in heldout], "reader": reader}  # fmt: skip
+    data = Record.of(dataset, train, heldout)
     images = mirrored(dataset.images[train]) if config.data.flips else dataset.images[train]
 
     if state is not None:
@@ -70,7 +69,7 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
             notices = check_same_run(state, config, data)
     processes.check_agreement({"the settings": to_yaml(config), "the images": dataset.fingerprint,
                                "the step of the checkpoint": str(state and state["step"])})  # fmt: skip
-    trainer = Trainer(config, methods.make(config, images, device=device), len(images), data=data, device=device)
+    trainer = Trainer(config, methods.make(config, images, device=device), len(images), data=data._asdict(), device=device)
     if state is not None:
         with checkpoint.unpacking(folder.last):
             trainer.load_state(state)

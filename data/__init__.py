@@ -2,7 +2,8 @@
 
 from data.folder import READER, ImageSet, load_images
 from data.generated import is_generated, read_generated
+from data.record import Record
 from data.references import References, load_references
 from data.split import mirrored, split_holdout
 
-__all__ = ["READER", "ImageSet", "References", "is_generated", "load_images", "load_references", "mirrored", "read_generated", "split_holdout"]
+__all__ = ["READER", "ImageSet", "Record", "References", "is_generated", "load_images", "load_references", "mirrored", "read_generated", "split_holdout"]

@@ -45,6 +45,7 @@ class ImageSet:
     files: list[str]             # the names that `load_originals` finds the images by
     duplicates: dict[str, str]   # a file left out -> the image whose pixels it has
     transform: dict
+    reader: int                  # READER, or what an older run began with
 
     def respelled(self, names: list[str]) -> "ImageSet":
         """Return these images under `names`, by which a run knows them, if the two differ in spelling alone; else itself.
@@ -130,8 +131,8 @@ def load_images(
     _check_enough(path, len(names), minimum, report)
     pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: gives the unused memory back without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
-    fingerprint = _fingerprint(pixels, names, transform)
-    return ImageSet(torch.from_numpy(pixels), names, report, fingerprint, files=names, duplicates=notes.duplicates, transform=transform)
+    return ImageSet(torch.from_numpy(pixels), names, report, _fingerprint(pixels, names, transform), files=names,
+                    duplicates=notes.duplicates, transform=transform, reader=reader)
 
 
 def _check_enough(path: str | os.PathLike, num: int, minimum: int, report: list[str]) -> None:

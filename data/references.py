@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from data.folder import READER, ImageSet, load_images, load_originals
+from data.record import Record
 from errors import UserError
 
 
@@ -23,26 +24,25 @@ class References(NamedTuple):
     warnings: list[str]
 
 
-def load_references(path: str | os.PathLike, transform: dict, *, trained: dict | None = None, may_differ: bool = False,
+def load_references(path: str | os.PathLike, transform: dict, *, trained: Record | None = None, may_differ: bool = False,
                     heldout: Path | None = None, originals: bool = False) -> References:
     """Read the real images in a folder or .zip, `transform` being the keywords of `load_images`.
 
-    `trained` holds the fingerprint, names and held-out names of a run: images that are still those, however their names
-    are spelled, are divided as they were for it. `heldout` is another folder to take the held-out images from. Raises
-    UserError when the images are not those of the run, unless they `may_differ`, which is a warning, and when an image of
-    `heldout` is a training image.
+    `trained` is the record of a run: images that are still those, however their names are spelled, are divided as they
+    were for it. `heldout` is another folder to take the held-out images from. Raises UserError when the images are not
+    those of the run, unless they `may_differ`, which is a warning, and when an image of `heldout` is a training image.
     """
-    reader = trained.get("reader", 1) if trained else READER
+    reader = trained.reader if trained else READER
     whole = load_images(path, **transform, reader=reader)
     if trained:
-        whole = whole.respelled([*trained["names"], *trained["heldout"]])
+        whole = whole.respelled(trained.all_names)
     names, held_names, warnings = whole.names, [], []
-    if trained and whole.fingerprint == trained["fingerprint"]:
-        names, held_names = trained["names"], trained["heldout"]
+    if trained and whole.fingerprint == trained.fingerprint:
+        names, held_names = trained.names, trained.heldout
     elif trained and may_differ:
         warnings.append("the real images are those of --data, not the ones that the run was trained on")
     elif trained:
-        before, now = {*trained["names"], *trained["heldout"]}, set(whole.names)
+        before, now = {*trained.all_names}, set(whole.names)
         raise UserError(
             f"data.path: {path} is not what the run was trained on: {len(before - now)} images are gone and "
             f"{len(now - before)} new {sorted(before ^ now)[:3]}, or pixels have changed"

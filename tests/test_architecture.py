@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "scripts": {"methods", "data", "training", "models", "metrics"},
     "data": set(),
     "imle": {"training", "models"},
-    "training": {"models"},
+    "training": {"data", "models"},
     "models": set(),
     "metrics": {"models"},
     "lab": {"methods", "data", "imle", "training", "models", "metrics"},

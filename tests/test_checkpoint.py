@@ -164,6 +164,7 @@ def test_missing_files_and_folders_are_told(tmp_path):
     lambda state: state["config"]["model"].update(surprise=1), lambda state: state["config"]["data"].update(resolution="big"),
     lambda state: state["sampled"].pop("constant"), lambda state: state["sampled"].update(constant=3),
     lambda state: state["sampled"].update(constant=torch.ones(3)), lambda state: state.update(sampled=[1]),
+    lambda state: state.pop("data"), lambda state: state.update(data=3), lambda state: state["data"].pop("names"),
 ])  # fmt: skip
 def test_parts_that_do_not_fit_are_one_line(spoil, smoke_run, tmp_path):
     state = checkpoint.load(smoke_run / "checkpoints" / "last.pt")

@@ -15,7 +15,7 @@ from PIL import Image
 
 import data.folder
 import data.progress
-from data import load_images, load_references, read_generated, split_holdout
+from data import Record, load_images, load_references, read_generated, split_holdout
 from data.folder import load_originals
 from data.names import made_by_system
 from errors import UserError
@@ -469,7 +469,7 @@ def test_a_folder_that_does_not_hold_everything_stays_in_the_names(extra, tmp_pa
     assert "a/0.png" in read(pack(tmp_path / "set.zip", {"a/0.png": picture(0), extra: picture(1)})).names
 
 
-def as_before(path: Path, names: list[str]) -> dict:
+def as_before(path: Path, names: list[str]) -> Record:
     """Return what a checkpoint of revision a2502c8 says of images with these names: the names sorted as they are, and held out by them."""
     import hashlib
 
@@ -480,7 +480,7 @@ def as_before(path: Path, names: list[str]) -> dict:
     digest.update(np.ascontiguousarray(pixels))
     assert len(found.names) == len(names)
     train, heldout = split_holdout(order, 0.4, 0)
-    return {"fingerprint": digest.hexdigest(), "names": [order[i] for i in train], "heldout": [order[i] for i in heldout]}
+    return Record(digest.hexdigest(), [order[i] for i in train], [order[i] for i in heldout])
 
 
 OLD = {"decomposed": DECOMPOSED, "composed": COMPOSED, "with a folder": [f"cats/{name}" for name in COMPOSED], "with folders": [f"my/cats/{name}" for name in DECOMPOSED],
@@ -493,8 +493,8 @@ def test_a_run_begun_under_another_spelling_is_scored_as_it_was_divided(old, tmp
     for path in spellings(tmp_path).values():
         trained = as_before(path, OLD[old])
         found = load_references(path, transform, trained=trained, originals=True)
-        assert found.fingerprint == trained["fingerprint"] and found.warnings == []
-        for names, images, originals in ((trained["names"], found.real, found.real_originals), (trained["heldout"], found.heldout, found.heldout_originals)):
+        assert found.fingerprint == trained.fingerprint and found.warnings == []
+        for names, images, originals in ((trained.names, found.real, found.real_originals), (trained.heldout, found.heldout, found.heldout_originals)):
             for name, image, original in zip(names, images, originals, strict=True):
                 seed = OLD[old].index(name)
                 assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels(seed)) and torch.equal(image, original)
@@ -513,8 +513,8 @@ def test_names_that_differ_in_more_are_not_taken_for_each_other(tmp_path):
     for other in (COMPOSED[:-1], [*COMPOSED, "more.png"], [*COMPOSED[:-1], "zoe.png"], [*COMPOSED[:-1], "cats/zoë.png"], [*COMPOSED[:-1], COMPOSED[0]], []):
         assert found.respelled(other) is found
     assert found.respelled(COMPOSED) is found
-    trained = as_before(tmp_path, COMPOSED) | {"fingerprint": "other"}
-    trained["names"] = [f"{name}x" for name in trained["names"]]
+    trained = as_before(tmp_path, COMPOSED)
+    trained = trained._replace(fingerprint="other", names=[f"{name}x" for name in trained.names])
     with pytest.raises(UserError, match="is not what the run was trained on"):
         load_references(tmp_path, {"resolution": SQUARE, "fit": "crop", "background": "white"}, trained=trained)
 

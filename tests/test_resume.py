@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from data import Record
 from errors import UserError
 from imle.settings import Config, Loss
 import methods
@@ -15,11 +16,11 @@ from training.settings import Train, facts, to_dict
 from training.resume import check_same_run, nothing_to_do
 from training.trainer import Trainer
 
-DATA = {"fingerprint": "abc", "names": ["a.png"], "heldout": []}
+DATA = Record("abc", ["a.png"], [])
 
 
 def checkpoint() -> dict:
-    return {"config": to_dict(Config()), "data": DATA, "step": 7}
+    return {"config": to_dict(Config()), "data": DATA._asdict(), "step": 7}
 
 
 def test_a_checkpoint_that_does_not_know_a_setting_was_trained_with_its_default():
@@ -104,7 +105,7 @@ def trainer(**sections):
     config = from_dict({name: small.get(name, {}) | sections.get(name, {}) for name in small | sections})
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     cpu = torch.device("cpu")
-    made = Trainer(config, methods.make(config, images, device=cpu), len(images), data=DATA, device=cpu)
+    made = Trainer(config, methods.make(config, images, device=cpu), len(images), data=DATA._asdict(), device=cpu)
     made.write_to(SimpleNamespace(row=lambda *_: None, position=lambda: 0))
     return made
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data import READER
 from training import checkpoint
 from training import rng
 from methods import open_sampler
@@ -204,4 +205,14 @@ def test_a_full_disk_is_one_line(command, smoke_run, tmp_path):
 def test_a_sampler_can_be_used_without_the_command(smoke_run, drawn):
     sampler = open_sampler(smoke_run)
     assert torch.equal(sampler.images([5])[0], pixels(drawn / "seed0005.png"))
-    assert sampler.step == 36 and len(sampler.data["names"]) == 90 and len(sampler.data["heldout"]) == 10
+    assert sampler.step == 36 and len(sampler.data.names) == 90 and len(sampler.data.heldout) == 10 and sampler.data.reader == READER
+
+
+def test_a_checkpoint_that_does_not_say_how_its_images_were_read_is_of_the_first_reader(smoke_run, tmp_path):
+    state = checkpoint.load(smoke_run / "checkpoints" / "last.pt")
+    del state["data"]["reader"]
+    checkpoint.save(state, tmp_path / "old.pt")
+    sampler = open_sampler(tmp_path / "old.pt")
+    assert sampler.data._asdict() == state["data"] | {"reader": 1}
+    sampler.export(tmp_path / "export.pt")
+    assert open_sampler(tmp_path / "export.pt").data == sampler.data

@@ -315,7 +315,7 @@ def test_best_is_chosen_by_the_distance_to_the_training_images(smoke_run):
     dataset = load_images(config.data.path, resolution=(32, 32))
     samples = embed(search_features, sampler.images(range(config.log.num_scored)))
     distances = [energy_distance(samples, embed(search_features, dataset.images[[dataset.names.index(name) for name in names]]))
-                 for names in (sampler.data["names"], sampler.data["heldout"])]  # fmt: skip
+                 for names in (sampler.data.names, sampler.data.heldout)]  # fmt: skip
     best = checkpoint.load(smoke_run / "checkpoints" / "best.pt")["best"]
     assert best == pytest.approx(distances[0], rel=1e-4) and best != pytest.approx(distances[1], rel=1e-2)
     assert best == min(row["energy_distance"] for row in rows(smoke_run) if row["kind"] == "score" and row["step"])

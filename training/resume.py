@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from data import Record
 from errors import UserError
 from training.settings import Settings, facts, to_dict
 
 
-def check_same_run(state: dict, config: Settings, data: dict) -> list[str]:
-    """Return a line for every setting that changed and may; `state` is a checkpoint, `data` describes the images.
+def check_same_run(state: dict, config: Settings, data: Record) -> list[str]:
+    """Return a line for every setting that changed and may; `state` is a checkpoint, `data` the images there are now.
 
     Raises UserError saying what changed when the run cannot go on with it.
     """
@@ -21,8 +22,9 @@ def check_same_run(state: dict, config: Settings, data: dict) -> list[str]:
             raise UserError(f"{key}: this run began with {old!r} and cannot go on with {new!r}; change it back{instead} or choose another --run")
         effect = known.effect if known.under in (None, config.train.schedule) else ""
         notices.append(f"{key}: {old} -> {new} from step {state['step']}{effect}")
-    if state["data"]["fingerprint"] != data["fingerprint"]:
-        raise UserError(f"the images have changed since this run began: {_difference(state['data'], data)}; "
+    before = Record(**state["data"])
+    if before.fingerprint != data.fingerprint:
+        raise UserError(f"the images have changed since this run began: {_difference(before, data)}; "
                         "restore them, or choose another --run")  # fmt: skip
     return notices
 
@@ -42,11 +44,11 @@ def nothing_to_do(run: Path, state: dict, *, epochs: int, steps_per_epoch: int) 
     return f"{run} stays as it is, at epoch {epoch:.5g} of {before}: train.epochs={epochs} asks for no more; a larger number goes on"
 
 
-def _difference(before: dict, now: dict) -> str:
-    old, new = (set(d["names"]) | set(d["heldout"]) for d in (before, now))
+def _difference(before: Record, now: Record) -> str:
+    old, new = ({*record.all_names} for record in (before, now))
     changes = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
                for what, names in (("removed", old - new), ("added", new - old)) if names]  # fmt: skip
     other = " and ".join(changes) or "the same names, other pixels"
-    if before.get("reader", 1) > 1:
+    if before.reader > 1:
         return other
     return f"{other} (this revision converts colours to sRGB and reads more files than the one that began it)"

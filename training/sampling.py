@@ -1,4 +1,4 @@
-"""Sampling from a run's average (EMA). Needs torch and numpy alone."""
+"""Sampling from a run's average (EMA). Needs torch, numpy and pillow alone."""
 
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple, Sequence
@@ -6,6 +6,7 @@ from typing import Callable, Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor, nn
 
+from data import Record
 from errors import UserError
 from models.memory import memory_for
 from models.pixels import to_uint8
@@ -44,7 +45,7 @@ class Sampler:
         """Draw by `drawing` what the checkpoint `path`, of content `state`, holds."""
         self.checkpoint_path, self.drawing, self.device = path, drawing, device
         self.config: dict = state["config"]
-        self.data: dict = state["data"]  # fingerprint, names and held-out names of the images it was trained on
+        self.data = Record(**state["data"])  # of the images that it was trained on
         self.step: int = state["step"]
         self.selected_by: str | None = state.get("selected_by")  # the score that chose this among checkpoints
         self.sampled: dict = state["sampled"]
@@ -87,6 +88,6 @@ class Sampler:
         """
         if path.exists() and path.samefile(self.checkpoint_path):
             raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")
-        state = {"config": self.config, "data": self.data, "step": self.step, "selected_by": self.selected_by,
+        state = {"config": self.config, "data": self.data._asdict(), "step": self.step, "selected_by": self.selected_by,
                  "sampled": self.sampled}  # fmt: skip
         checkpoint.save(state, path)

@@ -74,7 +74,7 @@ class Trainer:
     """Train a method on n images, from step 0 or from a checkpoint."""
 
     def __init__(self, config: Settings, method: Method, n: int, *, data: dict, device: torch.device):
-        """Prepare to train; `data` describes the images in checkpoints."""
+        """Prepare to train; `data` is what checkpoints say of the images."""
         self.config, self.method, self.n, self.data, self.device = config, method, n, data, device
         self.steps_per_epoch = config.train.steps_per_epoch(n)
         self.total_steps = config.train.epochs * self.steps_per_epoch
