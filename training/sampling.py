@@ -55,15 +55,21 @@ class Sampler:
         """Return (height, width) of the images."""
         return sides(self.config["data"]["resolution"])
 
-    def latents(self, seeds: list[int]) -> Tensor:
-        """Return the latents (N, latent_dim) of seeds. Raises UserError for a method without latents."""
+    @property
+    def generator(self) -> nn.Module:
+        """Return the map from latents to images. Raises UserError for a method that has none."""
         if self.drawing.generator is None:
             raise UserError(f"{self.checkpoint_path}: has no latents to go through: {self.drawing.why}")
+        return self.drawing.generator
+
+    def latents(self, seeds: list[int]) -> Tensor:
+        """Return the latents (N, latent_dim) of seeds. Raises UserError for a method without latents."""
+        assert self.generator and self.drawing.latent_dim is not None
         return rng.sample_latents(seeds, self.drawing.latent_dim)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return uint8 images (B, 3, H, W) on the CPU for `latents` (B, latent_dim). Raises UserError for broken weights."""
-        return self._bytes(generate(self.drawing.generator, latents.to(self.device)))
+        return self._bytes(generate(self.generator, latents.to(self.device)))
 
     def _bytes(self, images: Tensor) -> Tensor:
         if not images.isfinite().all():
