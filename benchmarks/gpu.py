@@ -120,7 +120,7 @@ def card(run: Run) -> None:
 def tests(run: Run) -> None:
     """Run the tests that train, search or draw, on the machine with the GPU."""
     with run.part("tests", 100) as box:
-        names = [f"tests/test_{name}.py" for name in (TESTS[:1] if run.args.rehearse else TESTS)]
+        names = [str(path) for name in (TESTS[:1] if run.args.rehearse else TESTS) for path in (ROOT / "tests").rglob(f"test_{name}.py")]
         command = [sys.executable, "-m", "pytest", "-q", "-n", "8", "--dist", "loadfile", "-p", "no:cacheprovider", "-rs", *names]
         done = subprocess.run(command, capture_output=True, text=True, timeout=95, cwd=ROOT)
         (run.out / "tests.txt").write_text(done.stdout + done.stderr)

@@ -32,7 +32,7 @@ from metrics.features import NETWORKS
 from metrics.interface import Sets
 from models import weights
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SIDE = 16
 NUM_REAL, NUM_HELDOUT = 20, 4
 

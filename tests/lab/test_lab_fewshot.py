@@ -19,7 +19,7 @@ from lab.cells import Cell, ImageSet, method_of, set_of
 from lab.intervals import interval, shown
 from training.trainer import Trainer, Work
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMOKE = str(ROOT / "configs" / "smoke-32.yaml")
 
 
@@ -169,7 +169,7 @@ def test_a_method_without_refreshes_has_no_state_of_matching(tmp_path):
 def test_a_run_of_an_earlier_revision_goes_on_and_its_seconds_count(name, settings, images, cell, monkeypatch):
     """Of twelve images, as here; it stopped at step 7 with a checkpoint of format 1, which the laboratory gave its seconds."""
     run = Path(cell.folder)
-    shutil.copytree(ROOT / "tests" / "old_runs" / name, run)
+    shutil.copytree(ROOT / "tests" / "imle" / "old_runs" / name, run)
     path = run / "checkpoints" / "last.pt"
     torch.save(torch.load(path, weights_only=True) | {"cpu_seconds": 1000.0}, path)
     (run / "curve.json").write_text(json.dumps([{"step": 2, "cpu_seconds": 250.0}, {"step": 3, "cpu_seconds": 500.0}]))

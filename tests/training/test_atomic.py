@@ -12,7 +12,7 @@ import pytest
 import atomic
 from atomic import written
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def listing(folder):

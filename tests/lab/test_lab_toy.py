@@ -13,7 +13,7 @@ import torch
 from lab import plane, toy
 from lab.plane import METHODS, Run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PICTURES = ("samples.png", "latents.png", "laws.png", "diagnostics.png")
 
 

@@ -3,7 +3,7 @@
 A change that should not change what runs compute leaves the file as it is. Only a change that is meant to alter results
 (another loss, another stream of random numbers) may rewrite it, in a commit of its own that says why:
 
-    PYTHONPATH=. python tests/test_golden.py
+    PYTHONPATH=. python tests/training/test_golden.py
 """
 
 import json
@@ -17,8 +17,8 @@ import torch
 import train
 from methods import open_sampler
 
-ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT / "tests" / "golden.json"
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).with_name("golden.json")
 TOLERANCE = 1e-3  # relative; SSE4, AVX2 and AVX-512 differ by 2e-4
 # The words that the recipes add to configs/smoke-32.yaml: 12 steps on a dozen of the shipped images, at least two refreshes.
 ALL = ["train.epochs=6", "train.batch_size=6", "log.sheet_epochs=100", "log.num_scored=8"]

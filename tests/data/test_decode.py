@@ -16,7 +16,7 @@ from data.folder import load_originals
 from data.opening import Unusable
 
 WHITE, BLUE = (255, 255, 255), (0, 0, 255)
-FACE = Path(__file__).parent.parent / "data/fluent_faces/1f466-1f3fd.png"
+FACE = Path(__file__).parents[2] / "data/fluent_faces/1f466-1f3fd.png"
 
 
 def saved(image: Image.Image, form: str = "PNG", **options) -> bytes:

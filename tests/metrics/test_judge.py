@@ -34,7 +34,7 @@ from metrics.verdict import verdict
 from models import efficientnet_lite, weights
 from models.perceptual import load_embedding
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
 SIDE, NUM_REAL = 16, 6
 both = pytest.mark.parametrize("name", ["effnet-lite0", "effnet-lite2"])

@@ -16,7 +16,7 @@ from metrics.interface import Comparison, Measurement, Reals, Sets, Value
 from metrics.measure import NUMBERS, PROTOCOLS
 from metrics.table import GENERATOR, METRICS, Metric, Number
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EFFNET = PROTOCOLS["default", "effnet-lite0"]
 NAMES = {*METRICS} | {number.name for metric in METRICS.values() for number in metric.numbers}
 # A network's name, a stage of the progress bar, and the results of `prdc.prdc`, which measures outside evaluations as well.

@@ -16,7 +16,7 @@ from PIL import Image
 from training import checkpoint
 from test_train import TINY, one_line, rows
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes, terminals and signals of Unix")
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 

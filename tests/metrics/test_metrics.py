@@ -354,7 +354,7 @@ print(peak() - before)
 
 def test_neighbours_of_5000_images_take_little_memory():
     """Under 500 MB above the features; a whole matrix of distances in float64 would be 200 MB, and there are three."""
-    done = subprocess.run([sys.executable, "-c", PEAK], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PEAK], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0 and float(done.stdout) < 500, done
 
 

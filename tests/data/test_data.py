@@ -15,7 +15,7 @@ import data.folder
 from data import load_images, mirrored, split_holdout
 from errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SQUARE = (8, 8)
 
 

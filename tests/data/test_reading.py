@@ -21,7 +21,7 @@ from data.names import made_by_system
 from errors import UserError
 from training import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SIDE = 16
 SQUARE = (SIDE, SIDE)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="shell scripts")
 STAND_IN = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then case "$2" in *torch*) echo "${DEVICE:-cpu}" ;; *version_info*) exit "${UNSUITABLE:-0}" ;; esac; exit 0; fi

@@ -23,7 +23,7 @@ from training import checkpoint
 from training import processes
 from imle.search import PoolMatcher
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and gloo")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.name != "clock.py")  # which the others import
 SPEC = importlib.util.spec_from_file_location("clock", ROOT / "benchmarks" / "clock.py")
 benchmark = importlib.util.module_from_spec(SPEC)

@@ -18,7 +18,7 @@ from methods import open_sampler
 from training.sheets import grid
 from models.interpolation import loop
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def pictures(folder):
