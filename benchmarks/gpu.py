@@ -374,6 +374,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--train-seconds", type=float, default=240, help="of training (240)")
     parser.add_argument("--train", nargs="+", default=[], metavar="section.key=value", help="settings of the training")
     args = parser.parse_args(words)
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # of the commands that it runs
     run = Run(args)
     for name in PARTS:
         if name in args.parts:
@@ -383,5 +384,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     run_as_command(main)
