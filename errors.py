@@ -5,8 +5,9 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Callable, TextIO
+from typing import TextIO
 
 
 class UserError(Exception):
@@ -57,8 +58,17 @@ def keep_streams() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8", errors="backslashreplace"))
         elif name != "stdin" and stream is getattr(sys, f"__{name}__"):  # others are somebody's who wants them as they are
-            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(_Unfailing(stream)), stream.encoding, "backslashreplace",
-                                                line_buffering=stream.line_buffering, write_through=stream.write_through))  # fmt: skip
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(
+                    io.BufferedWriter(_Unfailing(stream)),
+                    stream.encoding,
+                    "backslashreplace",
+                    line_buffering=stream.line_buffering,
+                    write_through=stream.write_through,
+                ),
+            )
 
 
 class _Unfailing(io.RawIOBase):

@@ -10,7 +10,6 @@ import torch
 
 from data import Record, is_generated, load_references, read_generated
 from errors import UserError, run_as_command
-from training.device import choose_device
 from methods import open_sampler
 from metrics import document, evaluation, heldout, page, report, table
 from metrics.cache import Cache
@@ -20,18 +19,19 @@ from metrics.interface import Decoder, Reals
 from metrics.measure import JUDGES, protocol_of, weights_of
 from metrics.verdict import verdict
 from models import weights
+from training.device import choose_device
 from training.transform import transform
 
 
 class Subject(NamedTuple):
     """What is scored, and what it says about the real images that it is to be compared with."""
 
-    samples: list[Images]    # one set per repeat
-    decoder: Decoder | str   # the generator itself, or the reason why there is none
-    transform: dict          # of the real images
-    flips: bool              # whether it was trained on mirror images too
-    data: Path | None        # where the run's training images are
-    trained: Record | None   # of the images that the run was trained on
+    samples: list[Images]  # one set per repeat
+    decoder: Decoder | str  # the generator itself, or the reason why there is none
+    transform: dict  # of the real images
+    flips: bool  # whether it was trained on mirror images too
+    data: Path | None  # where the run's training images are
+    trained: Record | None  # of the images that the run was trained on
     record: dict
     config: dict | None = None  # of the run
 
@@ -39,7 +39,8 @@ class Subject(NamedTuple):
 def main(argv: list[str]) -> None:
     started, args = time.monotonic(), parse(argv)
     if args.compare:
-        return print(compare(*args.compare))
+        print(compare(*args.compare))
+        return
     protocol, metrics = protocol_of(args.protocol, args.features, args.metrics, args.ref_raw)
     weights.require(*weights_of(protocol, metrics, is_generated(args.source)))  # before anything slow
     subject = (read if is_generated(args.source) else sample)(args)
@@ -52,10 +53,20 @@ def main(argv: list[str]) -> None:
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
     count = subject.samples[0].count
     contents = document.contents(
-        command=document.command(args, metrics, count), **subject.record, device=args.device, conditions={
-            "protocol": protocol._asdict(), "data": data, "num_samples": count, "features": document.networks_record(evaluator.networks)},
-        **document.numbers_record(found.measured, found.calibration), verdict=[each._asdict() for each in sentences],
-        warnings=warnings, timing={"seconds": time.monotonic() - started})  # fmt: skip
+        command=document.command(args, metrics, count),
+        **subject.record,
+        device=args.device,
+        conditions={
+            "protocol": protocol._asdict(),
+            "data": data,
+            "num_samples": count,
+            "features": document.networks_record(evaluator.networks),
+        },
+        **document.numbers_record(found.measured, found.calibration),
+        verdict=[each._asdict() for each in sentences],
+        warnings=warnings,
+        timing={"seconds": time.monotonic() - started},
+    )
     with document.reporting(out, report.text(found.measured, found.calibration, sentences, warnings)):
         path = document.write_numbers(out, contents)
         page.write_page(out, contents, found, subject.samples[0], reals, run=document.run_of(args.source))
@@ -74,13 +85,19 @@ def sample(args: argparse.Namespace) -> Subject:
 
     def samples(first: int) -> Images:
         seeds = range(first, first + count)
-        return Images("features of generated images", count, identity | {"first_seed": first, "count": count},
-                      lambda: sampler.batches(seeds, args.batch_size),
-                      lambda index: sampler.images([seeds[i] for i in index], args.batch_size))
+        return Images(
+            "features of generated images",
+            count,
+            identity | {"first_seed": first, "count": count},
+            lambda: sampler.batches(seeds, args.batch_size),
+            lambda index: sampler.images([seeds[i] for i in index], args.batch_size),
+        )
 
     firsts = [args.seed + repeat * count for repeat in range(args.repeats)]
-    record = {"input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
-              "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts}}  # fmt: skip
+    record = {
+        "input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
+        "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts},
+    }
     decoder = drawing.why or Decoder(drawing.generator, drawing.latent_dim, torch.device(args.device), identity)
     return Subject(list(map(samples, firsts)), decoder, transform(config), data["flips"], data["path"], sampler.data, record, config)
 
@@ -101,14 +118,21 @@ def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[
     """Return the real images, the record of them, and warnings. Raises UserError when there are none to compare with."""
     if not (path := args.data or subject.data):
         raise UserError(f"{args.source} holds images, not a run: name the real images to compare with by --data")
-    found = load_references(path, subject.transform, trained=subject.trained, may_differ=args.data is not None,
-                            heldout=args.heldout, originals=raw)  # fmt: skip
+    found = load_references(
+        path, subject.transform, trained=subject.trained, may_differ=args.data is not None, heldout=args.heldout, originals=raw
+    )
     print(f"{path}: {found.report[0]}", file=sys.stderr)
     wrap = Images.of_list if raw else Images.of_tensor
     seen, held_seen = (found.real_originals, found.heldout_originals) if raw else (found.real, found.heldout)
     real, held = wrap("features of real images", seen), wrap("features of held-out images", held_seen)
-    record = {"fingerprint": found.fingerprint, "transform": None if raw else subject.transform, "num_real": len(found.real),
-              "num_heldout": len(found.heldout), "heldout": held.identity, "flips": subject.flips}  # fmt: skip
+    record = {
+        "fingerprint": found.fingerprint,
+        "transform": None if raw else subject.transform,
+        "num_real": len(found.real),
+        "num_heldout": len(found.heldout),
+        "heldout": held.identity,
+        "flips": subject.flips,
+    }
     mirror = wrap("features of mirrored images", [image.flip(2) for image in seen] if raw else seen.flip(3)) if subject.flips else None
     warnings = found.warnings + heldout.warnings_of(found.real, found.heldout, found.heldout_names)
     return Reals(found.real, found.heldout, real, held if held.count else None, mirror), record, warnings

@@ -48,7 +48,9 @@ def from_dict(values: dict) -> "Settings":
     for section in set(values) - set(own):
         for other in METHODS:
             if section in config_class(other).__dataclass_fields__:
-                raise UserError(f"{section}: belongs to method={other}, and this run has method={name}; leave it out, or set method={other}")
+                raise UserError(
+                    f"{section}: belongs to method={other}, and this run has method={name}; leave it out, or set method={other}"
+                )
     return settings.from_dict(config_class(name), values)
 
 

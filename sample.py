@@ -13,13 +13,12 @@ from atomic import written
 from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
+from models.interpolation import loop
 from training.device import choose_device
 from training.sampling import Sampler
 from training.scores import distances
 from training.sheets import grid, save_png, to_pil
 from training.transform import transform
-from models.interpolation import loop
-
 
 MOST = 1_000_000  # seeds or frames at once; more is a slip of the finger
 

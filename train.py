@@ -11,9 +11,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch loads; longer s
 
 import torch
 
+import methods
 from data import READER, Record, load_images, mirrored, split_holdout
 from errors import UserError, ending_signals, run_as_command
-import methods
 from training import checkpoint, processes
 from training.device import choose_device
 from training.dryrun import dry_run
@@ -26,8 +26,11 @@ from training.transform import transform
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog=f"settings, with their defaults:\n{describe(methods.asked_for(words))}")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"settings, with their defaults:\n{describe(methods.asked_for(words))}",
+    )
     parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-64.yaml")
     parser.add_argument("--run", required=True, type=Path, help="folder for everything the run writes; an existing run goes on")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
@@ -67,8 +70,9 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
     if state is not None:
         with checkpoint.unpacking(folder.last):
             notices = check_same_run(state, config, data)
-    processes.check_agreement({"the settings": to_yaml(config), "the images": dataset.fingerprint,
-                               "the step of the checkpoint": str(state and state["step"])})  # fmt: skip
+    processes.check_agreement(
+        {"the settings": to_yaml(config), "the images": dataset.fingerprint, "the step of the checkpoint": str(state and state["step"])}
+    )
     trainer = Trainer(config, methods.make(config, images, device=device), len(images), data=data._asdict(), device=device)
     if state is not None:
         with checkpoint.unpacking(folder.last):
@@ -83,8 +87,10 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
         if processes.is_main():
             log = RunLog(args.run, *(state["log_position"], state["step"]) if state else ())
             log.describe(to_yaml(config), environment(device, sys.argv), dataset.images[:400])
-        tell(f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}; "
-             f"{folder.images} shows the images as they are used")  # fmt: skip
+        tell(
+            f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}; "
+            f"{folder.images} shows the images as they are used"
+        )
         trainer.run(log, should_stop=signals.caught)
         log.close()
     except OSError as error:

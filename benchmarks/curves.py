@@ -19,22 +19,25 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from clock import least_seconds, matmul_rate, peak_bytes  # noqa: E402
-from errors import run_as_command  # noqa: E402
-from imle.search import clearance  # noqa: E402
-from imle.search.bounds import block_size  # noqa: E402
-from lab import plots  # noqa: E402
-from matching import DIM, DISTINCT, match, mixture, refresh, rounds  # noqa: E402
-import methods  # noqa: E402
-from training.device import choose_device  # noqa: E402
-from training.settings import Settings, resolution  # noqa: E402
+from clock import least_seconds, matmul_rate, peak_bytes
+from matching import DIM, DISTINCT, match, mixture, refresh, rounds
+
+import methods
+from errors import run_as_command
+from imle.search import clearance
+from imle.search.bounds import block_size
+from lab import plots
+from training.device import choose_device
+from training.settings import Settings, resolution
 
 RECIPE = Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml"
 IMAGES = 32  # the largest batch; as many for all, so that what is kept of them is the same
 POINTS = {
-    "resolution": [32, 64, 128, 256], "batch": [1, 2, 4, 8, 16, 32],
-    "candidates": [10**3, 10**4, 10**5, 10**6], "targets": [10, 30, 100, 300, 1000],
-}  # fmt: skip
+    "resolution": [32, 64, 128, 256],
+    "batch": [1, 2, 4, 8, 16, 32],
+    "candidates": [10**3, 10**4, 10**5, 10**6],
+    "targets": [10, 30, 100, 300, 1000],
+}
 QUICK = {"resolution": [32, 64], "batch": [1, 2, 4], "candidates": [10**3, 10**4], "targets": [10, 100]}
 FIXED = {"targets": 100, "candidates": 10**5}  # what is kept while the other grows
 
@@ -48,7 +51,7 @@ def resized(pixels: int) -> dict[str, object]:
     base = recipe({})
     channels, blocks, side = list(base.model.channels), list(base.model.blocks), max(resolution(base))
     while side < pixels:
-        channels, blocks, side = channels + [max(1, channels[-1] // 2)], blocks + blocks[-1:], 2 * side
+        channels, blocks, side = [*channels, max(1, channels[-1] // 2)], blocks + blocks[-1:], 2 * side
     while side > pixels:
         channels, blocks, side = channels[:-1], blocks[:-1], side // 2
     return {"data.resolution": pixels, "model.channels": channels, "model.blocks": blocks}
@@ -76,8 +79,7 @@ def measure_refresh(candidates: int, targets: int, device: torch.device) -> dict
     product = least_seconds(lambda: wanted @ part.T, device)
     seconds = least_seconds(lambda: match(wanted, radius, rounds(pool, candidates, block)), device)
     flops = 2 * targets * candidates * DIM
-    return {"seconds": seconds, "megabytes": peak, "flops": flops,
-            "flops_per_second": 2 * targets * len(part) * DIM / product}  # fmt: skip
+    return {"seconds": seconds, "megabytes": peak, "flops": flops, "flops_per_second": 2 * targets * len(part) * DIM / product}
 
 
 def measure(axis: str, value: int, device: torch.device) -> dict[str, float]:
@@ -118,8 +120,13 @@ def draw(found: dict[str, list[dict]], axes: dict[str, str], title: str, law: st
                 [row[key] for row in found[axis]] for key in ("at", "seconds", "megabytes", "flops", "flops_per_second")
             )
             above.plot(at, seconds, "o-", color=blue, label="measured")
-            above.plot(at, [f * seconds[-1] / flops[-1] for f in flops], "--", color=red,
-                       label="proportional to the FLOPs counted, through the last point")  # fmt: skip
+            above.plot(
+                at,
+                [f * seconds[-1] / flops[-1] for f in flops],
+                "--",
+                color=red,
+                label="proportional to the FLOPs counted, through the last point",
+            )
             above.plot(at, [f / r for f, r in zip(flops, rate)], ":", color=grey, label="the FLOPs at the rate of a matrix product")
             above.set(title=heading, xscale="log", yscale="log")
             if law == "straight":  # in pixels, or in images
@@ -162,10 +169,20 @@ def main(words: list[str]) -> None:
     result = {"hardware": hardware, "torch": torch.__version__, "recipe": RECIPE.name, "curves": found}
     (args.out / "curves.json").write_text(json.dumps(result, indent=1) + "\n")
     base = recipe({})
-    draw(found, {"resolution": f"batch of {base.train.batch_size}", "batch": f"{resolution(base)[0]} pixels"},
-         f"A training step on {hardware}", "straight", args.out / "curves-step.png")  # fmt: skip
-    draw(found, {"candidates": f"{FIXED['targets']} targets", "targets": f"{FIXED['candidates']:,} candidates"},
-         f"Rejecting and matching in {DIM} dimensions on {hardware}", "constant", args.out / "curves-refresh.png")  # fmt: skip
+    draw(
+        found,
+        {"resolution": f"batch of {base.train.batch_size}", "batch": f"{resolution(base)[0]} pixels"},
+        f"A training step on {hardware}",
+        "straight",
+        args.out / "curves-step.png",
+    )
+    draw(
+        found,
+        {"candidates": f"{FIXED['targets']} targets", "targets": f"{FIXED['candidates']:,} candidates"},
+        f"Rejecting and matching in {DIM} dimensions on {hardware}",
+        "constant",
+        args.out / "curves-refresh.png",
+    )
 
 
 if __name__ == "__main__":

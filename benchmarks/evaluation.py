@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from clock import peak_bytes, seconds_of  # noqa: E402
-from errors import run_as_command  # noqa: E402
-from metrics import frechet, prdc  # noqa: E402
-from metrics.pytorch_fid_bridge import library_distance  # noqa: E402
+from clock import peak_bytes, seconds_of
+
+from errors import run_as_command
+from metrics import frechet, prdc
+from metrics.pytorch_fid_bridge import library_distance
 
 
 def features(count: int, dimension: int, seed: int) -> torch.Tensor:
@@ -30,8 +31,10 @@ def main(words: list[str]) -> None:
     prdc.prdc(real[:50], fake[:50])  # load what is loaded but once
     before = peak_bytes()
     seconds = seconds_of(lambda: prdc.prdc(real, fake))
-    print(f"precision, recall, density, coverage of 5,000 x 5,000, 4096-d, float64: {seconds:.1f} s, "
-          f"{(peak_bytes() - before) / 2**20:.0f} MB above the features")
+    print(
+        f"precision, recall, density, coverage of 5,000 x 5,000, 4096-d, float64: {seconds:.1f} s, "
+        f"{(peak_bytes() - before) / 2**20:.0f} MB above the features"
+    )
 
     real, fake = features(100, 2048, 0), features(5000, 2048, 1)
     frechet.frechet_distance(real, fake)
@@ -39,8 +42,10 @@ def main(words: list[str]) -> None:
     exact_seconds = seconds_of(lambda: distances.append(frechet.frechet_distance(real, fake)))
     root_seconds = seconds_of(lambda: distances.append(library_distance(real, fake)))
     exact, root = distances
-    print(f"Frechet distance of 100 and 5,000, 2048-d: {exact_seconds:.2f} s, matrix root {root_seconds:.1f} s; "
-          f"{exact:.6f} and {root:.6f}, {abs(exact - root):.1e} apart")
+    print(
+        f"Frechet distance of 100 and 5,000, 2048-d: {exact_seconds:.2f} s, matrix root {root_seconds:.1f} s; "
+        f"{exact:.6f} and {root:.6f}, {abs(exact - root):.1e} apart"
+    )
 
 
 if __name__ == "__main__":

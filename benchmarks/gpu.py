@@ -27,17 +27,18 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from clock import CPU, peak_bytes, seconds_of, wait  # noqa: E402
-from data import load_images  # noqa: E402
-from errors import run_as_command  # noqa: E402
-from imle.method import Imle  # noqa: E402
-import methods  # noqa: E402
-from models.precision import true_fp32  # noqa: E402
-from training.device import choose_device  # noqa: E402
-from training.runlog import SilentLog  # noqa: E402
-from training.settings import resolution, to_dict  # noqa: E402
-from training.trainer import Trainer  # noqa: E402
-from training.transform import transform  # noqa: E402
+from clock import CPU, peak_bytes, seconds_of, wait
+
+import methods
+from data import load_images
+from errors import run_as_command
+from imle.method import Imle
+from models.precision import true_fp32
+from training.device import choose_device
+from training.runlog import SilentLog
+from training.settings import resolution, to_dict
+from training.trainer import Trainer
+from training.transform import transform
 
 RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
 LEVERS = {  # settings upon a recipe; `step` does what the last two say
@@ -104,8 +105,12 @@ def card(run: Run) -> None:
         target = torch.empty_like(source)
         box["copy_TB/s"] = 2 * elements / run.timed(lambda: target.copy_(source), 20)["step_ms"] / 1e9
         side = 8192 if run.cuda else 512
-        for name, kind, precision in (("bf16", torch.bfloat16, "ieee"), ("fp16", torch.float16, "ieee"),
-                                      ("tf32", torch.float32, "tf32"), ("fp32", torch.float32, "ieee")):  # fmt: skip
+        for name, kind, precision in (
+            ("bf16", torch.bfloat16, "ieee"),
+            ("fp16", torch.float16, "ieee"),
+            ("tf32", torch.float32, "tf32"),
+            ("fp32", torch.float32, "ieee"),
+        ):
             m = torch.randn(side, side, device=run.device).to(kind)
             with true_fp32(run.device):
                 torch.backends.cuda.matmul.fp32_precision = precision  # restored with the others
@@ -151,8 +156,10 @@ def agreement(run: Run) -> None:
             box[precision] = {
                 "weights_equal": all(torch.equal(a, b.cpu()) for a, b in zip(cpu.generator.parameters(), gpu.generator.parameters())),
                 "matches_equal": (matches.latents == found.latents).all(1).float().mean().item(),
-                "distance_error": error(matches.distance, found.distance), "image_error": error(ours, theirs),
-                "bytes_that_differ": (pixels(ours) != pixels(theirs)).float().mean().item()}  # fmt: skip
+                "distance_error": error(matches.distance, found.distance),
+                "image_error": error(ours, theirs),
+                "bytes_that_differ": (pixels(ours) != pixels(theirs)).float().mean().item(),
+            }
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -167,17 +174,26 @@ def error(exact: Tensor, other: Tensor) -> float:
 
 
 PRECISIONS = {  # of the generator and of the perceptual network: a type for autocast, or a mode of float32
-    "fp32": ("ieee", "ieee"), "tf32": ("tf32", "tf32"), "bf16": (torch.bfloat16, torch.bfloat16), "fp16": (torch.float16, torch.float16),
-    "bf16 generator": (torch.bfloat16, "tf32"), "bf16 loss": ("tf32", torch.bfloat16), "fp16 loss": ("tf32", torch.float16),
-}  # fmt: skip
+    "fp32": ("ieee", "ieee"),
+    "tf32": ("tf32", "tf32"),
+    "bf16": (torch.bfloat16, torch.bfloat16),
+    "fp16": (torch.float16, torch.float16),
+    "bf16 generator": (torch.bfloat16, "tf32"),
+    "bf16 loss": ("tf32", torch.bfloat16),
+    "fp16 loss": ("tf32", torch.float16),
+}
 
 
 def precision(run: Run) -> None:
     """Compare the gradient of a batch in each precision with float32's, at the start and after some training."""
     with run.part("gradient by precision", 60) as box:
         images = load_images(ROOT / "data" / "fluent_faces", resolution=(64, 64), fit="crop", background="white", minimum=2).images
-        made = method_of("smoke-32" if run.args.rehearse else "fluent-faces-64", ("data.resolution=64", *RESIZED[run.args.rehearse]),
-                         run.device, images=images)  # fmt: skip
+        made = method_of(
+            "smoke-32" if run.args.rehearse else "fluent-faces-64",
+            ("data.resolution=64", *RESIZED[run.args.rehearse]),
+            run.device,
+            images=images,
+        )
         trainer = Trainer(made.config, made, len(images), data={}, device=run.device)
         trainer.write_to(SilentLog())
         epochs = (0, 1) if run.args.rehearse else (0, 12, 60)
@@ -187,7 +203,9 @@ def precision(run: Run) -> None:
             exact = gradient(made, *PRECISIONS["fp32"])
             box[f"epoch {epoch}"] = {"loss": made.losses.mean().item()} | {
                 name: {"cosine": (g @ exact / g.norm() / exact.norm()).item(), "error": error(exact, g)}
-                for name in PRECISIONS for g in [gradient(made, *PRECISIONS[name])]}  # fmt: skip
+                for name in PRECISIONS
+                for g in [gradient(made, *PRECISIONS[name])]
+            }
 
 
 RESIZED = {False: (), True: ("model.channels=[32,32,16,16,16]", "model.blocks=[1,1,1,1,1]")}  # the recipes of `precision`
@@ -289,8 +307,11 @@ def kernels(run: Run, work: Callable[[], None]) -> dict:
         wait(run.device)
     rows = [event for event in profiler.key_averages() if event.self_device_time_total > 0]
     dearest = sorted(rows, key=lambda event: -event.self_device_time_total)[:12]
-    return {"kernels": sum(event.count for event in rows), "gpu_ms": sum(event.self_device_time_total for event in rows) / 1e3,
-            "dearest": [(event.key[:70], event.count, round(event.self_device_time_total / 1e3, 2)) for event in dearest]}  # fmt: skip
+    return {
+        "kernels": sum(event.count for event in rows),
+        "gpu_ms": sum(event.self_device_time_total for event in rows) / 1e3,
+        "dearest": [(event.key[:70], event.count, round(event.self_device_time_total / 1e3, 2)) for event in dearest],
+    }
 
 
 def compiled(run: Run) -> None:
@@ -309,8 +330,18 @@ def training(run: Run) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         epochs, cost = affordable(run, recipe, words)
         box |= {"recipe": recipe, "settings": words, "epochs": epochs, "epoch_s": cost}
-        command = ["train.py", "--config", str(ROOT / "configs" / f"{recipe}.yaml"), "--run", str(folder), *on, *words,
-                   f"train.epochs={epochs}", "log.sheet_epochs=100000", "log.checkpoint_epochs=100000"]  # fmt: skip
+        command = [
+            "train.py",
+            "--config",
+            str(ROOT / "configs" / f"{recipe}.yaml"),
+            "--run",
+            str(folder),
+            *on,
+            *words,
+            f"train.epochs={epochs}",
+            "log.sheet_epochs=100000",
+            "log.checkpoint_epochs=100000",
+        ]
         box["exit"] = command_of(run, command, run.args.train_seconds + 60)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         box |= {kind: [row for row in rows if row["kind"] == kind][-1] for kind in ("train", "refresh")}
@@ -320,8 +351,20 @@ def training(run: Run) -> None:
         box["sample exit"] = command_of(run, ["sample.py", str(folder), "--num", "36", "--grid", "--out", str(samples), *on], 60)
         shutil.copy(samples / "grid.png", run.out / "samples.png")
         shutil.rmtree(samples)
-        command = ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,pr,copying", *held, *on,
-                   "--num-samples", str(24 if run.args.rehearse else SAMPLES), "--out", str(run.out / "evaluation")]  # fmt: skip
+        command = [
+            "evaluate.py",
+            str(folder),
+            "--features",
+            "effnet-lite2",
+            "--metrics",
+            "fid,pr,copying",
+            *held,
+            *on,
+            "--num-samples",
+            str(24 if run.args.rehearse else SAMPLES),
+            "--out",
+            str(run.out / "evaluation"),
+        ]
         box["evaluate exit"] = command_of(run, command, 240)
         box["scores"] = json.loads((run.out / "evaluation" / "metrics.json").read_text())["metrics"]
 
@@ -357,8 +400,15 @@ def command_of(run: Run, words: list[str], seconds: float) -> int:
             return process.wait(60)
 
 
-PARTS = {"card": card, "agreement": agreement, "precision": precision, "steps": steps, "tests": tests, "compile": compiled,
-         "training": training}  # fmt: skip
+PARTS = {
+    "card": card,
+    "agreement": agreement,
+    "precision": precision,
+    "steps": steps,
+    "tests": tests,
+    "compile": compiled,
+    "training": training,
+}
 
 
 def main(words: list[str]) -> None:

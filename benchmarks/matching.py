@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from clock import CPU, by_turns, peak_bytes, seconds_of  # noqa: E402
-from errors import run_as_command  # noqa: E402
-from imle.refresh import Refresher  # noqa: E402
-from imle.search import PoolMatcher, clearance  # noqa: E402
-from imle.search.bounds import block_size  # noqa: E402
-from imle.settings import Imle  # noqa: E402
-from methods import from_dict  # noqa: E402
+from clock import CPU, by_turns, peak_bytes, seconds_of
+
+from errors import run_as_command
+from imle.refresh import Refresher
+from imle.search import PoolMatcher, clearance
+from imle.search.bounds import block_size
+from imle.settings import Imle
+from methods import from_dict
 
 N, DIM = 100, 800
 DISTINCT = 2**15  # candidates in memory, 105 MB; a larger pool goes round and round among them
@@ -61,8 +62,7 @@ DATA = {"mixture": mixture, "gaussian": gaussian}
 def rounds(pool: Tensor, size: int, batch: int) -> Iterator[Tensor]:
     """Yield `size` candidates in batches, going round and round among those of `pool`."""
     while size > 0:
-        for part in pool[:size].split(batch):
-            yield part
+        yield from pool[:size].split(batch)
         size -= len(pool)
 
 
@@ -87,23 +87,32 @@ def measure(sizes: list[int], threads: list[int], repeats: int) -> Iterator[dict
         for count in threads:
             torch.set_num_threads(count)
             now = time.process_time if count == 1 else time.perf_counter
-            best = min(FLOOR_BLOCKS, key=lambda size: min(
-                seconds_of(lambda: floor(targets, pool, DISTINCT, size), now=now) for _ in range(3)))  # fmt: skip
+            best = min(
+                FLOOR_BLOCKS, key=lambda size: min(seconds_of(lambda: floor(targets, pool, DISTINCT, size), now=now) for _ in range(3))
+            )
             for size in sizes:
                 for epsilon in (radius, 0.0):
                     works = {
                         "floor": lambda: floor(targets, pool, size, best),
                         "matcher": lambda: match(targets, epsilon, rounds(pool, size, block)),
-                        "gathered": lambda: match(targets, epsilon, (torch.cat(part.split(Imle().pool_batch))
-                                                             for part in rounds(pool, size, block))),
-                    }  # fmt: skip
+                        "gathered": lambda: match(
+                            targets, epsilon, (torch.cat(part.split(Imle().pool_batch)) for part in rounds(pool, size, block))
+                        ),
+                    }
                     turns = max(3, min(repeats, 5 * 10**5 // size))  # a small pool is soon over, and noisy
                     taken = by_turns({name: partial(seconds_of, work, now=now) for name, work in works.items()}, turns)
                     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
-                    yield {"data": data, "threads": count, "candidates": size, "epsilon": epsilon, "floor_block": best,
-                           **middle, "ratio": middle["matcher"] / middle["floor"],
-                           "ratio_gathered": middle["gathered"] / middle["floor"],
-                           "ratio_of_minima": min(taken["matcher"]) / min(taken["floor"])}  # fmt: skip
+                    yield {
+                        "data": data,
+                        "threads": count,
+                        "candidates": size,
+                        "epsilon": epsilon,
+                        "floor_block": best,
+                        **middle,
+                        "ratio": middle["matcher"] / middle["floor"],
+                        "ratio_gathered": middle["gathered"] / middle["floor"],
+                        "ratio_of_minima": min(taken["matcher"]) / min(taken["floor"]),
+                    }
 
 
 def refresh(size: int, n: int = N, device: torch.device = CPU) -> None:
@@ -118,13 +127,14 @@ def refresh(size: int, n: int = N, device: torch.device = CPU) -> None:
 def memory() -> dict[int, float]:
     """Return the peak memory in MB of a refresh of each size, every one in a process of its own."""
     command = [sys.executable, __file__, "--refresh"]
-    return {size: float(subprocess.run([*command, str(size)], check=True, capture_output=True, text=True).stdout)
-            for size in MEMORY_SIZES}  # fmt: skip
+    return {size: float(subprocess.run([*command, str(size)], check=True, capture_output=True, text=True).stdout) for size in MEMORY_SIZES}
 
 
 def line(row: dict) -> str:
-    return (f"{row['data']:<10}{row['threads']:>8}{row['candidates']:>12,}{row['epsilon']:>8.2f}{row['floor']:>10.4f}"
-            f"{row['matcher']:>11.4f}{row['ratio']:>7.2f}{row['ratio_of_minima']:>11.2f}{row['ratio_gathered']:>16.2f}")
+    return (
+        f"{row['data']:<10}{row['threads']:>8}{row['candidates']:>12,}{row['epsilon']:>8.2f}{row['floor']:>10.4f}"
+        f"{row['matcher']:>11.4f}{row['ratio']:>7.2f}{row['ratio_of_minima']:>11.2f}{row['ratio_gathered']:>16.2f}"
+    )
 
 
 def main(words: list[str]) -> None:
@@ -146,8 +156,10 @@ def main(words: list[str]) -> None:
         return
     for size, peak in peaks.items():
         print(f"peak memory of a refresh of {size:,}: {peak:.0f} MB")
-    print(f"{'data':<10}{'threads':>8}{'candidates':>12}{'radius':>8}{'floor s':>10}{'matcher s':>11}{'ratio':>7}"
-          f"{'of minima':>11}{'with gathering':>16}")
+    print(
+        f"{'data':<10}{'threads':>8}{'candidates':>12}{'radius':>8}{'floor s':>10}{'matcher s':>11}{'ratio':>7}"
+        f"{'of minima':>11}{'with gathering':>16}"
+    )
     for row in measure(args.sizes, args.threads, args.repeats):
         print(line(row), flush=True)
 

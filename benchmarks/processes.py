@@ -20,16 +20,17 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from clock import by_turns, seconds_of, wait  # noqa: E402
-from data import load_images  # noqa: E402
-from errors import run_as_command  # noqa: E402
-import methods  # noqa: E402
-from training import processes  # noqa: E402
-from training.device import choose_device  # noqa: E402
-from training.runlog import SilentLog  # noqa: E402
-from training.settings import Settings, to_dict  # noqa: E402
-from training.trainer import Trainer  # noqa: E402
-from training.transform import transform  # noqa: E402
+from clock import by_turns, seconds_of, wait
+
+import methods
+from data import load_images
+from errors import run_as_command
+from training import processes
+from training.device import choose_device
+from training.runlog import SilentLog
+from training.settings import Settings, to_dict
+from training.trainer import Trainer
+from training.transform import transform
 
 STEPS = 50
 SMALL_RATE = "train.learning_rate=1e-5"
@@ -66,8 +67,19 @@ def launch(num: int, words: list[str]) -> dict:
     """Return what the main one of `num` processes of one thread each found."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num), "--",
-                   __file__, *words, "--found", found]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(num),
+            "--",
+            __file__,
+            *words,
+            "--found",
+            found,
+        ]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         return json.loads(found.read_text())
 
@@ -81,19 +93,24 @@ def compare(num: int, rounds: int, words: list[str]) -> dict:
         "processes": num,
         "matches_identical": all(run["latents"] == alone[0]["latents"] for run in alone + several),
         "largest_loss_difference": max(abs(a - b) / a for run in several for a, b in zip(alone[0]["losses"], run["losses"])),
-        "refresh_seconds": fastest["refresh"], "refresh_speedup": fastest["refresh"][0] / fastest["refresh"][1],
-        "step_seconds": fastest["step"], "step_speedup": fastest["step"][0] / fastest["step"][1],
-    }  # fmt: skip
+        "refresh_seconds": fastest["refresh"],
+        "refresh_speedup": fastest["refresh"][0] / fastest["refresh"][1],
+        "step_seconds": fastest["step"],
+        "step_speedup": fastest["step"][0] / fastest["step"][1],
+    }
 
 
 def report(found: dict) -> str:
     """Return the comparison in words."""
-    lines = [f"matches identical         {'yes' if found['matches_identical'] else 'NO'}",
-             f"largest loss difference   {found['largest_loss_difference']:.1e} of the loss, over {STEPS} steps"]  # fmt: skip
+    lines = [
+        f"matches identical         {'yes' if found['matches_identical'] else 'NO'}",
+        f"largest loss difference   {found['largest_loss_difference']:.1e} of the loss, over {STEPS} steps",
+    ]
     for part, name in (("refresh", "pool and matches"), ("step", "step")):
         one, many = found[f"{part}_seconds"]
-        lines.append(f"{name:<26}{one:.3f} s in 1 process, {many:.3f} s in {found['processes']}: "
-                     f"{found[f'{part}_speedup']:.2f} times as fast")  # fmt: skip
+        lines.append(
+            f"{name:<26}{one:.3f} s in 1 process, {many:.3f} s in {found['processes']}: {found[f'{part}_speedup']:.2f} times as fast"
+        )
     return "\n".join(lines)
 
 

@@ -25,15 +25,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from clock import Clock, by_turns, copy_rate, matmul_rate, peak_bytes  # noqa: E402
-from data import load_images  # noqa: E402
-from errors import run_as_command  # noqa: E402
-import methods  # noqa: E402
-from training.device import choose_device  # noqa: E402
-from training.runlog import RunLog  # noqa: E402
-from training.settings import Settings, to_dict  # noqa: E402
-from training.trainer import Trainer  # noqa: E402
-from training.transform import transform  # noqa: E402
+from clock import Clock, by_turns, copy_rate, matmul_rate, peak_bytes
+
+import methods
+from data import load_images
+from errors import run_as_command
+from training.device import choose_device
+from training.runlog import RunLog
+from training.settings import Settings, to_dict
+from training.trainer import Trainer
+from training.transform import transform
 
 NETWORKS = ("generator", "perceptual")  # what the rest is overhead to
 PLACES = {"rest of the step": "the step", "reject, match, latents": "the pool"}  # where the networks are called from
@@ -54,11 +55,20 @@ def measure(config: Settings, device: torch.device, refreshes: int) -> dict:
             trainer.run(log, should_stop=lambda: trainer.step >= stop_at)
         log.close()
     gemm, copy = matmul_rate(device, 1024), copy_rate(device)
-    floors = {part: calls * (flops / gemm + moved / copy) for part, calls in clock.calls.items()
-              for flops, moved in [work.get(part, (0, 0))]}  # fmt: skip
-    return {"steps": trainer.step, "images": trainer.step * min(config.train.batch_size, trainer.n), "seconds": clock.seconds,
-            "calls": clock.calls, "floors": floors, "gemm_rate": gemm, "copy_rate": copy, "threads": torch.get_num_threads(),
-            "peak_bytes": peak_bytes(device)}  # fmt: skip
+    floors = {
+        part: calls * (flops / gemm + moved / copy) for part, calls in clock.calls.items() for flops, moved in [work.get(part, (0, 0))]
+    }
+    return {
+        "steps": trainer.step,
+        "images": trainer.step * min(config.train.batch_size, trainer.n),
+        "seconds": clock.seconds,
+        "calls": clock.calls,
+        "floors": floors,
+        "gemm_rate": gemm,
+        "copy_rate": copy,
+        "threads": torch.get_num_threads(),
+        "peak_bytes": peak_bytes(device),
+    }
 
 
 def watch(clock: Clock, trainer: Trainer, log: RunLog) -> None:
@@ -100,37 +110,47 @@ def work_of(trainer: Trainer) -> dict[str, tuple[float, float]]:
     (n, dimension), pool = method.features.shape, method.refresher.pool_size
     mean_chunk = pool / -(-pool // chunk)
     return {
-        "generator forward of the step": (generator * images, 0), "perceptual forward of the step": (perceptual * images, 0),
-        "generator backward": (2 * generator * images, 0), "perceptual backward": (perceptual * images, 0),
+        "generator forward of the step": (generator * images, 0),
+        "perceptual forward of the step": (perceptual * images, 0),
+        "generator backward": (2 * generator * images, 0),
+        "perceptual backward": (perceptual * images, 0),
         "generator forward of the pool": (generator * mean_chunk, 0),
         "perceptual forward of the pool": (perceptual * mean_chunk, 0),
-        "feature projection": (0, 8 * mean_chunk * dimension),     # read and written once
-        "reject, match, latents": (2 * n * dimension * pool, 0),   # all distances
-        "optimiser": (0, 7 * weights), "EMA": (0, 3 * weights),    # AdamW: p, g, m, v; p, m, v
+        "feature projection": (0, 8 * mean_chunk * dimension),  # read and written once
+        "reject, match, latents": (2 * n * dimension * pool, 0),  # all distances
+        "optimiser": (0, 7 * weights),
+        "EMA": (0, 3 * weights),  # AdamW: p, g, m, v; p, m, v
         "checkpoint": (0, 2 * 4 * weights),
-    }  # fmt: skip
+    }
 
 
 def summary(found: dict) -> dict[str, float]:
     """Return what two runs are compared by."""
     whole = sum(found["seconds"].values())
     networks = sum(seconds for part, seconds in found["seconds"].items() if part.startswith(NETWORKS))
-    return {"steps per second": found["steps"] / whole, "images per second": found["images"] / whole,
-            "milliseconds a step, all included": 1000 * whole / found["steps"], "share of the networks": networks / whole,
-            "peak memory, GB": found["peak_bytes"] / 1e9}  # fmt: skip
+    return {
+        "steps per second": found["steps"] / whole,
+        "images per second": found["images"] / whole,
+        "milliseconds a step, all included": 1000 * whole / found["steps"],
+        "share of the networks": networks / whole,
+        "peak memory, GB": found["peak_bytes"] / 1e9,
+    }
 
 
 def table(found: dict) -> str:
     """Return the parts, the slowest first, and the summary."""
     whole = sum(found["seconds"].values())
-    lines = [f"{found['threads']} threads, matrix product {found['gemm_rate'] / 1e9:.0f} GFLOP/s, copy {found['copy_rate'] / 1e9:.1f} GB/s",
-             f"{'part':<32}{'seconds':>9}{'share':>8}{'calls':>8}{'ms a call':>11}{'floor, s':>10}{'x floor':>9}"]
+    lines = [
+        f"{found['threads']} threads, matrix product {found['gemm_rate'] / 1e9:.0f} GFLOP/s, copy {found['copy_rate'] / 1e9:.1f} GB/s",
+        f"{'part':<32}{'seconds':>9}{'share':>8}{'calls':>8}{'ms a call':>11}{'floor, s':>10}{'x floor':>9}",
+    ]
     for part, seconds in sorted(found["seconds"].items(), key=lambda item: -item[1]):
         calls, floor = found["calls"][part], found["floors"][part]
         against = f"{floor:>10.3f}{seconds / floor:>9.1f}" if floor else f"{'-':>10}{'-':>9}"
         lines.append(f"{part:<32}{seconds:>9.2f}{seconds / whole:>8.1%}{calls:>8}{1000 * seconds / calls:>11.2f}{against}")
-    return "\n".join([*lines, f"{found['steps']} steps in {whole:.1f} s",
-                      *(f"{name}: {value:.3g}" for name, value in summary(found).items())])  # fmt: skip
+    return "\n".join(
+        [*lines, f"{found['steps']} steps in {whole:.1f} s", *(f"{name}: {value:.3g}" for name, value in summary(found).items())]
+    )
 
 
 def compare(sides: dict[str, tuple[Path, list[str]]], rounds: int) -> dict[str, list[dict]]:

@@ -6,4 +6,15 @@ from data.record import Record
 from data.references import References, load_references
 from data.split import mirrored, split_holdout
 
-__all__ = ["READER", "ImageSet", "Record", "References", "is_generated", "load_images", "load_references", "mirrored", "read_generated", "split_holdout"]
+__all__ = [
+    "READER",
+    "ImageSet",
+    "Record",
+    "References",
+    "is_generated",
+    "load_images",
+    "load_references",
+    "mirrored",
+    "read_generated",
+    "split_holdout",
+]

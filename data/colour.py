@@ -47,20 +47,31 @@ _ADOBE_PRIMARIES = (0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65
 _SMPTE170_PRIMARIES = (0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65
 # Chromaticities (x, y) of red, green, blue and white, and transfer curves, by their codes in ITU-T H.273; 2 says nothing.
 _PRIMARIES = {
-    1: _SRGB_PRIMARIES, 2: _SRGB_PRIMARIES,
+    1: _SRGB_PRIMARIES,
+    2: _SRGB_PRIMARIES,
     4: ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), _C),
     5: ((0.64, 0.33), (0.29, 0.60), (0.15, 0.06), _D65),
-    6: _SMPTE170_PRIMARIES, 7: _SMPTE170_PRIMARIES,
+    6: _SMPTE170_PRIMARIES,
+    7: _SMPTE170_PRIMARIES,
     8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), _C),
     9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65),
     11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
     12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
     22: ((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
-}  # fmt: skip
+}
 _CURVES = {
-    1: _bt709_curve, 6: _bt709_curve, 11: _bt709_curve, 12: _bt709_curve, 14: _bt709_curve, 15: _bt709_curve,
-    2: _srgb_curve, 13: _srgb_curve, 4: _power(2.2), 5: _power(2.8), 8: _power(1),
-}  # fmt: skip
+    1: _bt709_curve,
+    6: _bt709_curve,
+    11: _bt709_curve,
+    12: _bt709_curve,
+    14: _bt709_curve,
+    15: _bt709_curve,
+    2: _srgb_curve,
+    13: _srgb_curve,
+    4: _power(2.2),
+    5: _power(2.8),
+    8: _power(1),
+}
 _HDR = {16: "PQ", 18: "HLG"}
 # The D50 white of ICC profiles, and Bradford's cone responses, by which another white is adapted to it (ICC.1:2022, E.3).
 _D50 = np.array([0.9642, 1.0, 0.8249])
@@ -236,8 +247,16 @@ def _made_profile(primaries: tuple, curve: Curve, grey: bool, narrow: bool = Fal
     for name, body in tags.items():
         table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(data), len(body))
         data += body
-    header = struct.pack(">I4xI4s4s4s12x4s28x12s48x", 128 + len(table) + len(data), 0x02400000, b"mntr",
-                         b"GRAY" if grey else b"RGB ", b"XYZ ", b"acsp", _xyz(_D50)[8:])
+    header = struct.pack(
+        ">I4xI4s4s4s12x4s28x12s48x",
+        128 + len(table) + len(data),
+        0x02400000,
+        b"mntr",
+        b"GRAY" if grey else b"RGB ",
+        b"XYZ ",
+        b"acsp",
+        _xyz(_D50)[8:],
+    )
     return header + table + data
 
 

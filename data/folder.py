@@ -18,7 +18,7 @@ from PIL import ImageColor
 from torch import Tensor
 
 from data import names as spelling
-from data.decode import FITS, Unusable, decode, fitted
+from data.decode import FITS, Decoded, Unusable, decode, fitted
 from data.progress import ProgressLine
 from data.sniff import HEAD, SUFFIXES, foreign_format, is_archive, is_picture
 from errors import UserError
@@ -38,14 +38,14 @@ REPLACED = Unusable("replaced", "a later member of the .zip has the same name")
 class ImageSet:
     """The usable images of one folder or .zip, sorted by name."""
 
-    images: Tensor               # uint8 (N, 3, H, W)
-    names: list[str]             # POSIX path relative to the folder, or inside the .zip without the folder that holds all
-    report: list[str]            # the summary, then a line for each file left out (bounded)
-    fingerprint: str             # sha256 hex of the pixels, the names and the transform
-    files: list[str]             # the names that `load_originals` finds the images by
-    duplicates: dict[str, str]   # a file left out -> the image whose pixels it has
+    images: Tensor  # uint8 (N, 3, H, W)
+    names: list[str]  # POSIX path relative to the folder, or inside the .zip without the folder that holds all
+    report: list[str]  # the summary, then a line for each file left out (bounded)
+    fingerprint: str  # sha256 hex of the pixels, the names and the transform
+    files: list[str]  # the names that `load_originals` finds the images by
+    duplicates: dict[str, str]  # a file left out -> the image whose pixels it has
     transform: dict
-    reader: int                  # READER, or what an older run began with
+    reader: int  # READER, or what an older run began with
 
     def respelled(self, names: list[str]) -> "ImageSet":
         """Return these images under `names`, by which a run knows them, if the two differ in spelling alone; else itself.
@@ -58,8 +58,13 @@ class ImageSet:
         if order is None or names == self.names:
             return self
         images = self.images[order]
-        return replace(self, images=images, names=names, files=[self.files[i] for i in order],
-                       fingerprint=_fingerprint(images.numpy(), names, self.transform))
+        return replace(
+            self,
+            images=images,
+            names=names,
+            files=[self.files[i] for i in order],
+            fingerprint=_fingerprint(images.numpy(), names, self.transform),
+        )
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,11 @@ class Listing:
     """The files of a folder or .zip, but for hidden ones; a folder that cannot be listed is one of the images, as `so/`."""
 
     images: dict[str, Read]  # what has the beginning or the suffix of an image, by name
-    others: list[str]        # no images
-    archives: list[str]      # which may hold images
-    sheets: list[str]        # images that sample.py wrote beside its samples
-    replaced: list[str]      # members of a .zip that a later one of the same name replaces
-    system: list[str]        # what systems make, by its own name alone; nobody looks into it
+    others: list[str]  # no images
+    archives: list[str]  # which may hold images
+    sheets: list[str]  # images that sample.py wrote beside its samples
+    replaced: list[str]  # members of a .zip that a later one of the same name replaces
+    system: list[str]  # what systems make, by its own name alone; nobody looks into it
 
     @property
     def total(self) -> int:
@@ -110,35 +115,59 @@ def load_images(
         _check_any(found, path)
         pixels = np.empty((len(found.images), 3, *resolution), dtype=np.uint8)
         notes = _Notes()
-        kept: dict[bytes, str] = {}  # digest of the pixels -> name, in the order of `pixels`
-        for done, (name, read) in enumerate(found.images.items(), 1):
-            try:
-                picture = decode(read(), colour, enough=resolution if reader > 1 else _NEVER_REDUCED)
-                image, enlarged = fitted(picture.image, resolution, fit, colour)
-                pixels[len(kept)] = np.asarray(image).transpose(2, 0, 1)
-                digest = hashlib.sha256(pixels[len(kept)]).digest()
-                if digest in kept:
-                    notes.duplicate(name, kept[digest])
-                else:
-                    kept[digest] = name
-                    notes.num_upscaled += enlarged
-                    notes.num_converted += picture.converted
-            except Unusable as reason:
-                notes.skip(name, reason)
-            progress(done, len(found.images))
+        enough = resolution if reader > 1 else _NEVER_REDUCED
+        kept = _read_into(pixels, found, notes, lambda content: decode(content, colour, enough=enough), (resolution, fit, colour), progress)
     names = list(kept.values())
     report = notes.report(found, len(names), resolution)
     _check_enough(path, len(names), minimum, report)
     pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: gives the unused memory back without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
-    return ImageSet(torch.from_numpy(pixels), names, report, _fingerprint(pixels, names, transform), files=names,
-                    duplicates=notes.duplicates, transform=transform, reader=reader)
+    return ImageSet(
+        torch.from_numpy(pixels),
+        names,
+        report,
+        _fingerprint(pixels, names, transform),
+        files=names,
+        duplicates=notes.duplicates,
+        transform=transform,
+        reader=reader,
+    )
+
+
+def _read_into(
+    pixels: np.ndarray,
+    found: Listing,
+    notes: "_Notes",
+    decoded: Callable[[bytes], Decoded],
+    shape: tuple,
+    progress: Callable[[int, int], None],
+) -> dict[bytes, str]:
+    """Put every different image into `pixels`; return the digest of its pixels -> its name, in the same order."""
+    kept: dict[bytes, str] = {}
+    for done, (name, read) in enumerate(found.images.items(), 1):
+        try:
+            picture = decoded(read())
+            image, enlarged = fitted(picture.image, *shape)
+            pixels[len(kept)] = np.asarray(image).transpose(2, 0, 1)
+            digest = hashlib.sha256(pixels[len(kept)]).digest()
+            if digest in kept:
+                notes.duplicate(name, kept[digest])
+            else:
+                kept[digest] = name
+                notes.num_upscaled += enlarged
+                notes.num_converted += picture.converted
+        except Unusable as reason:
+            notes.skip(name, reason)
+        progress(done, len(found.images))
+    return kept
 
 
 def _check_enough(path: str | os.PathLike, num: int, minimum: int, report: list[str]) -> None:
     if num < minimum:
-        raise UserError(f"data.path: {path} gives {_count(num, 'usable image')} and at least {minimum} are needed "
-                        f"({'; '.join(report[:2])}); add or mend images")
+        raise UserError(
+            f"data.path: {path} gives {_count(num, 'usable image')} and at least {minimum} are needed "
+            f"({'; '.join(report[:2])}); add or mend images"
+        )
 
 
 def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:
@@ -156,7 +185,8 @@ def _check_any(found: Listing, path: str | os.PathLike) -> None:
         archives = f"; {some(found.archives)}: an archive inside, unpack it" if found.archives else ""
         raise UserError(
             f"data.path: no images in {path} ({_count(found.total, 'file')}, none of {' '.join(SUFFIXES)}{archives}{found.left_out()}); "
-            "point it at the folder that holds them")
+            "point it at the folder that holds them"
+        )
 
 
 class _Notes:
@@ -214,8 +244,7 @@ def listed(path: str | os.PathLike, what: str = "data.path") -> Iterator[Listing
     try:
         archive = zipfile.ZipFile(root)
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise UserError(
-            f"{what}: {root} is neither a folder nor a .zip that opens ({error}); give a folder or .zip of images") from None
+        raise UserError(f"{what}: {root} is neither a folder nor a .zip that opens ({error}); give a folder or .zip of images") from None
     with archive:
         yield _sorted_out(*_zip_files(archive, f"{what}: {root}"))
 

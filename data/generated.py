@@ -21,7 +21,7 @@ class Generated(NamedTuple):
     """The images of a generator, and what was in their folder besides."""
 
     images: Tensor  # uint8 (N, 3, H, W)
-    report: str     # "102 files -> 100 images: 2 no images (notes.txt, seeds.json)"
+    report: str  # "102 files -> 100 images: 2 no images (notes.txt, seeds.json)"
 
 
 def is_generated(path: Path) -> bool:
@@ -54,8 +54,10 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
             first = first or (name, image.shape)
             if image.shape != first[1]:
                 sizes = [f"{shape[1]}x{shape[2]}" for shape in (first[1], image.shape)]
-                raise UserError(f"{path}: the images differ in size ({first[0]} is {sizes[0]}, {name} is {sizes[1]} pixels, "
-                                "height x width); generated images are compared as they are, so bring them to one size")
+                raise UserError(
+                    f"{path}: the images differ in size ({first[0]} is {sizes[0]}, {name} is {sizes[1]} pixels, "
+                    "height x width); generated images are compared as they are, so bring them to one size"
+                )
             pixels.append(image)
             progress(done, len(names[:limit]))
     images = _enough(torch.stack(pixels), path, limit)
@@ -64,9 +66,12 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
 
 def _report(found: Listing, num_images: int, num_beyond: int) -> str:
     """Say what the files of a folder are."""
-    kinds = ((found.sheets, "sheet or film of sample.py", "sheets or films of sample.py"), (found.others, "no image", "no images"),
-             (found.archives, "archive inside", "archives inside"),
-             (found.replaced, "replaced by a later member of its name", "replaced by later members of their names"))  # fmt: skip
+    kinds = (
+        (found.sheets, "sheet or film of sample.py", "sheets or films of sample.py"),
+        (found.others, "no image", "no images"),
+        (found.archives, "archive inside", "archives inside"),
+        (found.replaced, "replaced by a later member of its name", "replaced by later members of their names"),
+    )
     parts = [f"{len(names)} {one if len(names) == 1 else more} ({some(names)})" for names, one, more in kinds if names]
     if num_beyond:
         parts.append(f"{num_beyond} beyond --num-samples")

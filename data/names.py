@@ -6,11 +6,40 @@ from collections import Counter
 from collections.abc import Iterable
 
 # What file managers, operating systems and network drives make for themselves: thumbnails, deleted files, older states.
-_SYSTEM = frozenset((
-    "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@sharesnapshot", "~snapshot", "network recycle bin",
-    "$recycle.bin", "recycler", "system volume information", "msdownld.tmp", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini",
-    "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r", "desktop db", "desktop df",
-    "resource.frk", "finder.dat", "ipod photo cache", "lost+found", "lost.dir", "zbthumbnail.info"))  # fmt: skip
+_SYSTEM = frozenset(
+    (
+        "@eadir",
+        "@tmp",
+        "#recycle",
+        "#snapshot",
+        "@recycle",
+        "@recently-snapshot",
+        "@sharesnapshot",
+        "~snapshot",
+        "network recycle bin",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "msdownld.tmp",
+        "thumbs.db",
+        "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "desktop.ini",
+        "__macosx",
+        "network trash folder",
+        "temporary items",
+        "thevolumesettingsfolder",
+        "icon\r",
+        "desktop db",
+        "desktop df",
+        "resource.frk",
+        "finder.dat",
+        "ipod photo cache",
+        "lost+found",
+        "lost.dir",
+        "zbthumbnail.info",
+    )
+)
 _SYSTEM_BEGINNINGS = ("~$", "@gmt-")
 _SYSTEM_PATTERN = re.compile(r"found\.\d{3}|.+@syno(eastream|resource)")
 # What sample.py calls samples, and what it may write beside them; a film is two files at least.
@@ -35,8 +64,9 @@ def sheets(names: Iterable[str]) -> list[str]:
         folders.setdefault(name[: name.rfind("/") + 1], []).append(name)
     found = []
     for folder, inside in folders.items():
-        samples, sheet, film, frames = ([name for name in inside if pattern.fullmatch(name, len(folder))]
-                                        for pattern in (_SAMPLE, _SHEET, _FILM, _FRAME))  # fmt: skip
+        samples, sheet, film, frames = (
+            [name for name in inside if pattern.fullmatch(name, len(folder))] for pattern in (_SAMPLE, _SHEET, _FILM, _FRAME)
+        )
         found += sheet * bool(samples) + film * bool(samples or frames) + frames * bool(samples and film)
     return sorted(found)
 

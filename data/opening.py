@@ -8,20 +8,20 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageChops, ImagePalette, JpegImagePlugin, TiffImagePlugin, features
 
-MAX_PIXELS = 100_000_000           # of what is decoded
-_MAX_OPENED = 10 * MAX_PIXELS      # of a JPEG that is decoded at a fraction of its size
-_MAX_BUFFERED = 2 * MAX_PIXELS     # of a JPEG in several scans: the decoder keeps all its coefficients whatever the fraction
-_REDUCED_FROM = 4_000_000          # pixels: smaller JPEGs are always decoded whole, which costs little
+MAX_PIXELS = 100_000_000  # of what is decoded
+_MAX_OPENED = 10 * MAX_PIXELS  # of a JPEG that is decoded at a fraction of its size
+_MAX_BUFFERED = 2 * MAX_PIXELS  # of a JPEG in several scans: the decoder keeps all its coefficients whatever the fraction
+_REDUCED_FROM = 4_000_000  # pixels: smaller JPEGs are always decoded whole, which costs little
 # Only these decoders may run, whatever a file calls itself: Pillow would hand a "photo.png" that is PostScript inside
 # to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
-_SIDEWAYS = (5, 6, 7, 8)           # EXIF orientations that swap height and width
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _PALETTE = 258, 262, 284, 338, 339, 320  # TIFF tags
-_MISSING_SHARE = 1 / 32            # of a JPEG's area that may be missing at its end,
-_COARSE_SHARE = 1 / 8              # or, if it is progressive, may lack the last bit of its coefficients
+_MISSING_SHARE = 1 / 32  # of a JPEG's area that may be missing at its end,
+_COARSE_SHARE = 1 / 8  # or, if it is progressive, may lack the last bit of its coefficients
 _END = b"\xff\xd9"
 _NOISE = bytes(random.Random(0).choices(range(1, 255), k=1024))  # no 0xff, so no marker
 
@@ -126,6 +126,7 @@ def _without_text(content: bytes) -> bytes:
 
     Kept are transparency, animation and what may hold an orientation, unless compression may hide a large text in it.
     """
+
     def kept(kind: bytes, body: bytes) -> bool:
         if kind in (b"tEXt", b"zTXt", b"iTXt"):
             return body.startswith((b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")) and len(body) < 1000
@@ -139,8 +140,9 @@ def _refuse_unknown_tiff(content: bytes) -> None:
         TiffImagePlugin.TiffImageFile(io.BytesIO(content))
     except Exception as error:
         if str(error).startswith("unknown "):  # the header was whole
-            raise Unusable("unsupported", f"a TIFF of a kind that Pillow does not read ({error}); "
-                                          "save it as PNG, or as TIFF with 8 bits") from None
+            raise Unusable(
+                "unsupported", f"a TIFF of a kind that Pillow does not read ({error}); save it as PNG, or as TIFF with 8 bits"
+            ) from None
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -153,8 +155,9 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
     if tags.get(_PLANES) == 2 and len(tags.get(_BITS, ())) > 1:
         in_order = image.mode in ("RGB", "RGBX", "CMYK") or (image.mode == "RGBA" and _EXTRA_SAMPLES in tags)
         if not in_order or (max(tags[_BITS]) > 8 and image.info["compression"] == "raw"):
-            raise Unusable("unsupported", "Pillow misreads these separate colour planes; save it as PNG, or as TIFF with "
-                                          "its colours interleaved")
+            raise Unusable(
+                "unsupported", "Pillow misreads these separate colour planes; save it as PNG, or as TIFF with its colours interleaved"
+            )
 
 
 def bits_per_sample(image: Image.Image) -> int:

@@ -8,10 +8,10 @@ from data.folder import ImageSet
 class Record(NamedTuple):
     """The images of a run; its checkpoints hold this as a dict."""
 
-    fingerprint: str     # of the ImageSet
-    names: list[str]     # of the images that the run trains on
-    heldout: list[str]   # names of those held out
-    reader: int = 1      # see data.folder.READER; the runs that do not say began with 1
+    fingerprint: str  # of the ImageSet
+    names: list[str]  # of the images that the run trains on
+    heldout: list[str]  # names of those held out
+    reader: int = 1  # see data.folder.READER; the runs that do not say began with 1
 
     @classmethod
     def of(cls, images: ImageSet, train: list[int], heldout: list[int]) -> "Record":

@@ -14,8 +14,8 @@ from errors import UserError
 class References(NamedTuple):
     """Real images at the generator's resolution and, where asked for, in the sizes that they have in their folder."""
 
-    real: Tensor                     # uint8 (n, 3, H, W)
-    heldout: Tensor                  # uint8 (h, 3, H, W), h = 0 where there are none
+    real: Tensor  # uint8 (n, 3, H, W)
+    heldout: Tensor  # uint8 (h, 3, H, W), h = 0 where there are none
     real_originals: list[Tensor] | None
     heldout_originals: list[Tensor] | None
     heldout_names: list[str]
@@ -24,8 +24,15 @@ class References(NamedTuple):
     warnings: list[str]
 
 
-def load_references(path: str | os.PathLike, transform: dict, *, trained: Record | None = None, may_differ: bool = False,
-                    heldout: Path | None = None, originals: bool = False) -> References:
+def load_references(
+    path: str | os.PathLike,
+    transform: dict,
+    *,
+    trained: Record | None = None,
+    may_differ: bool = False,
+    heldout: Path | None = None,
+    originals: bool = False,
+) -> References:
     """Read the real images in a folder or .zip, `transform` being the keywords of `load_images`.
 
     `trained` is the record of a run: images that are still those, however their names are spelled, are divided as they
@@ -46,7 +53,9 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: Record
         raise UserError(
             f"data.path: {path} is not what the run was trained on: {len(before - now)} images are gone and "
             f"{len(now - before)} new {sorted(before ^ now)[:3]}, or pixels have changed"
-            + (" (this revision converts colours to sRGB)" if reader == 1 else "") + "; bring it back, or use --data")
+            + (" (this revision converts colours to sRGB)" if reader == 1 else "")
+            + "; bring it back, or use --data"
+        )
     held_path, held = path, whole
     if heldout:
         held_path, held = heldout, load_images(heldout, **transform, reader=reader)
@@ -55,10 +64,15 @@ def load_references(path: str | os.PathLike, transform: dict, *, trained: Record
     chosen, held_chosen = _numbers(whole, names), _numbers(held, held_names)
     background = transform["background"]
     return References(
-        whole.images[chosen], held.images[held_chosen],
+        whole.images[chosen],
+        held.images[held_chosen],
         load_originals(path, [whole.files[i] for i in chosen], background=background) if originals else None,
         load_originals(held_path, [held.files[i] for i in held_chosen], background=background) if originals else None,
-        held_names, whole.fingerprint, whole.report, warnings)
+        held_names,
+        whole.fingerprint,
+        whole.report,
+        warnings,
+    )
 
 
 def _refuse_trained(heldout: Path, held: ImageSet, path: str | os.PathLike, real: Tensor, names: list[str]) -> None:
@@ -67,8 +81,10 @@ def _refuse_trained(heldout: Path, held: ImageSet, path: str | os.PathLike, real
     same = [f"{name} is {known[image.tobytes()]}" for name, image in zip(held.names, held.images.numpy()) if image.tobytes() in known]
     if same:
         shown = "; ".join(same[:3]) + ("; ..." if len(same) > 3 else "")
-        raise UserError(f"--heldout {heldout}: {len(same)} of its {len(held.names)} images are images of {path} ({shown}); "
-                        "held-out images are those that training never saw, so take these out")
+        raise UserError(
+            f"--heldout {heldout}: {len(same)} of its {len(held.names)} images are images of {path} ({shown}); "
+            "held-out images are those that training never saw, so take these out"
+        )
 
 
 def _numbers(whole: ImageSet, names: list[str]) -> list[int]:

@@ -8,8 +8,15 @@ import math
 from errors import UserError
 
 # Settings that are gone, and what every run now has in their place.
-GONE = {"model.bottleneck": 0.25, "model.mapping": "mlp", "imle.epsilon_ema": 0, "imle.reject_after": 0, "imle.reject_below": 0,
-        "imle.top_up": 4, "imle.pool_precision": "train.precision"}  # fmt: skip
+GONE = {
+    "model.bottleneck": 0.25,
+    "model.mapping": "mlp",
+    "imle.epsilon_ema": 0,
+    "imle.reject_after": 0,
+    "imle.reject_below": 0,
+    "imle.top_up": 4,
+    "imle.pool_precision": "train.precision",
+}
 UNREAD = {"tokens", "token_dim", "token_cycles", "token_steps"}  # of model; only mapping=tokens read them
 RENAMED = {"objective", "epsilon_mode"}  # of imle, to match and reject
 FIRST = RENAMED | {"epsilon_ema", "reject_after", "reject_below", "top_up"}  # settings of imle that every old run wrote down
@@ -51,8 +58,10 @@ def translated_settings(config: dict) -> dict:
         return _renamed(_without_gone(config))
     if names & RENAMED:
         today = _renamed(config)["imle"]
-        raise UserError(f"imle.{' and imle.'.join(sorted(names & RENAMED))}: now called imle.match and imle.reject; "
-                        f"write imle.match={today['match']} imle.reject={today['reject']}")  # fmt: skip
+        raise UserError(
+            f"imle.{' and imle.'.join(sorted(names & RENAMED))}: now called imle.match and imle.reject; "
+            f"write imle.match={today['match']} imle.reject={today['reject']}"
+        )
     return _without_gone(config)
 
 
@@ -80,8 +89,10 @@ def _without_gone(config: dict) -> dict:
         else:
             harmless = always in (value, _number(value))
         if not harmless:
-            raise UserError(f"{key}={value}: this setting is gone, and every run has {always} in its place; "
-                            "leave it out, or use the revision that had it")  # fmt: skip
+            raise UserError(
+                f"{key}={value}: this setting is gone, and every run has {always} in its place; "
+                "leave it out, or use the revision that had it"
+            )
     if UNREAD & set(_section(config, "model")):
         config = config | {"model": {name: value for name, value in config["model"].items() if name not in UNREAD}}
     return config

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from imle.distance import make_distance
@@ -38,8 +38,15 @@ class Imle:
 
     log: Callable[[str, int, dict[str, float], float], None]
 
-    def __init__(self, config: Config, images: Tensor, *, device: torch.device, pretrained: bool = True,
-                 networks: Callable[[Config, torch.device, bool], Networks] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        config: Config,
+        images: Tensor,
+        *,
+        device: torch.device,
+        pretrained: bool = True,
+        networks: Callable[[Config, torch.device, bool], Networks] | None = None,
+    ):
         """Prepare to learn uint8 `images` (n, 3, H, W). Raises MissingWeights.
 
         `networks` makes others than the settings ask for.
@@ -155,8 +162,10 @@ class Imle:
             PoolMatcher(self.features, torch.zeros(()), settings.search).offer(self.embed_latents(latents), 0)
 
         epochs = max(1, settings.staleness if settings.match == "adaptive" else settings.refresh_epochs)
-        return {"a step": Work(lambda: self.pull(index, 0), self.learner.steps_per_epoch),
-                "a refresh": Work(match, 1 / epochs, settings.pool_batch / self.refresher.pool_size)}
+        return {
+            "a step": Work(lambda: self.pull(index, 0), self.learner.steps_per_epoch),
+            "a refresh": Work(match, 1 / epochs, settings.pool_batch / self.refresher.pool_size),
+        }
 
     def check(self, step: int, weights: bool = False) -> None:
         """Raise Diverged if something was not finite before `step`, with `weights` also in the weights."""
@@ -164,8 +173,13 @@ class Imle:
 
     def state_dict(self) -> dict:
         """Return all that the next steps depend on, but for the average."""
-        return {"learner": self.learner.state_dict(), "latents": self.latents, "losses": self.losses,
-                "refreshes": self.refreshes, "objective": self.objective.state_dict()}  # fmt: skip
+        return {
+            "learner": self.learner.state_dict(),
+            "latents": self.latents,
+            "losses": self.losses,
+            "refreshes": self.refreshes,
+            "objective": self.objective.state_dict(),
+        }
 
     def sampled(self) -> dict:
         """Return the weights of the average."""

@@ -6,17 +6,17 @@ grow with the pool. Several processes share the pool out in runs of whole chunks
 generate; what they tell each other is the pilot's distances, the number of survivors and the match.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from training import processes, rng
-from imle.settings import Config
 from imle.epsilon import RANKED, measure, ranks
 from imle.search import PoolMatcher, distances
 from imle.search.bounds import block_size
+from imle.settings import Config
+from training import processes, rng
 
 # Epsilon is measured on the first candidates of a pool, so that it passes only once: draws are independent, and the
 # share of the rest that a quantile of 4096 of them rejects has a standard error below 0.8 percentage points. Their
@@ -75,18 +75,22 @@ class Refresher:
         fell_back = match.index < 0
         index, distance = match.taken.cpu(), match.taken_distance
         latents = rng.pool_latents_at(seed, number, index, self.config.model.latent_dim)
-        return Matches(latents, distance, {
-            "pool_seen": match.seen,
-            "rejected_share": match.rejected / match.seen,
-            "epsilon": radius.mean().item(),
-            "unique_matches": len(index.unique()) / self.n,
-            "fallback_images": int(fell_back.sum()),
-            "matched_distance": distance.mean().item(),
-            "matched_level": (distance.mean() / self.between_images).item(),
-            "pit": (match.nearer.where(~fell_back, 0).double().mean().item() + 1) / (match.seen + 1),
-            "train_test_gap": pilot_distances.amin(dim=1).mean().item() - distance.mean().item(),
-            "latent_gap": latent_gap(latents, seed, number),
-        })  # fmt: skip
+        return Matches(
+            latents,
+            distance,
+            {
+                "pool_seen": match.seen,
+                "rejected_share": match.rejected / match.seen,
+                "epsilon": radius.mean().item(),
+                "unique_matches": len(index.unique()) / self.n,
+                "fallback_images": int(fell_back.sum()),
+                "matched_distance": distance.mean().item(),
+                "matched_level": (distance.mean() / self.between_images).item(),
+                "pit": (match.nearer.where(~fell_back, 0).double().mean().item() + 1) / (match.seen + 1),
+                "train_test_gap": pilot_distances.amin(dim=1).mean().item() - distance.mean().item(),
+                "latent_gap": latent_gap(latents, seed, number),
+            },
+        )
 
     def _share(self, start: int, stop: int) -> tuple[int, int]:
         return processes.share(start, stop, self.config.imle.pool_batch)

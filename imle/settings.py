@@ -16,7 +16,9 @@ class Model:
     latent_dim: int = setting(32, "length of a latent z", least=1, fixed=True)
     style_dim: int = setting(256, "width of the mapping network and length of a style w", least=1, fixed=True)
     mapping_layers: int = setting(4, "layers of the mapping network", least=0, most=64, fixed=True)
-    channels: list[int] = setting([128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards", least=1, fixed=True)
+    channels: list[int] = setting(
+        [128, 128, 96, 64, 32], "width at each resolution, from the learned constant upwards", least=1, fixed=True
+    )
     blocks: list[int] = setting([2, 2, 2, 2, 1], "blocks at each resolution", least=1, fixed=True)
 
 
@@ -26,22 +28,37 @@ class Loss:
 
     perceptual: str = setting("effnet-lite0", "network whose features are compared", choices=PERCEPTUAL, fixed=True)
     pixel_weight: float = setting(0.3, "weight of the mean squared error of pixels beside it", least=0.0, fixed=True)
-    distance: str = setting("squared", "how differences count; in the other two large ones count for less",
-                            choices=("squared", "charbonnier", "geman-mcclure"), fixed=True)  # fmt: skip
-    scale: float = setting(1.0, "c: differences beyond this count for less (charbonnier, geman-mcclure); features have length 1",
-                           least=0.001, most=1000.0, fixed=True)  # fmt: skip
-    stage_weight: float = setting(0.0, "weight of the mean squared error at the resolutions below the final one; 0 has no heads there",
-                                  least=0.0, fixed=True)  # fmt: skip
-    cache_gb: float = setting(4.0, "keep all targets' maps in memory up to this size, otherwise embed them at each step",
-                              least=0.0, silent=True)  # fmt: skip
+    distance: str = setting(
+        "squared",
+        "how differences count; in the other two large ones count for less",
+        choices=("squared", "charbonnier", "geman-mcclure"),
+        fixed=True,
+    )
+    scale: float = setting(
+        1.0,
+        "c: differences beyond this count for less (charbonnier, geman-mcclure); features have length 1",
+        least=0.001,
+        most=1000.0,
+        fixed=True,
+    )
+    stage_weight: float = setting(
+        0.0, "weight of the mean squared error at the resolutions below the final one; 0 has no heads there", least=0.0, fixed=True
+    )
+    cache_gb: float = setting(
+        4.0, "keep all targets' maps in memory up to this size, otherwise embed them at each step", least=0.0, silent=True
+    )
 
 
 @dataclass(frozen=True)
 class Imle:
     """The method: pool, rejection and matching."""
 
-    match: str = setting("every", "which images are matched anew: every one, each refresh_epochs, or adaptive: each when it asks",
-                         choices=("every", "adaptive"), fixed=True)  # fmt: skip
+    match: str = setting(
+        "every",
+        "which images are matched anew: every one, each refresh_epochs, or adaptive: each when it asks",
+        choices=("every", "adaptive"),
+        fixed=True,
+    )
     reject: str = setting("share", "which candidates are rejected", choices=("none", "fixed", "share", "quantile", "rank", "median_rank"))
     pool_factor: float = setting(5.0, "candidates per image in a pool: m = pool_factor * n", least=0.01, fixed=True)
     pool_batch: int = setting(64, "candidates generated at once; memory and speed only", least=1, silent=True)
@@ -53,8 +70,13 @@ class Imle:
     epsilon: float = setting(0.0, "radius in feature units (fixed)", least=0.0)
     rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (share)", least=0.0, most=0.99)
     perturbation: float = setting(0.0, "standard deviation of the noise added to a matched latent at every step", least=0.0)
-    adaptive_decay: float = setting(0.98, "delta: an image is matched anew below delta times its first distance (adaptive)",
-                                    least=0.0, most=1.0, effect=", for each image from its next match on")  # fmt: skip
+    adaptive_decay: float = setting(
+        0.98,
+        "delta: an image is matched anew below delta times its first distance (adaptive)",
+        least=0.0,
+        most=1.0,
+        effect=", for each image from its next match on",
+    )
     staleness: int = setting(5, "epochs that a match is kept at least (adaptive)", least=0)
     force_resample: int = setting(30, "epochs that a match is kept at most (adaptive)", least=1)
 
@@ -89,6 +111,8 @@ class Config(Settings):
         if self.loss.stage_weight and levels == 1:
             raise UserError("loss.stage_weight: needs a resolution below the final one, and model.channels has a single entry; set it to 0")
         if self.imle.reject in ("rank", "median_rank") and self.imle.search != "exact":
-            raise UserError(f"imle.reject: {self.imle.reject} counts every candidate, which imle.search={self.imle.search} does not; use exact")
+            raise UserError(
+                f"imle.reject: {self.imle.reject} counts every candidate, which imle.search={self.imle.search} does not; use exact"
+            )
         if self.imle.staleness > self.imle.force_resample:
             raise UserError("imle.staleness: must not be larger than imle.force_resample")

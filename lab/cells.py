@@ -95,8 +95,9 @@ class Cell:
 
     def config(self, epochs: int = 1) -> Settings:
         """Return the whole configuration. Raises UserError."""
-        return methods.load_config(self.recipe, [f"data.path={self.set.images}", *self.settings, f"seed={self.seed}",
-                                                 f"train.epochs={epochs}"])  # fmt: skip
+        return methods.load_config(
+            self.recipe, [f"data.path={self.set.images}", *self.settings, f"seed={self.seed}", f"train.epochs={epochs}"]
+        )
 
     def trained_on_judge(self) -> bool:
         """Say whether the network that scores is also one that trains."""
@@ -199,9 +200,15 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
     real, held = references(cell.judge, *cell.which())
     fake = features_of(drawn, cell.judge)
     similarity = prdc.prdc(real, fake)
-    return {"fd_heldout": frechet.frechet_distance(held, fake), "fd_train": frechet.frechet_distance(real, fake),
-            "precision": similarity["precision"], "recall": similarity["recall"], "coverage": similarity["coverage"],
-            "copy_rate": copying.copy_rate(real, fake), "loss": trainer.method.numbers(trainer.step)["loss"]}  # fmt: skip
+    return {
+        "fd_heldout": frechet.frechet_distance(held, fake),
+        "fd_train": frechet.frechet_distance(real, fake),
+        "precision": similarity["precision"],
+        "recall": similarity["recall"],
+        "coverage": similarity["coverage"],
+        "copy_rate": copying.copy_rate(real, fake),
+        "loss": trainer.method.numbers(trainer.step)["loss"],
+    }
 
 
 def features_of(images: Tensor, judge: str) -> Tensor:

@@ -19,31 +19,41 @@ from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["OMP_NUM_THREADS"] = "1"  # a run has one thread: more change its time, hardly its work
-from tqdm import tqdm  # noqa: E402
+from tqdm import tqdm
 
-from errors import UserError, ending_signals, run_as_command  # noqa: E402
-from lab import cells  # noqa: E402
-from lab.cells import POINTS, Cell, ImageSet, Method  # noqa: E402
-from lab.fewshot_figures import draw_curves, draw_sheet  # noqa: E402
-from lab.intervals import shown  # noqa: E402
-from metrics.features import NETWORKS  # noqa: E402
-from metrics.measure import OFFLINE_JUDGES  # noqa: E402
-from models import weights  # noqa: E402
+from errors import UserError, ending_signals, run_as_command
+from lab import cells
+from lab.cells import POINTS, Cell, ImageSet, Method
+from lab.fewshot_figures import draw_curves, draw_sheet
+from lab.intervals import shown
+from metrics.features import NETWORKS
+from metrics.measure import OFFLINE_JUDGES
+from models import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_METHODS = ("imle", "imle-n", "rs", "rs-quantile", "rs-rank")
 DEFAULT_SET = f"fluent_faces={ROOT / 'data' / 'fluent_faces'},{ROOT / 'data' / 'fluent_faces_heldout'}"
 COLUMNS = {  # of the table: (name, digits)
-    "cpu_seconds": ("CPU s", 0), "fd_heldout": ("FD held-out", 1), "fd_train": ("FD train", 1), "precision": ("precision", 2),
-    "recall": ("recall", 2), "coverage": ("coverage", 2), "copy_rate": ("copies", 3), "loss": ("loss", 3),
-    "matched_level": ("matched level", 3), "rejected_share": ("rejected", 2), "pit": ("PIT", 4), "latent_gap": ("latent gap", 2),
+    "cpu_seconds": ("CPU s", 0),
+    "fd_heldout": ("FD held-out", 1),
+    "fd_train": ("FD train", 1),
+    "precision": ("precision", 2),
+    "recall": ("recall", 2),
+    "coverage": ("coverage", 2),
+    "copy_rate": ("copies", 3),
+    "loss": ("loss", 3),
+    "matched_level": ("matched level", 3),
+    "rejected_share": ("rejected", 2),
+    "pit": ("PIT", 4),
+    "latent_gap": ("latent gap", 2),
     "train_test_gap": ("train-test gap", 2),
-}  # fmt: skip
+}
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lab.fewshot", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.fewshot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--budget", type=positive(float), required=True, help="CPU-seconds of a run")
     parser.add_argument("--seeds", type=positive(int), default=3, help="runs of a method on a set (3)")
     parser.add_argument("--methods", nargs="+", default=DEFAULT_METHODS, metavar="METHOD", help=" ".join(DEFAULT_METHODS))
@@ -73,22 +83,41 @@ def main(words: list[str]) -> None:
     args = parse(words)
     weights.require(args.features)  # before anything slow
     methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
-    every = [Cell(str(args.config), chosen, name, settings, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"),
-                  args.features)
-             for seed in range(args.seeds) for chosen in sets for name, settings in methods.items()]  # fmt: skip
+    every = [
+        Cell(
+            str(args.config), chosen, name, settings, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"), args.features
+        )
+        for seed in range(args.seeds)
+        for chosen in sets
+        for name, settings in methods.items()
+    ]
     for cell in every:
         cell.config()  # what is wrong should be told before anything is begun
     args.out.mkdir(parents=True, exist_ok=True)
     check_same(args, methods, sets)
     epochs = epochs_of(args.out, every, args.budget)
     curves = train(every, epochs, args.workers)
-    results = {chosen.name: {name: [curves[cell] for cell in every if (cell.set, cell.method) == (chosen, name)] for name in methods}
-               for chosen in sets}  # fmt: skip
+    results = {
+        chosen.name: {name: [curves[cell] for cell in every if (cell.set, cell.method) == (chosen, name)] for name in methods}
+        for chosen in sets
+    }
     reals = {chosen.name: cells.reference_scores(next(cell for cell in every if cell.set == chosen)) for chosen in sets}
-    (args.out / "results.json").write_text(json.dumps(
-        {"budget": args.budget, "recipe": args.config.name, "samples": args.samples, "judge": args.features, "points": POINTS,
-         "methods": {name: " ".join(settings) for name, settings in methods.items()}, "real images": reals, "curves": results},
-        indent=1) + "\n")  # fmt: skip
+    (args.out / "results.json").write_text(
+        json.dumps(
+            {
+                "budget": args.budget,
+                "recipe": args.config.name,
+                "samples": args.samples,
+                "judge": args.features,
+                "points": POINTS,
+                "methods": {name: " ".join(settings) for name, settings in methods.items()},
+                "real images": reals,
+                "curves": results,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
     text = heading(args.features, every) + tables(results, methods, reals)
     (args.out / "results.md").write_text(text)
     draw_curves(results, args.out / "curves.png")
@@ -130,8 +159,10 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
             path.write_text(json.dumps(costs, indent=1))
     dearest = max(costs[numbers[cell]][cell.method] for cell in every)
     if POINTS[0] * budget < dearest:
-        raise UserError(f"--budget {budget:g}: runs are first scored at {POINTS[0]:.1%} of it, which is less than an epoch; "
-                        f"give {math.ceil(dearest / POINTS[0])} CPU-seconds or more")  # fmt: skip
+        raise UserError(
+            f"--budget {budget:g}: runs are first scored at {POINTS[0]:.1%} of it, which is less than an epoch; "
+            f"give {math.ceil(dearest / POINTS[0])} CPU-seconds or more"
+        )
     return {cell: round(budget / costs[numbers[cell]][cell.method]) for cell in every}
 
 
@@ -166,8 +197,14 @@ def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str,
     lines.append("`real images`: the training images' distance to the held-out ones, and how many of these would count as copies")
     for chosen, of_method in results.items():
         first = next(iter(of_method))
-        lines += ["", f"### {chosen}", "", f"| method | {' | '.join(heads)} | held-out less {first}'s |", "|---" * (len(heads) + 2) + "|",
-                  f"| real images | {' | '.join(scores([reals[chosen]]))} | - |"]  # fmt: skip
+        lines += [
+            "",
+            f"### {chosen}",
+            "",
+            f"| method | {' | '.join(heads)} | held-out less {first}'s |",
+            "|---" * (len(heads) + 2) + "|",
+            f"| real images | {' | '.join(scores([reals[chosen]]))} | - |",
+        ]
         for name, runs in of_method.items():
             pairs = [one[-1]["fd_heldout"] - other[-1]["fd_heldout"] for one, other in zip(runs, of_method[first])]
             lines.append(f"| {name} | {' | '.join(scores([run[-1] for run in runs]))} | {shown(pairs, 1) if name != first else '-'} |")
@@ -176,8 +213,9 @@ def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str,
 
 def scores(points: list[dict]) -> list[str]:
     """Return what the table shows of the scores of all seeds; a dash for what they have not."""
-    return [shown([point[key] for point in points], digits) if points[0].get(key) is not None else "-"
-            for key, (_, digits) in COLUMNS.items()]  # fmt: skip
+    return [
+        shown([point[key] for point in points], digits) if points[0].get(key) is not None else "-" for key, (_, digits) in COLUMNS.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -11,15 +11,20 @@ from methods import open_sampler
 from training.sheets import grid, save_png
 
 SAMPLES = 16  # on a sheet, of seeds 0 to 15
-SCORES = {"fd_heldout": "FD to held-out images", "fd_train": "FD to the training images", "copy_rate": "share of near copies",
-          "loss": "loss of the matches"}  # fmt: skip
+SCORES = {
+    "fd_heldout": "FD to held-out images",
+    "fd_train": "FD to the training images",
+    "copy_rate": "share of near copies",
+    "loss": "loss of the matches",
+}
 
 
 def draw_curves(results: dict, path: Path) -> None:
     """Draw every score against CPU-seconds, a column of panels for each set; bars are 95% intervals over seeds."""
     with plots.canvas() as pyplot:
-        figure, panels = pyplot.subplots(len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 3 * len(SCORES)), sharex="col",
-                                         squeeze=False)  # fmt: skip
+        figure, panels = pyplot.subplots(
+            len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 3 * len(SCORES)), sharex="col", squeeze=False
+        )
         for row, (score, label) in zip(panels, SCORES.items()):
             row[0].set_ylabel(label)
             for panel, of_method in zip(row, results.values()):
@@ -43,8 +48,17 @@ def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number:
     points = list(zip(*runs))  # of all seeds at each part of the budget
     seconds = [shift * interval([point["cpu_seconds"] for point in seeds])[0] for seeds in points]
     means, halves = zip(*(interval([math.nan if point[score] is None else point[score] for point in seeds]) for seeds in points))
-    panel.errorbar(seconds, means, None if len(runs) == 1 else halves, color=plots.COLORS[number % len(plots.COLORS)], label=label,
-                   marker="o", markersize=4, capsize=2, elinewidth=1)  # fmt: skip
+    panel.errorbar(
+        seconds,
+        means,
+        None if len(runs) == 1 else halves,
+        color=plots.COLORS[number % len(plots.COLORS)],
+        label=label,
+        marker="o",
+        markersize=4,
+        capsize=2,
+        elinewidth=1,
+    )
 
 
 def draw_sheet(runs: dict[str, Path], path: Path) -> None:

@@ -113,13 +113,22 @@ def infinity_symbol() -> Tensor:
 
 def settings(method: str, seed: int, steps: int) -> Config:
     """Return the configuration of a method's run, one step an epoch; what is not named is the project's default."""
-    return from_dict({
-        "seed": seed,
-        "model": {"latent_dim": 2},
-        "imle": {"pool_factor": POOL_FACTOR, "pool_batch": 1024, "refresh_epochs": REFRESH_STEPS, **METHODS[method]},
-        "train": {"epochs": steps, "batch_size": NUM_POINTS, "learning_rate": 1e-3, "betas": [0.9, 0.999],
-                  "weight_decay": 0.0, "warmup_steps": 0, "schedule": "constant"},
-    })  # fmt: skip
+    return from_dict(
+        {
+            "seed": seed,
+            "model": {"latent_dim": 2},
+            "imle": {"pool_factor": POOL_FACTOR, "pool_batch": 1024, "refresh_epochs": REFRESH_STEPS, **METHODS[method]},
+            "train": {
+                "epochs": steps,
+                "batch_size": NUM_POINTS,
+                "learning_rate": 1e-3,
+                "betas": [0.9, 0.999],
+                "weight_decay": 0.0,
+                "warmup_steps": 0,
+                "schedule": "constant",
+            },
+        }
+    )
 
 
 def make_trainer(config: Config, run: Run) -> Trainer:

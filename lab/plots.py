@@ -10,11 +10,26 @@ from PIL import Image
 INK, GREY, PALE = "#333333", "#8a8a8a", "#e4e4e4"
 COLORS = ("#1f4e79", "#c8553d", "#588157", "#e09f3e", "#7b5ea7", "#3d9dae", "#9a8c98", "#b56576")  # of lines, in this order
 STYLE = {
-    "font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": PALE, "legend.frameon": False, "legend.fontsize": 11, "text.color": INK,
-    "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "lines.linewidth": 2.0,
-    "figure.titlesize": 15, "figure.titleweight": "bold", "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 2.0,
+    "figure.titlesize": 15,
+    "figure.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+}
 
 
 @contextmanager

@@ -32,8 +32,7 @@ COLUMNS = {  # of the table: a score, its heading and its digits
 
 def parse(words: list[str]) -> argparse.Namespace:
     """Return the arguments. Raises UserError for numbers that are too small."""
-    parser = argparse.ArgumentParser(prog="python -m lab.toy", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m lab.toy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="runs of each method (5)")
     parser.add_argument("--steps", type=int, default=4000, help="steps of each run (4000)")
     parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of the table and the pictures (runs/toy)")
@@ -53,8 +52,7 @@ def main(words: list[str]) -> None:
     except OSError as error:
         raise UserError(f"--out {args.out}: cannot write there ({error.strerror})") from None
     runs = train_all(args.seeds, args.steps, args.workers)
-    values = {method: {score: [run.scores[score] for run in runs if run.method == method] for score in COLUMNS}
-              for method in METHODS}  # fmt: skip
+    values = {method: {score: [run.scores[score] for run in runs if run.method == method] for score in COLUMNS} for method in METHODS}
     text = as_markdown(values, args.seeds, args.steps)
     try:
         (args.out / "table.md").write_text(text)

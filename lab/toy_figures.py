@@ -5,6 +5,7 @@ are told apart. Pictures show the first seed, diagnostics the mean of all.
 """
 
 import colorsys
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,19 @@ class Scene:
     def __init__(self, panel, run: Run):
         points = infinity_symbol().numpy()
         self.samples = panel.scatter([], [], s=5, color=COLORS[run.method], alpha=0.5, linewidths=0)
-        self.arrows = panel.quiver(*points.T, *np.zeros_like(points).T, angles="xy", scale_units="xy", scale=1, width=0.006,
-                                   headwidth=3.5, headlength=4, headaxislength=3.5, color=INK, zorder=3)  # fmt: skip
+        self.arrows = panel.quiver(
+            *points.T,
+            *np.zeros_like(points).T,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.006,
+            headwidth=3.5,
+            headlength=4,
+            headaxislength=3.5,
+            color=INK,
+            zorder=3,
+        )
         panel.scatter(*points.T, s=26, color="white", edgecolors=INK, linewidths=1.2, zorder=4)
         panel.set(xlim=LIMITS[0], ylim=LIMITS[1], aspect="equal", xticks=[], yticks=[])
         panel.spines[:].set(visible=True, color=PALE)
@@ -132,8 +144,12 @@ def draw_laws(runs: list[Run], path: Path) -> None:
     """Draw the laws of the distance to an image, and the distances that each method's refresh selects."""
     with canvas() as pyplot:
         figure, panels = pyplot.subplots(*GRID, figsize=(14.4, 7.6), sharex=True, sharey=True)
-        figure.suptitle("Distance from an image to what is selected for it: IMLE's is the law of the nearest of m,\n"
-                        "the rank prior's that of the nearest of n; a radius or a single rank makes all alike", x=0.01, ha="left")  # fmt: skip
+        figure.suptitle(
+            "Distance from an image to what is selected for it: IMLE's is the law of the nearest of m,\n"
+            "the rank prior's that of the nearest of n; a radius or a single rank makes all alike",
+            x=0.01,
+            ha="left",
+        )
         for panel, run in zip(panels.flat, runs):
             laws, grid = run.laws, LAW_GRID
             panel.plot(grid, laws.fresh, color=GREY, label="$F$: any sample")
@@ -158,7 +174,7 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
         "latent_gap": f"latent gap of what is selected in {len(runs[0].latents) * REFRESH_STEPS // NUM_BINS} steps: 1 is no gap",
         "train_test_gap": "train-test gap: mean distance of samples less that of matches",
         "rejected_share": "share of the pool rejected",
-    }  # fmt: skip
+    }
     with canvas() as pyplot:
         figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.7), sharex=True)
         figure.suptitle("IMLE is trained on other latents than it is sampled from, and the diagnostics tell", x=0.01, ha="left")
@@ -172,12 +188,18 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
         pit.set(yscale="log", ylim=(8e-4, 0.12), yticks=(0.001, 0.01, 0.1), yticklabels=("0.001", "0.01", "0.1"))
         for count, name in ((NUM_POINTS, "n"), (POOL_FACTOR * NUM_POINTS, "m")):
             pit.axhline(1 / (count + 1), color=INK, linewidth=0.8, linestyle=":")
-            pit.annotate(f"1/({name}+1)", (1, 1 / (count + 1)), xycoords=("axes fraction", "data"), xytext=(-4, 4),
-                         textcoords="offset points", ha="right", fontsize=10)  # fmt: skip
+            pit.annotate(
+                f"1/({name}+1)",
+                (1, 1 / (count + 1)),
+                xycoords=("axes fraction", "data"),
+                xytext=(-4, 4),
+                textcoords="offset points",
+                ha="right",
+                fontsize=10,
+            )
         gap.axhline(1, color=INK, linewidth=0.8, linestyle=":")
         difference.axhline(0, color=INK, linewidth=0.8, linestyle=":")
-        rejected.annotate("none: both IMLE, Adaptive IMLE and the ranks", (0, 0), xytext=(4, 5), textcoords="offset points",
-                          fontsize=10)  # fmt: skip
+        rejected.annotate("none: both IMLE, Adaptive IMLE and the ranks", (0, 0), xytext=(4, 5), textcoords="offset points", fontsize=10)
         for panel in panels[1]:
             panel.set_xlabel("step")
             panel.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
@@ -190,7 +212,7 @@ def diagnostic(runs: list[Run], name: str) -> tuple[np.ndarray, np.ndarray]:
     rows = [row for run in runs for row in run.refreshes]
     steps, values = np.array([row["step"] for row in rows]), np.array([row[name] for row in rows])
     edges = np.linspace(0, len(runs[0].latents) * REFRESH_STEPS, NUM_BINS + 1)
-    bins = [(begin, end) for begin, end in zip(edges, edges[1:]) if ((steps >= begin) & (steps < end)).any()]
+    bins = [(begin, end) for begin, end in itertools.pairwise(edges) if ((steps >= begin) & (steps < end)).any()]
     if name == "latent_gap":
         means = [np.mean([pooled_gap(run, begin, end) for run in runs]) for begin, end in bins]
     else:

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-SEED = 0             # of the noise and of the pairs
-QUALITY = 40         # of JPEG
-NOISE = 8            # levels, at most
-BLUR = 1 / 64        # standard deviation of the blur, as a share of the shorter side
-SHIFT = 3 / 64       # as a share of the width
+SEED = 0  # of the noise and of the pairs
+QUALITY = 40  # of JPEG
+NOISE = 8  # levels, at most
+BLUR = 1 / 64  # standard deviation of the blur, as a share of the shorter side
+SHIFT = 3 / 64  # as a share of the width
 
 
 def jpeg(images: Tensor) -> Tensor:

@@ -17,13 +17,13 @@ from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8
 from models.precision import true_fp32
 
-NUM_LATENTS = 256    # random ones that are looked at first
-STARTS = 4           # the nearest of them, which all descend at first
-SCREENING = 50       # steps after which only the best of the starts goes on
+NUM_LATENTS = 256  # random ones that are looked at first
+STARTS = 4  # the nearest of them, which all descend at first
+SCREENING = 50  # steps after which only the best of the starts goes on
 STEPS = 500
 LEARNING_RATE = 0.1  # of Adam, falling to 0 along a cosine
-PIXEL_WEIGHT = 0.1   # of the mean squared error beside the perceptual distance, in the search alone
-BATCH = 8            # images that are searched for together
+PIXEL_WEIGHT = 0.1  # of the mean squared error beside the perceptual distance, in the search alone
+BATCH = 8  # images that are searched for together
 LOOK_BATCH = 16
 
 
@@ -31,17 +31,17 @@ class Backtracked(NamedTuple):
     """What was found for each of n images."""
 
     reconstructions: Tensor  # uint8 (n, 3, H, W)
-    distances: Tensor        # (n,), perceptual alone, of the reconstruction as it would be written to a file
-    latents: Tensor          # (n, latent_dim)
+    distances: Tensor  # (n,), perceptual alone, of the reconstruction as it would be written to a file
+    latents: Tensor  # (n, latent_dim)
 
 
 class Backtrack(NamedTuple):
     """What came of the search for the latents of some real images."""
 
-    name: str                 # heldout or train
-    index: list[int]          # of the images, among their own
+    name: str  # heldout or train
+    index: list[int]  # of the images, among their own
     found: Backtracked
-    to_nearest: Tensor        # perceptual distance to the nearest (other) training image (k,): a copier does no better
+    to_nearest: Tensor  # perceptual distance to the nearest (other) training image (k,): a copier does no better
 
 
 def work(context: Context) -> int:
@@ -73,8 +73,7 @@ def passes(num_images: int) -> int:
 def backtrack(decoder: Decoder, embed: Embedding, images: Tensor, seed: int, advance: Callable[[int], None]) -> Backtracked:
     """Search for the latents of images uint8 (n, 3, H, W). `embed` has its pixel weight, PIXEL_WEIGHT."""
     random = torch.randn(NUM_LATENTS, decoder.latent_dim, generator=torch.Generator().manual_seed(seed))
-    found = [_search(decoder, embed, batch.to(decoder.device), random.to(decoder.device), advance)
-             for batch in images.split(BATCH)]
+    found = [_search(decoder, embed, batch.to(decoder.device), random.to(decoder.device), advance) for batch in images.split(BATCH)]
     return Backtracked(*(torch.cat(parts).cpu() for parts in zip(*found)))
 
 
@@ -94,8 +93,9 @@ def to_nearest(embed: Embedding, images: Tensor, training: Tensor, device: torch
     return nearest
 
 
-def _search(decoder: Decoder, embed: Embedding, images: Tensor, random: Tensor,
-            advance: Callable[[int], None]) -> tuple[Tensor, Tensor, Tensor]:
+def _search(
+    decoder: Decoder, embed: Embedding, images: Tensor, random: Tensor, advance: Callable[[int], None]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Search for a batch of images: first among random latents, then by descent from the nearest of them."""
     with torch.no_grad(), true_fp32(decoder.device):
         targets = [maps.detach() for maps in embed(to_float(images))]
@@ -103,8 +103,9 @@ def _search(decoder: Decoder, embed: Embedding, images: Tensor, random: Tensor,
     advance(len(random))
     starts = looks.topk(STARTS, dim=0, largest=False).indices.T  # (n, STARTS)
     owners = torch.arange(len(images), device=images.device)  # (n,)
-    latents, losses = _descend(decoder, embed, [maps.repeat_interleave(STARTS, dim=0) for maps in targets],
-                               random[starts.flatten()], range(SCREENING), advance)
+    latents, losses = _descend(
+        decoder, embed, [maps.repeat_interleave(STARTS, dim=0) for maps in targets], random[starts.flatten()], range(SCREENING), advance
+    )
     best = owners * STARTS + losses.view(-1, STARTS).argmin(dim=1)
     latents, _ = _descend(decoder, embed, targets, latents[best], range(SCREENING, STEPS), advance)
     with torch.no_grad(), true_fp32(decoder.device):
@@ -113,8 +114,9 @@ def _search(decoder: Decoder, embed: Embedding, images: Tensor, random: Tensor,
     return reconstructions, squared_distance(maps[:-1], targets[:-1]), latents  # the last map is the pixels
 
 
-def _descend(decoder: Decoder, embed: Embedding, targets: list[Tensor], latents: Tensor, steps: range,
-             advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
+def _descend(
+    decoder: Decoder, embed: Embedding, targets: list[Tensor], latents: Tensor, steps: range, advance: Callable[[int], None]
+) -> tuple[Tensor, Tensor]:
     """Follow each latent (B, latent_dim) towards its target by Adam; return the best it has been, and its loss (B,)."""
     latents = latents.clone().requires_grad_()
     optimizer = torch.optim.Adam([latents])
@@ -145,28 +147,40 @@ def _searched(context: Context) -> list[tuple[str, list[int], Tensor]]:
 
 
 def _backtrack(context: Context, embed: Embedding, name: str, index: list[int], images: Tensor) -> Backtrack:
-    kept = context.decode(f"backtracking, {name}", passes(len(index)), lambda: (
-        backtrack(context.decoder, embed, images, SEED, context.progress.advance)._asdict()),
-        images=digest(images), steps=STEPS, starts=STARTS)  # fmt: skip
+    kept = context.decode(
+        f"backtracking, {name}",
+        passes(len(index)),
+        lambda: backtrack(context.decoder, embed, images, SEED, context.progress.advance)._asdict(),
+        images=digest(images),
+        steps=STEPS,
+        starts=STARTS,
+    )
     return Backtrack(name, index, Backtracked(**kept), to_nearest(embed, images, context.reals.images, context.decoder.device))
 
 
 def _distance(each: Backtrack) -> Value:
     copier = each.to_nearest[each.to_nearest.isfinite()]
-    note = (f"median {float(each.found.distances.median()):.3f}; |z|^2/d {float(each.found.latents.square().mean()):.2f}, "
-            "where a random latent has 1" + (f"; nearest other training image {float(copier.mean()):.3f}" if len(copier) else ""))
+    note = (
+        f"median {float(each.found.distances.median()):.3f}; |z|^2/d {float(each.found.latents.square().mean()):.2f}, "
+        "where a random latent has 1" + (f"; nearest other training image {float(copier.mean()):.3f}" if len(copier) else "")
+    )
     return mean(each.found.distances)._replace(note=note, num_fake=len(each.index))
 
 
 def _beyond_copying(each: Backtrack) -> Value:
     reached = float((each.found.distances < each.to_nearest).double().mean())
     return share(reached, len(each.index))._replace(
-        num_fake=len(each.index), note="held-out images that it reaches more closely than any training image lies; a copier has 0")
+        num_fake=len(each.index), note="held-out images that it reaches more closely than any training image lies; a copier has 0"
+    )
 
 
 def _gap(heldout: Tensor, train: Tensor) -> Value:
     """Return how much worse held-out images (h,) are reached than training images (k,)."""
     several = min(len(heldout), len(train)) > 1
     error = float((heldout.var() / len(heldout) + train.var() / len(train)).sqrt()) if several else None
-    return Value(float(heldout.mean() - train.mean()), error=error, num_fake=len(heldout),
-                 note="held-out less training images: 0 for a generator that knows no image better than its like")  # fmt: skip
+    return Value(
+        float(heldout.mean() - train.mean()),
+        error=error,
+        num_fake=len(heldout),
+        note="held-out less training images: 0 for a generator that knows no image better than its like",
+    )

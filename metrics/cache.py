@@ -43,8 +43,9 @@ class Cache:
             write_npz(path, {NAMES: np.array(list(tensors))} | {name: tensor.numpy() for name, tensor in tensors.items()})
             self._used.add(path)
         except OSError as error:
-            self.warnings = [f"{self.folder} cannot be written ({error.strerror or error}): "
-                             "another evaluation will take as long as this one"]  # fmt: skip
+            self.warnings = [
+                f"{self.folder} cannot be written ({error.strerror or error}): another evaluation will take as long as this one"
+            ]
 
     def prune(self) -> None:
         """Delete what was neither loaded nor stored since this cache was opened."""

@@ -3,6 +3,7 @@
 A generator that repeats its 100 training images scores far better than fresh images of the same kind do.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,8 +34,8 @@ class Calibration:
 class Altered(NamedTuple):
     """The features of real images that were changed in known ways (`metrics.alterations`)."""
 
-    copies: Features | None      # of k copies, each changed in one way of COPIES
-    ways: Tensor                 # (k,) in which
+    copies: Features | None  # of k copies, each changed in one way of COPIES
+    ways: Tensor  # (k,) in which
     spoilt: dict[str, Features]  # of k images spoilt in each way of SPOILT
 
 
@@ -64,28 +65,36 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
     half, other = (len(part) for part in splits[0])
     answer = {
         "copy": Calibration(
-            f"what a generator would score that only repeats the {n} real images, {m} times in all", n, m,
-            values(sets._replace(fake=_part(sets.real, draws)))),
+            f"what a generator would score that only repeats the {n} real images, {m} times in all",
+            n,
+            m,
+            values(sets._replace(fake=_part(sets.real, draws))),
+        ),
         "changed_copy": None,
-        "split_half": Calibration(
-            f"one half of the real images against the other, mean of {SPLITS} splits", half, other, *_over(halves)),
+        "split_half": Calibration(f"one half of the real images against the other, mean of {SPLITS} splits", half, other, *_over(halves)),
         "as_halves": Calibration(
-            f"as many of the samples in the place of the other half, mean of {SPLITS} splits", half, other, *_over(as_halves)),
+            f"as many of the samples in the place of the other half, mean of {SPLITS} splits", half, other, *_over(as_halves)
+        ),
         "held_out": None,
         "as_many": None,
     }
     if sets.heldout is not None:
         h = min(_count(sets.heldout), m)
         held = _part(sets.heldout, torch.randperm(_count(sets.heldout), generator=generator)[:h])
-        answer["held_out"] = Calibration(
-            f"{h} real images that no training has seen, in the place of the samples", n, h,
-            values(Sets(sets.real, held, mirror=sets.mirror)))
-        answer["as_many"] = Calibration(
-            f"as many of the samples as are held out, mean of {SPLITS} draws", n, h,
-            *_over([values(sets._replace(fake=some(h))) for _ in range(SPLITS)]))
+        answer |= _beside_heldout(n, h, values(Sets(sets.real, held, mirror=sets.mirror)), lambda: values(sets._replace(fake=some(h))))
     if altered:
         answer |= _changed_copies(sets, protocol, metrics, altered) | _spoilt(sets, protocol, metrics, altered, splits)
     return answer
+
+
+def _beside_heldout(n: int, h: int, held_out: dict, draw: Callable[[], dict]) -> dict[str, Calibration]:
+    """Return what `h` held-out images score, and what as many samples do, which `draw` draws and scores."""
+    return {
+        "held_out": Calibration(f"{h} real images that no training has seen, in the place of the samples", n, h, held_out),
+        "as_many": Calibration(
+            f"as many of the samples as are held out, mean of {SPLITS} draws", n, h, *_over([draw() for _ in range(SPLITS)])
+        ),
+    }
 
 
 def _changed_copies(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered) -> dict[str, Calibration]:
@@ -102,7 +111,8 @@ def _changed_copies(sets: Sets, protocol: Protocol, metrics: list[str], altered:
     rows = {name: everyone[altered.ways == number] for number, name in enumerate(COPIES)}
     together = f"what a generator would score that repeats real images, each changed in one way of {', '.join(COPIES)}"
     return {"changed_copy": scored(everyone, metrics, together)} | {
-        f"changed_copy, {name}": scored(index, tried, f"those changed by {name}") for name, index in rows.items() if len(index)}
+        f"changed_copy, {name}": scored(index, tried, f"those changed by {name}") for name, index in rows.items() if len(index)
+    }
 
 
 def _spoilt(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered, splits: Splits) -> dict[str, Calibration]:
@@ -115,7 +125,8 @@ def _spoilt(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered
     for name, features in altered.spoilt.items():
         draws = [_values(Sets(_part(sets.real, first), features), protocol, tried) for first, _ in splits]
         answer[f"spoilt, {name}"] = Calibration(
-            f"real images {name} in the place of the other half, mean of {SPLITS} splits", half, _count(features), *_over(draws))
+            f"real images {name} in the place of the other half, mean of {SPLITS} splits", half, _count(features), *_over(draws)
+        )
     return answer
 
 
@@ -135,5 +146,7 @@ def _over(draws: list[dict[str, float | None]]) -> tuple[dict[str, float | None]
     """Return the mean and the standard deviation of each number over the draws; None where any draw has none."""
     columns = {name: [draw[name] for draw in draws] for name in draws[0]}
     complete = {name: None if None in column else torch.tensor(column, dtype=torch.float64) for name, column in columns.items()}
-    return ({name: None if column is None else float(column.mean()) for name, column in complete.items()},
-            {name: None if column is None else float(column.std()) for name, column in complete.items()})
+    return (
+        {name: None if column is None else float(column.mean()) for name, column in complete.items()},
+        {name: None if column is None else float(column.std()) for name, column in complete.items()},
+    )

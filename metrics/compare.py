@@ -24,12 +24,18 @@ def compare(a: Path, b: Path) -> str:
     for name in first["metrics"]:
         if name in second["metrics"]:
             rows.append(_row(name, first["metrics"][name], second["metrics"][name]))
-    legend = [f"A: {a}", f"B: {b}", f"uncertainty: one standard error of the difference; better: beyond {CLEARLY} of them",
-              "one training run a side: another seed of the same recipe differs too, and these errors do not hold that"]
+    legend = [
+        f"A: {a}",
+        f"B: {b}",
+        f"uncertainty: one standard error of the difference; better: beyond {CLEARLY} of them",
+        "one training run a side: another seed of the same recipe differs too, and these errors do not hold that",
+    ]
     for side, document in (("A", first), ("B", second)):
         taught = dict.fromkeys(number["network"] for number in document["metrics"].values() if number.get("also_training_loss"))
         if taught:
-            legend.append(f"{side}: {' and '.join(taught)} is also its training loss, so that those numbers partly measure what was trained")
+            legend.append(
+                f"{side}: {' and '.join(taught)} is also its training loss, so that those numbers partly measure what was trained"
+            )
     return "\n".join([aligned(rows, right=("A", "B", "B - A")), *legend])
 
 
@@ -90,8 +96,13 @@ def _error(a: dict, b: dict) -> float | None:
         errors.append(math.hypot(a["error"], b["error"]))
     if a["interval"] and b["interval"]:
         up = b["value"] >= a["value"]
-        errors.append(math.hypot(b["value"] - b["interval"][0] if up else b["interval"][1] - b["value"],
-                                 a["interval"][1] - a["value"] if up else a["value"] - a["interval"][0]) / 1.96)
+        errors.append(
+            math.hypot(
+                b["value"] - b["interval"][0] if up else b["interval"][1] - b["value"],
+                a["interval"][1] - a["value"] if up else a["value"] - a["interval"][0],
+            )
+            / 1.96
+        )
     return max(errors, default=None)
 
 

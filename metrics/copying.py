@@ -30,12 +30,16 @@ def measure(seen: Comparison, thumbnails: Comparison) -> list[Value]:
     real, fake, mirror, m = seen.real, seen.fake, seen.mirror, len(seen.fake)
     heldout = real[:0] if seen.heldout is None else seen.heldout
     test = copying_test(real, fake, heldout, mirror)
-    return [share(copy_rate(real, fake, mirror), m,
-                  f"needs at least {MINIMUM} real images, most of them different in these features"),
-            share(thumbnail_copy_rate(thumbnails.real, thumbnails.fake), m,
-                  f"needs {MINIMUM} to {MOST_THUMBNAILS} real images, most of them different at this size"),
-            share(authentic_share(real, fake), m, too_few(2, "the side of the reals")),
-            Value(test, None if test is not None else f"needs at least {MINIMUM} held-out images ({len(heldout)} here)")]  # fmt: skip
+    return [
+        share(copy_rate(real, fake, mirror), m, f"needs at least {MINIMUM} real images, most of them different in these features"),
+        share(
+            thumbnail_copy_rate(thumbnails.real, thumbnails.fake),
+            m,
+            f"needs {MINIMUM} to {MOST_THUMBNAILS} real images, most of them different at this size",
+        ),
+        share(authentic_share(real, fake), m, too_few(2, "the side of the reals")),
+        Value(test, None if test is not None else f"needs at least {MINIMUM} held-out images ({len(heldout)} here)"),
+    ]
 
 
 def copy_rate(real: Tensor, fake: Tensor, mirror: Tensor | None = None) -> float | None:
@@ -104,9 +108,9 @@ def thumbnail_distances(points: Tensor, real: Tensor) -> Tensor:
     lengths = moved.square().sum(dim=1)
     nearest = torch.empty(len(points), len(real))
     for start in range(0, len(points), CHUNK):
-        chunk = points[start:start + CHUNK]
+        chunk = points[start : start + CHUNK]
         squares = chunk.square().sum(dim=1, keepdim=True) + lengths - 2 * chunk @ moved.T  # (chunk, 150 N)
-        nearest[start:start + CHUNK] = squares.view(len(chunk), -1, len(real)).amin(dim=1)
+        nearest[start : start + CHUNK] = squares.view(len(chunk), -1, len(real)).amin(dim=1)
     nearest = nearest.double() / points.shape[1]
     return torch.where(nearest < EQUAL**2, 0.0, nearest).sqrt()
 

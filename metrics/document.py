@@ -40,8 +40,17 @@ def command(args: argparse.Namespace, metrics: list[str], num_samples: int) -> s
         if getattr(args, option):
             words += [f"--{option}", str(getattr(args, option))]
     words += ["--protocol", args.protocol, "--features", args.features, "--metrics", ",".join(metrics)]
-    words += ["--num-samples", str(num_samples), "--seed", str(args.seed), "--repeats", str(args.repeats),
-              "--backtrack", str(args.backtrack), *["--ref-raw"] * args.ref_raw]  # fmt: skip
+    words += [
+        "--num-samples",
+        str(num_samples),
+        "--seed",
+        str(args.seed),
+        "--repeats",
+        str(args.repeats),
+        "--backtrack",
+        str(args.backtrack),
+        *["--ref-raw"] * args.ref_raw,
+    ]
     return shlex.join(words)
 
 
@@ -53,14 +62,19 @@ def file_record(path: Path) -> dict[str, str]:
 
 def networks_record(names: list[str]) -> dict[str, dict]:
     """Return what metrics.json says of the networks that the features came from; thumbnails have none."""
-    return {name: {"weights_sha256": sha256_of(NETWORKS[name].weights), "dimension": NETWORKS[name].dimension,
-                   "input": NETWORKS[name].input} for name in names if NETWORKS[name].weights}
+    return {
+        name: {"weights_sha256": sha256_of(NETWORKS[name].weights), "dimension": NETWORKS[name].dimension, "input": NETWORKS[name].input}
+        for name in names
+        if NETWORKS[name].weights
+    }
 
 
 def numbers_record(measured: Measured, calibration: Calibrations) -> dict[str, dict]:
     """Return the numbers as metrics.json holds them: null, never 0 or NaN, for what was not computed."""
-    return {"metrics": {name: {"printed_as": printed_name(name, number.num_fake), **asdict(number)} for name, number in measured.items()},
-            "calibration": {name: comparison and asdict(comparison) for name, comparison in calibration.items()}}
+    return {
+        "metrics": {name: {"printed_as": printed_name(name, number.num_fake), **asdict(number)} for name, number in measured.items()},
+        "calibration": {name: comparison and asdict(comparison) for name, comparison in calibration.items()},
+    }
 
 
 def default_folder(source: Path, protocol: str, features: str) -> Path:
@@ -102,8 +116,10 @@ def reporting(folder: Path, text: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--out {folder}: the report cannot be written ({error.strerror or error}), the numbers above are all "
-                        "there is; make room or name another folder, then give the same command again") from None  # fmt: skip
+        raise UserError(
+            f"--out {folder}: the report cannot be written ({error.strerror or error}), the numbers above are all "
+            "there is; make room or name another folder, then give the same command again"
+        ) from None
     finally:
         print(text, flush=True)
 
@@ -126,8 +142,9 @@ def write_statistics(folder: Path, features: Tensor) -> None:
     if len(features) >= 2:
         rows = features.numpy()
         activations = rows.astype(np.float64)
-        write_npz(folder / "features_real.npz",
-                  {"mu": activations.mean(axis=0), "sigma": np.cov(activations, rowvar=False), "features": rows})
+        write_npz(
+            folder / "features_real.npz", {"mu": activations.mean(axis=0), "sigma": np.cov(activations, rowvar=False), "features": rows}
+        )
 
 
 def _git_commit() -> str | None:

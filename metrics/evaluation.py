@@ -90,8 +90,14 @@ class Evaluator:
         images = reals.images[spread(len(reals.images), MOST_ALTERED)]
         copies, ways = changed_copies(images)
         taken = self._taken(Images.of_tensor("features of changed copies", copies)) if self._tried(COPIES) else None
-        found = {name: self._taken(Images.of_tensor(f"features of real images {name}", spoil(images)), self._tried(SPOILT))
-                 for name, spoil in SPOILT.items()} if self._tried(SPOILT) else {}  # fmt: skip
+        found = (
+            {
+                name: self._taken(Images.of_tensor(f"features of real images {name}", spoil(images)), self._tried(SPOILT))
+                for name, spoil in SPOILT.items()
+            }
+            if self._tried(SPOILT)
+            else {}
+        )
         return Altered(taken, ways, found)
 
     def _tried(self, altered: dict) -> list[str]:
@@ -101,8 +107,17 @@ class Evaluator:
     def _taken(self, images: Images | None, networks: list[str] | None = None) -> Features | None:
         if images is None:
             return None
-        requests = {name: Request({"pass": "features", "network": name, "input": NETWORKS[name].input,
-                                   "weights": NETWORKS[name].weights and sha256_of(NETWORKS[name].weights)},
-                                  lambda name=name: FeaturePass(name, self.device)) for name in networks or self.networks}  # fmt: skip
+        requests = {
+            name: Request(
+                {
+                    "pass": "features",
+                    "network": name,
+                    "input": NETWORKS[name].input,
+                    "weights": NETWORKS[name].weights and sha256_of(NETWORKS[name].weights),
+                },
+                lambda name=name: FeaturePass(name, self.device),
+            )
+            for name in networks or self.networks
+        }
         results = sweep(images, requests, self.device, self.cache, self.progress)
         return {name: result["features"] for name, result in results.items()}

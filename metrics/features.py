@@ -96,7 +96,7 @@ class Thumbnail(nn.Module):
 
 
 class Network(NamedTuple):
-    """How to build a network, its key in `models.weights` (None: no network), the dimension of its features, its input and name in words."""
+    """How to build a network, its key in `models.weights` (None: no network), and what its features and its input are."""
 
     build: Callable[[], nn.Module]
     weights: str | None
@@ -112,9 +112,16 @@ NETWORKS = {
     "vgg16-linear": Network(lambda: VGG16(linear=True), "vgg16", 4096, "bicubic antialiased resize to 224; fc2 before ReLU", "VGG16"),
     "dinov2": Network(DinoV2, "dinov2", 1024, "bicubic antialiased resize to 224; class token", "DINOv2"),
     "thumbnail": Network(Thumbnail, None, 768, "bilinear antialiased resize to 16; the pixels themselves", "thumbnails"),
-} | {name: Network(partial(EffNetLite, name), name, efficientnet_lite.HEAD,
-                   f"bicubic antialiased resize to {variant.side}; pooled head", f"EfficientNet-{name.removeprefix('effnet-').title()}")
-     for name, variant in efficientnet_lite.VARIANTS.items()}  # fmt: skip
+} | {
+    name: Network(
+        partial(EffNetLite, name),
+        name,
+        efficientnet_lite.HEAD,
+        f"bicubic antialiased resize to {variant.side}; pooled head",
+        f"EfficientNet-{name.removeprefix('effnet-').title()}",
+    )
+    for name, variant in efficientnet_lite.VARIANTS.items()
+}
 
 
 def resize(images: Tensor, side: int) -> Tensor:

@@ -16,7 +16,7 @@ JACKKNIFE_SEED = 0
 
 def measure(seen: Comparison) -> list[Value | None]:
     """Return FID by pytorch-fid's matrix root, and exactly; in a network of which nothing is published, the exact one alone."""
-    exact, = measure_exact(seen)
+    (exact,) = measure_exact(seen)
     if not seen.protocol.published:
         return [exact, None]
     if not seen.errors or exact.value is None:
@@ -43,8 +43,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     the singular values of an N x M matrix, with neither a D x D root nor a regulariser.
     """
     means = [features.double().mean(dim=0) for features in (real, fake)]
-    centred = [(features.double() - mean) / math.sqrt(len(features) - 1)
-               for features, mean in zip((real, fake), means)]
+    centred = [(features.double() - mean) / math.sqrt(len(features) - 1) for features, mean in zip((real, fake), means)]
     traces = sum(float(features.square().sum()) for features in centred)
     gap = float((means[0] - means[1]).square().sum())
     if min(len(real), len(fake)) > real.shape[1]:  # X = Q R: R (D, D) has the same products and is smaller
@@ -60,7 +59,7 @@ def jackknife(real: Tensor, fake: Tensor, seed: int) -> tuple[float, ...] | None
     if len(real) < 2 * BLOCKS:
         return None
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
-    kept = [torch.cat([*blocks[:i], *blocks[i + 1:]]) for blocks in [order.tensor_split(BLOCKS)] for i in range(BLOCKS)]
+    kept = [torch.cat([*blocks[:i], *blocks[i + 1 :]]) for blocks in [order.tensor_split(BLOCKS)] for i in range(BLOCKS)]
     return tuple(frechet_distance(real[index], fake) for index in kept)
 
 

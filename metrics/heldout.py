@@ -16,8 +16,10 @@ def warnings_of(real: Tensor, heldout: Tensor, names: list[str]) -> list[str]:
     if not near:
         return []
     shown = ", ".join(near[:SHOWN]) + (", ..." if len(near) > SHOWN else "")
-    return [f"{len(near)} of {len(names)} held-out images are as near to a training image as JPEG, noise or blur would bring it "
-            f"({shown}): if they are the same pictures, take them out, for they say nothing of new images"]  # fmt: skip
+    return [
+        f"{len(near)} of {len(names)} held-out images are as near to a training image as JPEG, noise or blur would bring it "
+        f"({shown}): if they are the same pictures, take them out, for they say nothing of new images"
+    ]
 
 
 def near_copies(real: Tensor, heldout: Tensor) -> list[int]:

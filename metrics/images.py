@@ -21,11 +21,11 @@ MICRO_BATCH = {"cpu": 16, "cuda": 64}
 class Images:
     """A set of images that can be gone through again and again."""
 
-    what: str                                   # for the progress bar
+    what: str  # for the progress bar
     count: int
-    identity: dict                              # everything that decides their pixels, for the cache
-    blocks: Callable[[], Iterable[Tensor]]      # uint8 (B, 3, H, W), of any B
-    pick: Callable[[list[int]], Tensor]         # some of them again, uint8 (len, 3, H, W)
+    identity: dict  # everything that decides their pixels, for the cache
+    blocks: Callable[[], Iterable[Tensor]]  # uint8 (B, 3, H, W), of any B
+    pick: Callable[[list[int]], Tensor]  # some of them again, uint8 (len, 3, H, W)
 
     @classmethod
     def of_tensor(cls, what: str, images: Tensor) -> "Images":
@@ -37,8 +37,9 @@ class Images:
     def of_list(cls, what: str, images: list[Tensor]) -> "Images":
         """Wrap images uint8 (3, H, W) of different sizes."""
         identity = {"sha256_of_pixels": [digest(image) for image in images], "shape": [list(image.shape) for image in images]}
-        return cls(what, len(images), identity, lambda: (image[None] for image in images),
-                   lambda index: torch.stack([images[i] for i in index]))
+        return cls(
+            what, len(images), identity, lambda: (image[None] for image in images), lambda index: torch.stack([images[i] for i in index])
+        )
 
 
 class Pass(Protocol):

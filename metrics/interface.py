@@ -115,11 +115,11 @@ class Decoder(NamedTuple):
 class Reals(NamedTuple):
     """The real images: at the generator's resolution, and as the feature networks are to see them."""
 
-    images: Tensor            # uint8 (n, 3, H, W)
-    heldout: Tensor           # uint8 (h, 3, H, W), h = 0 where there are none
+    images: Tensor  # uint8 (n, 3, H, W)
+    heldout: Tensor  # uint8 (h, 3, H, W), h = 0 where there are none
     real: Images
     held: Images | None
-    mirror: Images | None     # the flipped training images, when training flipped them
+    mirror: Images | None  # the flipped training images, when training flipped them
 
     @property
     def queries(self) -> list[int]:
@@ -133,9 +133,9 @@ class Context:
 
     samples: Images
     reals: Reals
-    decoder: Decoder | str    # the generator itself, or the reason why there is none: metrics that need one are then not called
-    perceptual: str           # name of the perceptual distance
-    num_backtracked: int      # images of either kind to search the latents of
+    decoder: Decoder | str  # the generator itself, or the reason why there is none: metrics that need one are then not called
+    perceptual: str  # name of the perceptual distance
+    num_backtracked: int  # images of either kind to search the latents of
     device: str
     cache: Cache
     progress: Progress = field(init=False)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from metrics.interface import Comparison, Value, too_few
 
-
 MINIMUM = 2  # images a side: the U-statistic needs a pair
 CHUNK = 1024
 
@@ -34,12 +33,13 @@ def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float | None]:
     value = real_pairs / (m * (m - 1)) + fake_pairs / (n * (n - 1)) - 2 * across / (m * n)
     if min(m, n) < 3:
         return value, None
-    without_real = ((real_pairs - 2 * within_real) / ((m - 1) * (m - 2)) + fake_pairs / (n * (n - 1))
-                    - 2 * (across - across_real) / ((m - 1) * n))
-    without_fake = (real_pairs / (m * (m - 1)) + (fake_pairs - 2 * within_fake) / ((n - 1) * (n - 2))
-                    - 2 * (across - across_fake) / (m * (n - 1)))
-    variance = sum((len(left) - 1) / len(left) * float((left - left.mean()).square().sum())
-                   for left in (without_real, without_fake))
+    without_real = (
+        (real_pairs - 2 * within_real) / ((m - 1) * (m - 2)) + fake_pairs / (n * (n - 1)) - 2 * (across - across_real) / ((m - 1) * n)
+    )
+    without_fake = (
+        real_pairs / (m * (m - 1)) + (fake_pairs - 2 * within_fake) / ((n - 1) * (n - 2)) - 2 * (across - across_fake) / (m * (n - 1))
+    )
+    variance = sum((len(left) - 1) / len(left) * float((left - left.mean()).square().sum()) for left in (without_real, without_fake))
     return value, math.sqrt(variance)
 
 

@@ -22,18 +22,29 @@ PUBLISHED_SAMPLES = 5000  # samples that published few-shot FIDs are computed fr
 
 def _with_metrics(protocol: Protocol) -> Protocol:
     """Return a protocol with every metric that it has a network for; the paper's leaves out some."""
-    return protocol._replace(metrics=tuple(
-        key for key, metric in METRICS.items() if protocol.network(metric.network) and (metric.paper or protocol.name != "paper")))
+    return protocol._replace(
+        metrics=tuple(
+            key for key, metric in METRICS.items() if protocol.network(metric.network) and (metric.paper or protocol.name != "paper")
+        )
+    )
 
 
-PROTOCOLS = {key: _with_metrics(protocol) for key, protocol in {
-    ("default", "inception"): Protocol("default", (), "inception", "inception-clean", "vgg16", "lpips-vgg", ""),
-    **{("default", name): Protocol("default", (), name, None, name, name, f"_{name.replace('-', '')}") for name in OFFLINE_JUDGES},
-    ("paper", "inception"): Protocol("paper", (), "inception-clean", "inception-clean", "vgg16-linear", "lpips-vgg", "",
-                                     strict=True, manifold_samples=1000, raw=True),
-}.items()}  # fmt: skip
-NUMBERS = {name: number for protocol in PROTOCOLS.values() for metric in chosen(protocol.metrics)
-           for name, number in metric.named(protocol).items()}  # fmt: skip
+PROTOCOLS = {
+    key: _with_metrics(protocol)
+    for key, protocol in {
+        ("default", "inception"): Protocol("default", (), "inception", "inception-clean", "vgg16", "lpips-vgg", ""),
+        **{("default", name): Protocol("default", (), name, None, name, name, f"_{name.replace('-', '')}") for name in OFFLINE_JUDGES},
+        ("paper", "inception"): Protocol(
+            "paper", (), "inception-clean", "inception-clean", "vgg16-linear", "lpips-vgg", "", strict=True, manifold_samples=1000, raw=True
+        ),
+    }.items()
+}
+NUMBERS = {
+    name: number
+    for protocol in PROTOCOLS.values()
+    for metric in chosen(protocol.metrics)
+    for name, number in metric.named(protocol).items()
+}
 
 
 def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
@@ -81,8 +92,12 @@ def measurements(metric: Metric, values: list[Value | None], protocol: Protocol,
         count = num_fake if value.num_fake is None else value.num_fake
         comparable = number.comparable and getattr(protocol, number.comparable) and (not number.counted or count >= PUBLISHED_SAMPLES)
         answer[name] = Measurement(
-            better=number.better, num_real=num_real, network=protocol.network(number.network or metric.network),
-            comparable_with_published=bool(comparable and value.value is not None), **value._asdict() | {"num_fake": count})
+            better=number.better,
+            num_real=num_real,
+            network=protocol.network(number.network or metric.network),
+            comparable_with_published=bool(comparable and value.value is not None),
+            **value._asdict() | {"num_fake": count},
+        )
     return answer
 
 

@@ -36,8 +36,7 @@ def measure(context: Context) -> list[Value]:
     if n > MOST_CLUSTERS:
         return [Value(None, f"a few-shot measure, taken of at most {MOST_CLUSTERS} training images")]
     queries = torch.cat([reals.images, reals.heldout[reals.queries]])
-    found = context.sweep("neighbours", lambda embed: NeighbourPass(embed, context.device, queries, n),
-                          queries=digest(queries), clusters=n)  # fmt: skip
+    found = context.sweep("neighbours", lambda embed: NeighbourPass(embed, context.device, queries, n), queries=digest(queries), clusters=n)
     context.material.append(Recall(found["distances"]))
     return [intra_distance(found["spread"], found["members"])]
 
@@ -78,7 +77,7 @@ class NeighbourPass:
         lengths = sum(a.square().sum(dim=1, keepdim=True) for a in maps)
         distances = (lengths + self.lengths - 2 * products).clamp(min=0)
         self.distances.append(distances.cpu())
-        nearest = distances[:, :self.num_clusters].argmin(dim=1)
+        nearest = distances[:, : self.num_clusters].argmin(dim=1)
         # Around the image itself, which changes no distance between samples and costs no digits.
         offsets = [a - b[nearest] for a, b in zip(maps, self.queries)]
         for sums, offset in zip(self.sums, offsets):

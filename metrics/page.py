@@ -23,11 +23,11 @@ from metrics.neighbours import Recall
 from metrics.paths import Strips
 from metrics.prdc import nearest_distances, nearest_other_distances
 
-MAX_SIDE = 96       # pixels of a picture on the page; larger ones are reduced for it
-SHEET = 64          # samples
-NEAREST = 3         # training images beside a sample
+MAX_SIDE = 96  # pixels of a picture on the page; larger ones are reduced for it
+SHEET = 64  # samples
+NEAREST = 3  # training images beside a sample
 MOST_COPIED, AT_RANDOM = 12, 20  # samples beside their nearest training images
-RECALL_ROWS = 24    # real images beside their nearest samples
+RECALL_ROWS = 24  # real images beside their nearest samples
 RECALL_SAMPLES = 6
 STRIPS = 8
 BINS = 30
@@ -68,29 +68,36 @@ def write_page(out: Path, document: dict, found: Evaluation, samples: Images, re
     """Write report.html into `out`; `document` is the contents of metrics.json, `run` a run folder with its curves."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("metrics", "."), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = Environment(
+        loader=PackageLoader("metrics", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     network = next(iter(found.sets.real)) if found.sets else None
     distances = _distances(found, network) if network else None
     text = environment.get_template("report.html.jinja").render(
-        document=document, rows=report.rows(found.measured, found.calibration),
-        legend=report.legend(found.measured, found.calibration), bars=_bars(document),
+        document=document,
+        rows=report.rows(found.measured, found.calibration),
+        legend=report.legend(found.measured, found.calibration),
+        bars=_bars(document),
         sheet=[_picture(image, f"sample {i}") for i, image in enumerate(samples.pick(list(range(min(SHEET, samples.count)))))],
         nearest=_nearest(distances, samples, reals) if distances else [],
         recall=[row for each in found.of(Recall) for row in _recall(each, samples, reals)],
-        histogram=_histogram(distances) if distances else None, strips=[row for each in found.of(Strips) for row in _strips(each)],
-        backtracks=[(each.name, _backtracked(each, reals)) for each in found.of(Backtrack)], curves=_curves(run) if run else [],
-        provenance=json.dumps({key: document[key] for key in document if key not in ("metrics", "calibration", "verdict", "warnings")},
-                              indent=2))  # fmt: skip
+        histogram=_histogram(distances) if distances else None,
+        strips=[row for each in found.of(Strips) for row in _strips(each)],
+        backtracks=[(each.name, _backtracked(each, reals)) for each in found.of(Backtrack)],
+        curves=_curves(run) if run else [],
+        provenance=json.dumps(
+            {key: document[key] for key in document if key not in ("metrics", "calibration", "verdict", "warnings")}, indent=2
+        ),
+    )
     write(out / "report.html", text)
 
 
 class _Distances(NamedTuple):
     """Distances to training images in the features of copying, in units of the copying threshold."""
 
-    samples: Tensor   # (M,) to the nearest
-    nearest: Tensor   # (M, NEAREST) which
-    images: Tensor    # (n,) of the training images to their nearest others
+    samples: Tensor  # (M,) to the nearest
+    nearest: Tensor  # (M, NEAREST) which
+    images: Tensor  # (n,) of the training images to their nearest others
 
 
 def _distances(found: Evaluation, network: str) -> _Distances | None:
@@ -118,8 +125,13 @@ def _nearest(distances: _Distances, samples: Images, reals: Reals) -> list[Row]:
         distance = float(distances.samples[index])
         pictures = [_picture(image, f"sample {index}")]
         pictures += [_picture(reals.images[other], f"training image {other}") for other in dict.fromkeys(distances.nearest[index].tolist())]
-        rows.append(Row(pictures, f"sample {index}: {distance:.2f}{', a near copy' if distance < 1 else ''}"
-                                  + (f" (one of the {len(most)} nearest)" if place < len(most) else "")))
+        rows.append(
+            Row(
+                pictures,
+                f"sample {index}: {distance:.2f}{', a near copy' if distance < 1 else ''}"
+                + (f" (one of the {len(most)} nearest)" if place < len(most) else ""),
+            )
+        )
     return rows
 
 
@@ -127,8 +139,9 @@ def _recall(found: Recall, samples: Images, reals: Reals) -> list[Row]:
     """Return real images beside the samples nearest to them, the best reached first; held-out images if there are any."""
     n = len(reals.images)
     held = found.distances.shape[1] > n
-    columns, images, name = ((found.distances[:, n:], reals.heldout[reals.queries], "held-out") if held
-                             else (found.distances, reals.images, "training"))  # fmt: skip
+    columns, images, name = (
+        (found.distances[:, n:], reals.heldout[reals.queries], "held-out") if held else (found.distances, reals.images, "training")
+    )
     order = columns.amin(dim=0).argsort().tolist()
     count = min(RECALL_ROWS, len(order))
     rows = []
@@ -136,8 +149,10 @@ def _recall(found: Recall, samples: Images, reals: Reals) -> list[Row]:
         distances, index = columns[:, query].topk(min(RECALL_SAMPLES, samples.count), largest=False)
         number = reals.queries[query] if held else query
         pictures = [_picture(images[query], f"{name} image {number}")]
-        pictures += [_picture(image, f"sample {i}, at {d:.2f}") for i, d, image in
-                     zip(index.tolist(), distances.tolist(), samples.pick(index.tolist()))]  # fmt: skip
+        pictures += [
+            _picture(image, f"sample {i}, at {d:.2f}")
+            for i, d, image in zip(index.tolist(), distances.tolist(), samples.pick(index.tolist()))
+        ]
         rows.append(Row(pictures, f"{name} image {number}: {distances[0]:.2f}"))
     return rows
 
@@ -146,15 +161,25 @@ def _strips(found: Strips) -> list[Row]:
     """Return interpolations evenly spread from the steadiest to the one with the greatest jump, every other frame."""
     order = found.jump_ratios.argsort().tolist()
     chosen = [order[i * (len(order) - 1) // (STRIPS - 1)] for i in range(STRIPS)]
-    return [Row([_picture(frame, f"frame {2 * i}") for i, frame in enumerate(found.images[strip][::2])],
-                f"longest step {found.jump_ratios[strip]:.1f} times the mean") for strip in chosen]  # fmt: skip
+    return [
+        Row(
+            [_picture(frame, f"frame {2 * i}") for i, frame in enumerate(found.images[strip][::2])],
+            f"longest step {found.jump_ratios[strip]:.1f} times the mean",
+        )
+        for strip in chosen
+    ]
 
 
 def _backtracked(each: Backtrack, reals: Reals) -> list[Row]:
     images = (reals.heldout if each.name == "heldout" else reals.images)[each.index]
     order = each.found.distances.argsort().tolist()
-    return [Row([_picture(images[i], "image"), _picture(each.found.reconstructions[i], "reconstruction")],
-                f"{each.found.distances[i]:.2f} (nearest training image {each.to_nearest[i]:.2f})") for i in order]  # fmt: skip
+    return [
+        Row(
+            [_picture(images[i], "image"), _picture(each.found.reconstructions[i], "reconstruction")],
+            f"{each.found.distances[i]:.2f} (nearest training image {each.to_nearest[i]:.2f})",
+        )
+        for i in order
+    ]
 
 
 def _bars(document: dict) -> list[tuple[str, list[tuple[str, str, float]]]]:
@@ -167,15 +192,21 @@ def _bars(document: dict) -> list[tuple[str, list[tuple[str, str, float]]]]:
         values = {"these samples": number["value"]} | {column: each["values"].get(name) for column, each in beside.items() if each}
         values = {label: value for label, value in values.items() if value is not None}
         greatest = max(*values.values(), 1e-12) if number["interval"] is None else 1.0
-        charts.append((number["printed_as"], [(label, report.printed_value(name, value), max(value, 0) / greatest)
-                                              for label, value in values.items()]))  # fmt: skip
+        charts.append(
+            (
+                number["printed_as"],
+                [(label, report.printed_value(name, value), max(value, 0) / greatest) for label, value in values.items()],
+            )
+        )
     return charts
 
 
 def _histogram(distances: _Distances) -> Chart:
     end = float(torch.quantile(torch.cat([distances.samples, distances.images]), 0.99)) or 1.0
-    counts = {label: torch.histc(values.float().clamp(max=end), BINS, 0, end) / len(values) for label, values in
-              (("samples", distances.samples), ("training images, to their nearest other", distances.images))}  # fmt: skip
+    counts = {
+        label: torch.histc(values.float().clamp(max=end), BINS, 0, end) / len(values)
+        for label, values in (("samples", distances.samples), ("training images, to their nearest other", distances.images))
+    }
     top = float(max(each.max() for each in counts.values())) or 1.0
     series = []
     for label, shares in counts.items():
@@ -183,8 +214,9 @@ def _histogram(distances: _Distances) -> Chart:
         for i, share in enumerate(shares.tolist()):
             corners += [(i / BINS, share / top), ((i + 1) / BINS, share / top)]
         series.append((label, _points([*corners, (1.0, 0.0)])))
-    return Chart("Distance to the nearest training image, in units of the copying threshold", series,
-                 ("0", f"{end:.1f}"), ("0", f"{top:.0%}"))  # fmt: skip
+    return Chart(
+        "Distance to the nearest training image, in units of the copying threshold", series, ("0", f"{end:.1f}"), ("0", f"{top:.0%}")
+    )
 
 
 def _curves(run: Path) -> list[Chart]:
@@ -198,9 +230,17 @@ def _curves(run: Path) -> list[Chart]:
             continue
         last, low, high = max(step for step, _ in points) or 1, min(y for _, y in points), max(y for _, y in points)
         scale = (high - low) or 1.0
-        charts.append(Chart(title, [(name.replace("_", " "), _points([(step / last, (y - low) / scale) for step, y in each]))
-                                    for name, each in series.items()],
-                            ("0", f"step {last}"), (f"{low:.3g}", f"{high:.3g}")))  # fmt: skip
+        charts.append(
+            Chart(
+                title,
+                [
+                    (name.replace("_", " "), _points([(step / last, (y - low) / scale) for step, y in each]))
+                    for name, each in series.items()
+                ],
+                ("0", f"step {last}"),
+                (f"{low:.3g}", f"{high:.3g}"),
+            )
+        )
     return charts
 
 

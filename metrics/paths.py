@@ -15,18 +15,18 @@ from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8
 from models.precision import true_fp32
 
-EPSILON = 1e-4     # of the arc: the step whose perceptual length is taken
-NUM_STEPS = 1000   # of them
-TRIMMED = 0.01     # at either end, as the published program does
+EPSILON = 1e-4  # of the arc: the step whose perceptual length is taken
+NUM_STEPS = 1000  # of them
+TRIMMED = 0.01  # at either end, as the published program does
 BATCH = 16
 NUM_STRIPS = 32
-FRAMES = 17        # of a strip, both ends included
+FRAMES = 17  # of a strip, both ends included
 
 
 class Strips(NamedTuple):
     """Interpolations, and the longest step of each over its mean step."""
 
-    images: Tensor       # uint8 (K, F, 3, H, W)
+    images: Tensor  # uint8 (K, F, 3, H, W)
     jump_ratios: Tensor  # (K,)
 
 
@@ -37,9 +37,13 @@ def length_work(_: Context) -> int:
 
 def measure_length(context: Context) -> list[Value]:
     """Return the perceptual path length."""
-    kept = context.decode("path lengths", length_work(context), lambda: {
-        "lengths": step_lengths(context.decoder, context.embedding(), SEED, context.progress.advance)},
-        steps=NUM_STEPS, epsilon=EPSILON)  # fmt: skip
+    kept = context.decode(
+        "path lengths",
+        length_work(context),
+        lambda: {"lengths": step_lengths(context.decoder, context.embedding(), SEED, context.progress.advance)},
+        steps=NUM_STEPS,
+        epsilon=EPSILON,
+    )
     value, error = path_length(kept["lengths"])
     note = f"arcs in z, epsilon {EPSILON:g}, longest and shortest {TRIMMED:.0%} left out"
     return [Value(value, error=error, note=note, num_fake=NUM_STEPS)]
@@ -52,9 +56,13 @@ def jumps_work(_: Context) -> int:
 
 def measure_jumps(context: Context) -> list[Value]:
     """Return the mean jump ratio of interpolations, leaving them as `Strips`."""
-    kept = context.decode("interpolations", jumps_work(context), lambda: dict(zip(
-        ("strips", "distances"), strips(context.decoder, context.embedding(), SEED, context.progress.advance))),
-        strips=NUM_STRIPS, frames=FRAMES)  # fmt: skip
+    kept = context.decode(
+        "interpolations",
+        jumps_work(context),
+        lambda: dict(zip(("strips", "distances"), strips(context.decoder, context.embedding(), SEED, context.progress.advance))),
+        strips=NUM_STRIPS,
+        frames=FRAMES,
+    )
     ratios = jump_ratios(kept["distances"])
     context.material.append(Strips(kept["strips"], ratios))
     return [mean(ratios)._replace(num_fake=NUM_STRIPS)]

@@ -18,12 +18,16 @@ TIE = 1e-9
 
 def measure(seen: Comparison) -> list[Value]:
     """Return precision, recall, density, coverage and the share of real images reached, of the fakes that the protocol takes."""
-    real, fake = seen.real, seen.fake[:seen.protocol.manifold_samples]
+    real, fake = seen.real, seen.fake[: seen.protocol.manifold_samples]
     precision, recall, density, coverage = prdc(real, fake, strict=seen.protocol.strict).values()
     few = too_few(MINIMUM, "the side of the reals")
-    values = [share(precision, len(fake), few), share(recall, len(real), too_few(MINIMUM, "the side of the fakes")),
-              Value(density, few if density is None else None), share(coverage, len(real), few),
-              share(reached(real, fake), len(real), few)]  # fmt: skip
+    values = [
+        share(precision, len(fake), few),
+        share(recall, len(real), too_few(MINIMUM, "the side of the fakes")),
+        Value(density, few if density is None else None),
+        share(coverage, len(real), few),
+        share(reached(real, fake), len(real), few),
+    ]
     return [value._replace(num_fake=len(fake)) for value in values]
 
 
@@ -84,7 +88,7 @@ def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
     """Return every image's squared distance to its k-th other image, (N,)."""
     radii = []
     for start in range(0, len(features), CHUNK):
-        distances = _squared_distances(features[start:start + CHUNK], features)  # (chunk, N)
+        distances = _squared_distances(features[start : start + CHUNK], features)  # (chunk, N)
         distances.diagonal(offset=start).fill_(math.inf)
         radii.append(distances.kthvalue(neighbours, dim=1).values)
     return torch.cat(radii)
@@ -100,8 +104,8 @@ def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
     lengths = points.square().sum(dim=1, keepdim=True)
     distances = torch.empty(len(points), len(others), dtype=torch.float64)
     for start in range(0, len(others), CHUNK):
-        chunk = others[start:start + CHUNK].double() - centre
+        chunk = others[start : start + CHUNK].double() - centre
         sums = lengths + chunk.square().sum(dim=1)
         part = torch.addmm(sums, points, chunk.T, alpha=-2)
-        distances[:, start:start + CHUNK] = torch.where(part <= ROUNDING * sums, 0.0, part)
+        distances[:, start : start + CHUNK] = torch.where(part <= ROUNDING * sums, 0.0, part)
     return distances

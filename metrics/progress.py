@@ -9,7 +9,7 @@ from tqdm import tqdm
 class Progress:
     """Show on stderr how far the work is, and at the start of every long stage say in a line what it will take."""
 
-    LONG = 20    # seconds
+    LONG = 20  # seconds
     BATCHES = 8  # that the estimate is made from
 
     def __init__(self, total: int, announce: bool = False):

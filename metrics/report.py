@@ -10,7 +10,14 @@ from metrics.table import FID, FID_EXACT, PRECISION
 from metrics.teacher import teachers
 from metrics.verdict import Sentence
 
-BESIDE = {"copies": "copy", "changed": "changed_copy", "halves": "split_half", "as halves": "as_halves", "held-out": "held_out", "as held-out": "as_many"}
+BESIDE = {
+    "copies": "copy",
+    "changed": "changed_copy",
+    "halves": "split_half",
+    "as halves": "as_halves",
+    "held-out": "held_out",
+    "as held-out": "as_many",
+}
 COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", *BESIDE, "comparable")
 RIGHT = ("value", *BESIDE)  # aligned at the decimal point
 MARK = "*"  # of numbers whose network is also the training loss
@@ -22,8 +29,14 @@ Calibrations = dict[str, Calibration | None]
 
 def text(measured: Measured, calibration: Calibrations, sentences: list[Sentence], warnings: list[str]) -> str:
     """Return everything that is printed: the table, what its columns are, the verdict and the warnings."""
-    return "\n".join([table(measured, calibration), *legend(measured, calibration),
-                      *(f"verdict: {sentence.text}" for sentence in sentences), *(f"warning: {each}" for each in warnings)])  # fmt: skip
+    return "\n".join(
+        [
+            table(measured, calibration),
+            *legend(measured, calibration),
+            *(f"verdict: {sentence.text}" for sentence in sentences),
+            *(f"warning: {each}" for each in warnings),
+        ]
+    )
 
 
 def table(measured: Measured, calibration: Calibrations) -> str:
@@ -43,27 +56,44 @@ def rows(measured: Measured, calibration: Calibrations) -> list[tuple[str, ...]]
             uncertainty = "-"
         beside = [printed_value(name, calibration[key].values.get(name)) if calibration.get(key) else "-" for key in BESIDE.values()]
         mark = f" {MARK}" if number.also_training_loss else ""
-        cells.append((printed_name(name, number.num_fake) + mark, printed_value(name, number.value), uncertainty, number.better,
-                      f"{number.num_real}/{number.num_fake}", *beside, "yes" if number.comparable_with_published else "no"))  # fmt: skip
+        cells.append(
+            (
+                printed_name(name, number.num_fake) + mark,
+                printed_value(name, number.value),
+                uncertainty,
+                number.better,
+                f"{number.num_real}/{number.num_fake}",
+                *beside,
+                "yes" if number.comparable_with_published else "no",
+            )
+        )
     return cells
 
 
 def aligned(cells: list[tuple[str, ...]], right: tuple[str, ...]) -> str:
     """Return rows of cells as lines of equal columns; those whose head is in `right` end together."""
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [[cell.rjust(width) if head in right else cell.ljust(width) for cell, width, head in zip(row, widths, cells[0])]
-             for row in cells]  # fmt: skip
+    lines = [
+        [cell.rjust(width) if head in right else cell.ljust(width) for cell, width, head in zip(row, widths, cells[0])] for row in cells
+    ]
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def legend(measured: Measured, calibration: Calibrations) -> list[str]:
     """Return in words what the table's columns of comparison are, and what is to be known of single numbers."""
-    lines = [f"{column}: {calibration[key].meaning} ({calibration[key].num_real}/{calibration[key].num_fake})"
-             for column, key in BESIDE.items() if calibration.get(key)]  # fmt: skip
+    lines = [
+        f"{column}: {calibration[key].meaning} ({calibration[key].num_real}/{calibration[key].num_fake})"
+        for column, key in BESIDE.items()
+        if calibration.get(key)
+    ]
     spoilt = {key: each for key, each in calibration.items() if key.startswith("spoilt, ")}
     if spoilt:
-        shares = ", ".join(f"{name.removeprefix('spoilt, ')} {value:.2f}" for name, each in spoilt.items()
-                           for key, value in each.values.items() if number_of(key) is PRECISION and value is not None)  # fmt: skip
+        shares = ", ".join(
+            f"{name.removeprefix('spoilt, ')} {value:.2f}"
+            for name, each in spoilt.items()
+            for key, value in each.values.items()
+            if number_of(key) is PRECISION and value is not None
+        )
         lines.append(f"{PRECISION.name} of real images that were spoilt, in the place of the other half: {shares}")
     if not calibration.get("held_out"):
         lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see what fresh images score")
@@ -94,8 +124,10 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
         if any(number.network == network for number in measured.values()):
             warnings.append(f"these numbers use {NETWORKS[network].title}: compare them with each other, with no published number")
     for title, settings in teachers(measured).items():
-        warnings.append(f"{title} is also the training loss of this run ({', '.join(settings)}), so that the numbers marked {MARK} partly "
-                        f"measure what was trained: --features {OFFLINE_JUDGES[0]} judges by a network that no recipe trains on")
+        warnings.append(
+            f"{title} is also the training loss of this run ({', '.join(settings)}), so that the numbers marked {MARK} partly "
+            f"measure what was trained: --features {OFFLINE_JUDGES[0]} judges by a network that no recipe trains on"
+        )
     return warnings
 
 

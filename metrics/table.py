@@ -75,21 +75,40 @@ BEYOND_COPYING = Number("beyond_copying", HIGHER, bar=0.05, heldout=True)  # wha
 BACKTRACK_TRAIN = Number("backtrack_train", LOWER, digits=3)
 BACKTRACK_GAP = Number("backtrack_gap", LOWER, digits=3, heldout=True)
 
-METRICS = {metric.key: metric for metric in (
-    Metric("fid", frechet.measure, "distance", (FID, FID_EXACT), paper=False),
-    Metric("fid_clean", frechet.measure_exact, "clean", (Number("fid_clean", LOWER, comparable="raw", counted=True, chart=True),)),
-    Metric("kid", kid.measure, "distance", (KID,), paper=False),
-    Metric("pr", prdc.measure, "manifold",
-           (PRECISION, RECALL, Number("density", HIGHER), Number("coverage", HIGHER, chart=True), REACHED), altered=alterations.SPOILT),
-    Metric("copying", copying.measure, "distance",
-           (COPY_RATE, COPY_RATE_THUMBNAIL, Number("authpct", HIGHER, chart=True), C_T), altered=alterations.COPIES),
-    Metric("intra_lpips", neighbours.measure, "perceptual", (Number("intra_lpips", HIGHER, digits=3),), SAMPLES, neighbours.work),
-    Metric("ppl", paths.measure_length, "perceptual", (Number("ppl", LOWER),), GENERATOR, paths.length_work),
-    Metric("jumps", paths.measure_jumps, "perceptual", (Number("jump_ratio", LOWER),), GENERATOR, paths.jumps_work),
-    Metric("backtracking", backtracking.measure, "perceptual",
-           (BACKTRACK_HELDOUT, BEYOND_COPYING, BACKTRACK_TRAIN, BACKTRACK_GAP), GENERATOR, backtracking.work),
-    Metric("dinov2", frechet.measure_exact, "dinov2", (Number("fd_dinov2", LOWER, counted=True, chart=True),), paper=False),
-)}  # fmt: skip
+METRICS = {
+    metric.key: metric
+    for metric in (
+        Metric("fid", frechet.measure, "distance", (FID, FID_EXACT), paper=False),
+        Metric("fid_clean", frechet.measure_exact, "clean", (Number("fid_clean", LOWER, comparable="raw", counted=True, chart=True),)),
+        Metric("kid", kid.measure, "distance", (KID,), paper=False),
+        Metric(
+            "pr",
+            prdc.measure,
+            "manifold",
+            (PRECISION, RECALL, Number("density", HIGHER), Number("coverage", HIGHER, chart=True), REACHED),
+            altered=alterations.SPOILT,
+        ),
+        Metric(
+            "copying",
+            copying.measure,
+            "distance",
+            (COPY_RATE, COPY_RATE_THUMBNAIL, Number("authpct", HIGHER, chart=True), C_T),
+            altered=alterations.COPIES,
+        ),
+        Metric("intra_lpips", neighbours.measure, "perceptual", (Number("intra_lpips", HIGHER, digits=3),), SAMPLES, neighbours.work),
+        Metric("ppl", paths.measure_length, "perceptual", (Number("ppl", LOWER),), GENERATOR, paths.length_work),
+        Metric("jumps", paths.measure_jumps, "perceptual", (Number("jump_ratio", LOWER),), GENERATOR, paths.jumps_work),
+        Metric(
+            "backtracking",
+            backtracking.measure,
+            "perceptual",
+            (BACKTRACK_HELDOUT, BEYOND_COPYING, BACKTRACK_TRAIN, BACKTRACK_GAP),
+            GENERATOR,
+            backtracking.work,
+        ),
+        Metric("dinov2", frechet.measure_exact, "dinov2", (Number("fd_dinov2", LOWER, counted=True, chart=True),), paper=False),
+    )
+}
 
 
 def chosen(keys: list[str], *sources: str, altered: dict | None = None) -> list[Metric]:

@@ -12,18 +12,31 @@ from metrics.calibration import Calibration
 from metrics.interface import Measurement
 from metrics.measure import number_of
 from metrics.table import (
-    BACKTRACK_GAP, BACKTRACK_HELDOUT, BACKTRACK_TRAIN, BEYOND_COPYING, C_T, COPY_RATE, COPY_RATE_THUMBNAIL, GENERATOR, KID, METRICS,
-    PRECISION, REACHED, RECALL, Number)
+    BACKTRACK_GAP,
+    BACKTRACK_HELDOUT,
+    BACKTRACK_TRAIN,
+    BEYOND_COPYING,
+    C_T,
+    COPY_RATE,
+    COPY_RATE_THUMBNAIL,
+    GENERATOR,
+    KID,
+    METRICS,
+    PRECISION,
+    REACHED,
+    RECALL,
+    Number,
+)
 
-CLEARLY = 2        # standard errors
-FAR_OUT = 3        # standard deviations of draws
-FAR_BELOW = 0.75   # of what real images score
-OFF = 0.2          # of it, where next to nothing looks real
-FAR_ABOVE = 2      # times the distance of new real images
-BEYOND = 100       # times, beyond which the distance of new real images is next to nothing, and the quotient no number
+CLEARLY = 2  # standard errors
+FAR_OUT = 3  # standard deviations of draws
+FAR_BELOW = 0.75  # of what real images score
+OFF = 0.2  # of it, where next to nothing looks real
+FAR_ABOVE = 2  # times the distance of new real images
+BEYOND = 100  # times, beyond which the distance of new real images is next to nothing, and the quotient no number
 MOST_FRESH = 0.25  # the greatest copy rate that is believed of fresh images: beyond it they are copies themselves
-NOTICED = 0.5      # of changed copies, the least that must count as near copies where a test is to clear anybody
-FEW = 20           # samples, below which nothing is cleared
+NOTICED = 0.5  # of changed copies, the least that must count as near copies where a test is to clear anybody
+FEW = 20  # samples, below which nothing is cleared
 
 OF_GENERATOR = {number for metric in METRICS.values() if metric.source == GENERATOR for number in metric.numbers}  # not of the samples
 CLOSER = {  # copy rates, in words
@@ -64,7 +77,9 @@ def _by_gap(measured: Measured, _: Calibrations) -> Sentence | None:
     if gap is None or gap.error is None or gap.value <= CLEARLY * gap.error:
         return None
     train, heldout = (_found(measured, number).value for number in (BACKTRACK_TRAIN, BACKTRACK_HELDOUT))
-    return Sentence("mixed", f"It knows its training images better than new ones: it reaches them to {train:.2f}, new ones to {heldout:.2f}.")
+    return Sentence(
+        "mixed", f"It knows its training images better than new ones: it reaches them to {train:.2f}, new ones to {heldout:.2f}."
+    )
 
 
 def _by_reach(measured: Measured, _: Calibrations) -> Sentence | None:
@@ -82,8 +97,13 @@ def _near_copies(measured: Measured, calibration: Calibrations) -> list[Sentence
     for number, closer in CLOSER.items():
         rate, expected = _found(measured, number), _fresh_rate(calibration, number)
         if rate is not None and rate.interval[0] > 2 * expected:
-            sentences.append(Sentence("bad", f"Suspect copying: {rate.value:.0%} of the samples {closer} than the closest 5% of the "
-                                             f"training images lie to each other; of new real images about {expected:.0%} would."))
+            sentences.append(
+                Sentence(
+                    "bad",
+                    f"Suspect copying: {rate.value:.0%} of the samples {closer} than the closest 5% of the "
+                    f"training images lie to each other; of new real images about {expected:.0%} would.",
+                )
+            )
     return sentences
 
 
@@ -98,17 +118,25 @@ def _cleared_by_rate(measured: Measured, calibration: Calibrations) -> Sentence 
     numbers = [number for number in CLOSER if _found(measured, number)]
     if not numbers:
         return None
-    noticed = {way: max(_beside(calibration, way, number) or 0 for number in numbers) for way in calibration if way.startswith("changed_copy, ")}
+    noticed = {
+        way: max(_beside(calibration, way, number) or 0 for number in numbers) for way in calibration if way.startswith("changed_copy, ")
+    }
     missed = [f"{way.removeprefix('changed_copy, ')} {share:.0%}" for way, share in noticed.items() if share < NOTICED]
     if missed or not noticed:
-        return Sentence("mixed", "Cannot tell whether it copies: of copies that were changed too few would be noticed "
-                                 f"({', '.join(missed) or 'this was not tried'}).")  # fmt: skip
+        return Sentence(
+            "mixed",
+            "Cannot tell whether it copies: of copies that were changed too few would be noticed "
+            f"({', '.join(missed) or 'this was not tried'}).",
+        )
     rate, *thumbnails = (f"{_found(measured, number).value:.0%}" for number in numbers)
     fresh, *fresh_thumbnails = (f"{_fresh_rate(calibration, number):.0%}" for number in numbers)
-    return Sentence("good", f"No more near copies than chance gives: {rate} of the samples{_aside('as thumbnails ', thumbnails)} lie closer to a "
-                            f"training image than the closest 5% of the training images lie to each other; of new real images about "
-                            f"{fresh}{_aside('', fresh_thumbnails)} would. Of copies changed by JPEG, noise, blur or a shift it would notice "
-                            f"{'all' if min(noticed.values()) == 1 else f'at least {min(noticed.values()):.0%}'}.")  # fmt: skip
+    return Sentence(
+        "good",
+        f"No more near copies than chance gives: {rate} of the samples{_aside('as thumbnails ', thumbnails)} lie closer to a "
+        f"training image than the closest 5% of the training images lie to each other; of new real images about "
+        f"{fresh}{_aside('', fresh_thumbnails)} would. Of copies changed by JPEG, noise, blur or a shift it would notice "
+        f"{'all' if min(noticed.values()) == 1 else f'at least {min(noticed.values()):.0%}'}.",
+    )
 
 
 def _aside(words: str, value: list[str]) -> str:
@@ -119,8 +147,11 @@ def _by_test(measured: Measured, calibration: Calibrations) -> Sentence | None:
     test = _found(measured, C_T)
     if test is None or test.value >= -C_T.bar:
         return None
-    return Sentence("bad", "Closer to the training images than new real images are: suspect copying "
-                           f"(C_T {test.value:.1f}, where chance stays within {C_T.bar}).")  # fmt: skip
+    return Sentence(
+        "bad",
+        "Closer to the training images than new real images are: suspect copying "
+        f"(C_T {test.value:.1f}, where chance stays within {C_T.bar}).",
+    )
 
 
 def _cleared_by_test(measured: Measured, calibration: Calibrations) -> Sentence | None:
@@ -143,16 +174,22 @@ def _by_distance(measured: Measured, calibration: Calibrations) -> Sentence | No
         # One set of held-out images has the luck of its draw, too. Draws that share samples differ less than sets do.
         shared = calibration["as_many"].num_fake / number.num_fake
         if shared < 1 and ours < fresh - FAR_OUT * calibration["as_many"].deviations[name] / math.sqrt(1 - shared):
-            return Sentence("bad", f"Closer to the training images than new real images are: suspect copying ({name} {ours:.2f} "
-                                   f"of as many samples as there are new images, which have {fresh:.2f}).")
+            return Sentence(
+                "bad",
+                f"Closer to the training images than new real images are: suspect copying ({name} {ours:.2f} "
+                f"of as many samples as there are new images, which have {fresh:.2f}).",
+            )
     return None
 
 
 def _by_kernel(measured: Measured, calibration: Calibrations) -> Sentence | None:
     for name, each in measured.items():
         if number_of(name) is KID and each.error is not None and each.value < -CLEARLY * each.error:
-            return Sentence("bad", f"Suspect copying: {name} is clearly below zero ({each.value * 1000:.2f} x 10^-3, "
-                                   f"+- {each.error * 1000:.2f}), which fresh images of the same kind are not.")
+            return Sentence(
+                "bad",
+                f"Suspect copying: {name} is clearly below zero ({each.value * 1000:.2f} x 10^-3, "
+                f"+- {each.error * 1000:.2f}), which fresh images of the same kind are not.",
+            )
     return None
 
 
@@ -167,8 +204,13 @@ def _variety(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     sentences = [Sentence(tone, f"{told[tone]}: {words}.")]
     among, real = (_beside(calibration, kind, RECALL) for kind in ("as_halves", "split_half"))
     if among is not None and real is not None and (tone := _tone(calibration, RECALL)) != "good":
-        sentences.append(Sentence(tone, f"The samples vary less than real images do: {among:.0%} of a half of the real images lie among "
-                                        f"them, among as many real images {real:.0%}."))
+        sentences.append(
+            Sentence(
+                tone,
+                f"The samples vary less than real images do: {among:.0%} of a half of the real images lie among "
+                f"them, among as many real images {real:.0%}.",
+            )
+        )
     return sentences
 
 
@@ -192,8 +234,11 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
         words = f"{ours:.0%} of the samples lie among a half of the real images, of the other half {real:.0%} do"
         tone = _tone(calibration, PRECISION)
         told = {"bad": "Many samples do not look real", "mixed": "Some samples do not look real", "good": "The samples look real"}
-        passing = [f"{_beside(calibration, key, PRECISION):.0%} of real images {key.removeprefix('spoilt, ')}"
-                   for key in calibration if key.startswith("spoilt, ") and _tone(calibration, PRECISION, key) == "good"]  # fmt: skip
+        passing = [
+            f"{_beside(calibration, key, PRECISION):.0%} of real images {key.removeprefix('spoilt, ')}"
+            for key in calibration
+            if key.startswith("spoilt, ") and _tone(calibration, PRECISION, key) == "good"
+        ]
         if tone == "good" and passing:
             sentences.append(Sentence("mixed", f"Cannot tell whether the samples look real: {words}, but so do {' and '.join(passing)}."))
         else:
@@ -202,9 +247,13 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
         ours, fresh = (_value(calibration, kind, name) for kind in ("as_many", "held_out"))
         if ours is not None and fresh is not None and ours > fresh:
             times = f"{ours / fresh:.1f}" if ours <= BEYOND * fresh else f"over {BEYOND}"
-            sentences.append(Sentence(
-                "bad" if ours > FAR_ABOVE * fresh else "mixed", f"As a set, the samples are {times} times as far from the "
-                f"training images as new real images are ({name} {ours:.2f} against {fresh:.2f}, equal counts)."))
+            sentences.append(
+                Sentence(
+                    "bad" if ours > FAR_ABOVE * fresh else "mixed",
+                    f"As a set, the samples are {times} times as far from the "
+                    f"training images as new real images are ({name} {ours:.2f} against {fresh:.2f}, equal counts).",
+                )
+            )
             break
     return sentences
 

@@ -14,8 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models import weights
 
 # (expansion, channels, blocks, kernel, first stride) of the seven stages of MBConv blocks, before they are scaled.
-STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2),
-          (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))  # fmt: skip
+STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))
 STEM, HEAD = 32, 1280  # channels before and after the stages, in every variant
 DIVISOR = 8  # of the channels of a scaled stage
 BATCH_NORM_EPSILON = 1e-3

@@ -6,6 +6,7 @@ supplement), with two faults mended: it starts from a learned 4x4 constant, beca
 bias, because the norm would erase it too.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -23,7 +24,7 @@ class MappingNetwork(nn.Module):
     def __init__(self, latent_dim: int, style_dim: int, layers: int):
         super().__init__()
         sizes = [latent_dim] + [style_dim] * layers
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         for layer in self.layers:  # plain nn.Linear initialisation shrinks w a thousandfold over eight layers
             nn.init.kaiming_normal_(layer.weight, a=0.2)
             nn.init.zeros_(layer.bias)
@@ -60,12 +61,14 @@ class Block(nn.Module):
         self.upsample = upsample
         self.resize = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
         self.norm = AdaIN(outputs, style_dim)
-        self.convs = nn.ModuleList([
-            nn.Conv2d(outputs, inner, 1),
-            nn.Conv2d(inner, inner, 3, padding=1),
-            nn.Conv2d(inner, inner, 3, padding=1),
-            nn.Conv2d(inner, outputs, 1, bias=last),
-        ])  # fmt: skip
+        self.convs = nn.ModuleList(
+            [
+                nn.Conv2d(outputs, inner, 1),
+                nn.Conv2d(inner, inner, 3, padding=1),
+                nn.Conv2d(inner, inner, 3, padding=1),
+                nn.Conv2d(inner, outputs, 1, bias=last),
+            ]
+        )
         for conv in self.convs:
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
@@ -87,8 +90,16 @@ class Generator(nn.Module):
     the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles.
     """
 
-    def __init__(self, *, latent_dim: int, style_dim: int, mapping_layers: int, channels: list[int], blocks: list[int],
-                 start: tuple[int, int] = (4, 4)):  # fmt: skip
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        style_dim: int,
+        mapping_layers: int,
+        channels: list[int],
+        blocks: list[int],
+        start: tuple[int, int] = (4, 4),
+    ):
         super().__init__()
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
         self.latent_dim, self.channels = latent_dim, list(channels)
@@ -108,7 +119,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim)."""
-        for x in self.levels(z):
+        for x in self.levels(z):  # noqa: B007  # the last one, with none of the others kept
             pass
         return self.to_rgb(x)
 

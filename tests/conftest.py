@@ -22,7 +22,9 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # Importing torch takes seconds, so one server imports everything once and is forked for every command.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch.utils.tensorboard", "torch._dynamo", "training.trainer", "imle.method", "training.dryrun", "data", "conftest"])
+FORKS.set_forkserver_preload(
+    ["torch.utils.tensorboard", "torch._dynamo", "training.trainer", "imle.method", "training.dryrun", "data", "conftest"]
+)
 
 
 class Command:
@@ -95,8 +97,10 @@ def job(start):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(num)}
-        return [start("train.py", *words, *(apart if rank == num - 1 else ()), env={**address, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-                for rank in range(num)]  # fmt: skip
+        return [
+            start("train.py", *words, *(apart if rank == num - 1 else ()), env={**address, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(num)
+        ]
 
     return started
 

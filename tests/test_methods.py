@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_golden import StoppedAfter
 
 import evaluate
 import methods
@@ -13,19 +14,33 @@ import sample
 import train
 from errors import UserError
 from methods import METHODS, Parts, load_config, open_sampler
-from test_golden import StoppedAfter
 from training import checkpoint
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY = {"toy": Parts("toy_method:Config", "toy_method:Linear", "toy_method:open_drawing")}
-SHARED = ["data.resolution=16", "train.batch_size=4", "train.epochs=8", "train.learning_rate=1e-2", "train.warmup_steps=0",
-          "log.sheet_epochs=4", "log.checkpoint_epochs=100", "log.num_scored=8"]  # fmt: skip
+SHARED = [
+    "data.resolution=16",
+    "train.batch_size=4",
+    "train.epochs=8",
+    "train.learning_rate=1e-2",
+    "train.warmup_steps=0",
+    "log.sheet_epochs=4",
+    "log.checkpoint_epochs=100",
+    "log.num_scored=8",
+]
 TINY = {  # settings of each method: seconds, and some of all that it can do
-    "imle": ["loss.perceptual=pixels", "model.latent_dim=8", "model.style_dim=8", "model.channels=[16,16,8]", "model.blocks=[1,1,1]",
-             "imle.refresh_epochs=3", "imle.perturbation=1e-3"],
+    "imle": [
+        "loss.perceptual=pixels",
+        "model.latent_dim=8",
+        "model.style_dim=8",
+        "model.channels=[16,16,8]",
+        "model.blocks=[1,1,1]",
+        "imle.refresh_epochs=3",
+        "imle.perturbation=1e-3",
+    ],
     "toy": ["method=toy", "toy.latent_dim=5"],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +157,21 @@ def test_a_seed_is_one_picture_and_an_export_draws_it(method, run, tmp_path):
 
 @every_method
 def test_it_is_scored(method, run, tmp_path, capsys):
-    evaluate.main([str(run(method)), "--features", "effnet-lite0", "--metrics", "fid,copying", "--num-samples", "12", "--device", "cpu",
-                   "--out", str(tmp_path / "scores")])  # fmt: skip
+    evaluate.main(
+        [
+            str(run(method)),
+            "--features",
+            "effnet-lite0",
+            "--metrics",
+            "fid,copying",
+            "--num-samples",
+            "12",
+            "--device",
+            "cpu",
+            "--out",
+            str(tmp_path / "scores"),
+        ]
+    )
     assert "fd_effnetlite0" in capsys.readouterr().out
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["metrics"]["fd_effnetlite0"]["value"] > 0
 
@@ -179,12 +207,24 @@ def test_every_parameter_moves_and_so_does_what_is_sampled(method):
 @every_method
 def test_its_jobs_can_be_timed_and_its_facts_told(method, images, tmp_path, capsys):
     work = made(method).method.work()
-    assert "a step" in work and all(job.per_epoch > 0 and 0 < job.part for job in work.values())
+    assert "a step" in work and all(job.per_epoch > 0 and job.part > 0 for job in work.values())
     for job in work.values():
         job.job()
     (tmp_path / "empty.yaml").write_text("")
-    train.main(["--config", str(tmp_path / "empty.yaml"), "--run", str(tmp_path / "none"), "--dry-run", "--device", "cpu",
-                f"data.path={images}", *SHARED, *TINY[method]])  # fmt: skip
+    train.main(
+        [
+            "--config",
+            str(tmp_path / "empty.yaml"),
+            "--run",
+            str(tmp_path / "none"),
+            "--dry-run",
+            "--device",
+            "cpu",
+            f"data.path={images}",
+            *SHARED,
+            *TINY[method],
+        ]
+    )
     said = capsys.readouterr().out
     assert f"method: {method}\n" in said and "parameters" in said and all(f"\n{name}  " in said for name in work)
 
@@ -197,8 +237,11 @@ def test_another_method_s_settings_are_refused_and_help_is_of_the_method_that_is
     with pytest.raises(UserError, match="^method: 'gan' is not one of imle, toy$"):
         load_config(None, ["method=gan"])
     (tmp_path / "toy.yaml").write_text("method: toy\n")
-    for words, own, other in ((["method=toy"], "toy.latent_dim", "imle.match"), (["--config", str(tmp_path / "toy.yaml")], "toy.latent_dim", "model."),
-                              ([], "imle.match", "toy.")):  # fmt: skip
+    for words, own, other in (
+        (["method=toy"], "toy.latent_dim", "imle.match"),
+        (["--config", str(tmp_path / "toy.yaml")], "toy.latent_dim", "model."),
+        ([], "imle.match", "toy."),
+    ):
         with pytest.raises(SystemExit):
             train.main([*words, "--help"])
         said = capsys.readouterr().out

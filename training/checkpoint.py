@@ -28,8 +28,9 @@ def save(state: dict, path: Path) -> None:
             part.write_bytes(buffer.getbuffer())
     except OSError as error:
         kept = "the file there before is intact" if path.exists() else "nothing was there before"
-        raise UserError(f"{path}: cannot be written ({error.strerror}), {kept}; "
-                        "make room or choose another place, then give the same command again") from None  # fmt: skip
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}), {kept}; make room or choose another place, then give the same command again"
+        ) from None
 
 
 def load(path: Path) -> dict:
@@ -58,8 +59,9 @@ def unpacking(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, AssertionError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(f"{path}: lacks what is needed here, or its parts do not fit each other ({reason}); "
-                        "an export can be sampled but not trained on") from None  # fmt: skip
+        raise UserError(
+            f"{path}: lacks what is needed here, or its parts do not fit each other ({reason}); an export can be sampled but not trained on"
+        ) from None
 
 
 def find(path: Path) -> Path:

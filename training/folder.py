@@ -11,11 +11,11 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = path / "config.yaml"            # the settings of the last start
+        self.config = path / "config.yaml"  # the settings of the last start
         self.environment = path / "environment.json"  # what it ran on
-        self.images = path / "images.png"             # the training images as they are used
-        self.metrics = path / "metrics.jsonl"         # the log
-        self.tensorboard = path / "tensorboard"       # a folder
+        self.images = path / "images.png"  # the training images as they are used
+        self.metrics = path / "metrics.jsonl"  # the log
+        self.tensorboard = path / "tensorboard"  # a folder
         self.last = self.checkpoint("last")
         self.best = self.checkpoint("best")
 

@@ -31,10 +31,13 @@ def adamw(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.O
     groups: list[dict[str, Any]] = [{"params": list(parameters.values())}]
     if settings.mapping_rate != 1:
         mapping = {name for name in parameters if "mapping." in name}
-        groups = [{"params": [parameters[name] for name in parameters if name not in mapping]},
-                  {"params": [parameters[name] for name in parameters if name in mapping], "share": settings.mapping_rate}]  # fmt: skip
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]),
-                             weight_decay=settings.weight_decay, fused=True)  # fmt: skip
+        groups = [
+            {"params": [parameters[name] for name in parameters if name not in mapping]},
+            {"params": [parameters[name] for name in parameters if name in mapping], "share": settings.mapping_rate},
+        ]
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=(settings.betas[0], settings.betas[1]), weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def set_learning_rate(optimizer: "torch.optim.Optimizer | MuonAdamW", rate: float) -> None:

@@ -89,8 +89,10 @@ def check_agreement(facts: dict[str, str]) -> None:
     if differs.any():
         names = [name for name, found in zip(facts, differs.any(dim=0)) if found]
         others = ", ".join(str(number) for number in differs.any(dim=1).nonzero()[:, 0].tolist())
-        raise UserError(f"process {others} of {count()} differs from process 0 in {' and '.join(names)}: all must be given the same "
-                        "command, and find the same images and the same --run folder at the same place")  # fmt: skip
+        raise UserError(
+            f"process {others} of {count()} differs from process 0 in {' and '.join(names)}: all must be given the same "
+            "command, and find the same images and the same --run folder at the same place"
+        )
 
 
 def own_device(name: str | None) -> str | None:
@@ -105,7 +107,9 @@ def own_device(name: str | None) -> str | None:
         raise UserError(f"--device {name}: several processes take a GPU each; say --device cuda, or nothing")
     local, num = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= num:
-        raise UserError(f"--device {name or 'cuda'}: more processes than GPUs here ({num}); start at most one for each, or say --device cpu")
+        raise UserError(
+            f"--device {name or 'cuda'}: more processes than GPUs here ({num}); start at most one for each, or say --device cpu"
+        )
     return f"cuda:{local}"
 
 

@@ -19,13 +19,14 @@ def check_same_run(state: dict, config: Settings, data: Record) -> list[str]:
             continue
         if known.fixed:
             instead = f" ({known.fixed})" if isinstance(known.fixed, str) else ""
-            raise UserError(f"{key}: this run began with {old!r} and cannot go on with {new!r}; change it back{instead} or choose another --run")
+            raise UserError(
+                f"{key}: this run began with {old!r} and cannot go on with {new!r}; change it back{instead} or choose another --run"
+            )
         effect = known.effect if known.under in (None, config.train.schedule) else ""
         notices.append(f"{key}: {old} -> {new} from step {state['step']}{effect}")
     before = Record(**state["data"])
     if before.fingerprint != data.fingerprint:
-        raise UserError(f"the images have changed since this run began: {_difference(before, data)}; "
-                        "restore them, or choose another --run")  # fmt: skip
+        raise UserError(f"the images have changed since this run began: {_difference(before, data)}; restore them, or choose another --run")
     return notices
 
 
@@ -46,8 +47,11 @@ def nothing_to_do(run: Path, state: dict, *, epochs: int, steps_per_epoch: int) 
 
 def _difference(before: Record, now: Record) -> str:
     old, new = ({*record.all_names} for record in (before, now))
-    changes = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
-               for what, names in (("removed", old - new), ("added", new - old)) if names]  # fmt: skip
+    changes = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("removed", old - new), ("added", new - old))
+        if names
+    ]
     other = " and ".join(changes) or "the same names, other pixels"
     if before.reader > 1:
         return other

@@ -106,8 +106,11 @@ class View:
             yield
         except OSError as error:
             self.writer = None
-            tqdm.write(f"warning: {self.folder} cannot be written ({error.strerror or error}), and shows nothing from here on; "
-                       "metrics.jsonl still has it all", file=sys.stderr)  # fmt: skip
+            tqdm.write(
+                f"warning: {self.folder} cannot be written ({error.strerror or error}), and shows nothing from here on; "
+                "metrics.jsonl still has it all",
+                file=sys.stderr,
+            )
 
 
 def keep_to_oneself(file: BinaryIO, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Sampling from a run's average (EMA). Needs torch, numpy and pillow alone."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,11 @@ class Sampler:
         """
         if path.exists() and path.samefile(self.checkpoint_path):
             raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")
-        state = {"config": self.config, "data": self.data._asdict(), "step": self.step, "selected_by": self.selected_by,
-                 "sampled": self.sampled}  # fmt: skip
+        state = {
+            "config": self.config,
+            "data": self.data._asdict(),
+            "step": self.step,
+            "selected_by": self.selected_by,
+            "sampled": self.sampled,
+        }
         checkpoint.save(state, path)

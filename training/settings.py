@@ -1,8 +1,9 @@
 """Settings: how every method's are declared, read, checked, explained and written, and the sections that all methods share.
 
-A method's Config adds its sections to those of `Settings`. Values come from the fields' defaults < one YAML file < `section.key=value` words. The resolved configuration is written to the run
-and is itself a valid `--config`. Of YAML only the structure is used: every value arrives as its text and is converted to the
-type of its field, so that `no` stays a text where a text is asked for, `1e-3` becomes a number and 010 means ten.
+A method's Config adds its sections to those of `Settings`. Values come from the fields' defaults, then one YAML file, then
+`section.key=value` words. The resolved configuration is written to the run and is itself a valid `--config`. Of YAML only the
+structure is used: every value arrives as its text and is converted to the type of its field, so that `no` stays a text where
+a text is asked for, `1e-3` becomes a number and 010 means ten.
 """
 
 import dataclasses
@@ -55,8 +56,9 @@ class Data:
     fit: str = setting("crop", "how an image of another shape becomes this one", choices=("crop", "pad", "stretch"), fixed=True)
     background: str = setting("white", "colour under transparent pixels and around padded images", fixed=True)
     flips: bool = setting(False, "train on left-right mirror images too (doubles n)", fixed=True)
-    holdout: float | list[str] = setting(0.0, "share of the images, or list of names, kept out of training for scoring",
-                                         least=0.0, most=0.9, fixed=True)  # fmt: skip
+    holdout: float | list[str] = setting(
+        0.0, "share of the images, or list of names, kept out of training for scoring", least=0.0, most=0.9, fixed=True
+    )
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,18 @@ class Train:
     epochs: int = setting(350, "passes over the images", least=1, effect=RATE, under="cosine")
     batch_size: int = setting(10, "images in a step", least=1, fixed="train.micro_batch saves memory and gives the same result")
     micro_batch: int = setting(0, "images of a step that a process takes at once, to save memory; 0 takes all", least=0, silent=True)
-    optimizer: str = setting("adamw", "what updates the weights; muon does the convolutions, and adamw the rest",
-                             choices=("adamw", "muon"), fixed=True)  # fmt: skip
+    optimizer: str = setting(
+        "adamw", "what updates the weights; muon does the convolutions, and adamw the rest", choices=("adamw", "muon"), fixed=True
+    )
     learning_rate: float = setting(2e-3, "of the optimiser", least=0.0)
     mapping_rate: float = setting(1.0, "the mapping network's learning rate, as a share of the others'", least=0.0, fixed=True)
     betas: list[float] = setting([0.9, 0.99], "of AdamW", least=0.0, most=0.9999999, fixed=True)
     weight_decay: float = setting(0.01, "of the optimiser", least=0.0)
     clip: float = setting(0.0, "clip each weight's gradient at so many times its usual norm; 0 does not", least=0.0)
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0", least=0, effect=RATE)
-    schedule: str = setting("cosine", "how the learning rate falls after the warm-up; cosine ends at 0",
-                            choices=("constant", "cosine", "step"), effect=RATE)  # fmt: skip
+    schedule: str = setting(
+        "cosine", "how the learning rate falls after the warm-up; cosine ends at 0", choices=("constant", "cosine", "step"), effect=RATE
+    )
     decay_epochs: int = setting(4000, "epochs between two decays (step)", least=1, effect=RATE, under="step")
     decay_factor: float = setting(0.25, "factor of one decay (step)", least=0.0, most=1.0, effect=RATE, under="step")
     ema_decay: float = setting(0.998, "of the averaged network, which is what is sampled; shorter at the start", least=0.0, most=1.0)

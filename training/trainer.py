@@ -94,8 +94,9 @@ class Trainer:
         """
         self.write_to(log)
         started = time.monotonic()
-        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5,
-                        disable=not processes.is_main())  # fmt: skip
+        progress = tqdm(
+            total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5, disable=not processes.is_main()
+        )
         with progress:
             while self.step < self.total_steps and not processes.any_of(should_stop()):
                 if self.step == 0:
@@ -154,11 +155,16 @@ class Trainer:
             self.log.sheet(name, self.step, images, 8)
         features = self.method.embed(to_uint8(samples[: self.config.log.num_scored]))  # as they are exported
         score = energy_distance(features, self.method.features)
-        self.log.row("score", self.step, {
-            "energy_distance": score,
-            "sample_to_nearest": distances(features, self.method.features).amin(dim=1).median().item(),
-            "image_to_nearest": nearest_other(self.method.features).median().item(),
-        }, 0.0)  # fmt: skip
+        self.log.row(
+            "score",
+            self.step,
+            {
+                "energy_distance": score,
+                "sample_to_nearest": distances(features, self.method.features).amin(dim=1).median().item(),
+                "image_to_nearest": nearest_other(self.method.features).median().item(),
+            },
+            0.0,
+        )
         return score
 
     def save(self, name: str) -> None:
@@ -180,21 +186,32 @@ class Trainer:
     def stopped(self, error: Diverged) -> UserError:
         """Return the error to raise, with nothing updated or saved since, when something was not finite."""
         good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
-        return UserError(f"{error}, and the run was stopped before using it; {good}. "
-                         "Lower train.learning_rate and run again, or begin anew with another --run")  # fmt: skip
+        return UserError(
+            f"{error}, and the run was stopped before using it; {good}. "
+            "Lower train.learning_rate and run again, or begin anew with another --run"
+        )
 
     def remedy(self) -> str:
         """Say what makes a step take less memory, first what this run can go on with."""
         settings = self.config.train
         at_once = settings.micro_batch or -(-min(settings.batch_size, self.n) // processes.count())
         smaller = f"set train.micro_batch={at_once // 2} (a step then takes {at_once // 2} images at once, with the same result), or "
-        return (f"{smaller if at_once > 1 else ''}try train.precision=bf16; "
-                f"a smaller train.batch_size (now {settings.batch_size}) needs a new run")  # fmt: skip
+        return (
+            f"{smaller if at_once > 1 else ''}try train.precision=bf16; "
+            f"a smaller train.batch_size (now {settings.batch_size}) needs a new run"
+        )
 
     def state(self) -> dict:
         """Return everything that the rest of the run depends on."""
-        return {"config": to_dict(self.config), "data": self.data, "step": self.step, "best": self.best,
-                "log_position": self.log.position(), "method": self.method.state_dict(), "sampled": self.method.sampled()}  # fmt: skip
+        return {
+            "config": to_dict(self.config),
+            "data": self.data,
+            "step": self.step,
+            "best": self.best,
+            "log_position": self.log.position(),
+            "method": self.method.state_dict(),
+            "sampled": self.method.sampled(),
+        }
 
     def load_state(self, state: dict) -> None:
         """Go on from what `state` returned, perhaps under settings that have changed since in a way that resume allows."""

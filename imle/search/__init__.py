@@ -9,5 +9,15 @@ from imle.search.exact import ExactIndex, clearance, distances, nearest
 from imle.search.index import SEARCHES, NeighbourIndex, open_index
 from imle.search.matcher import Match, PoolMatcher
 
-__all__ = ["DCI", "ExactIndex", "Match", "NeighbourIndex", "PoolMatcher", "SEARCHES", "clearance", "distances",
-           "nearest", "open_index"]  # fmt: skip
+__all__ = [
+    "DCI",
+    "SEARCHES",
+    "ExactIndex",
+    "Match",
+    "NeighbourIndex",
+    "PoolMatcher",
+    "clearance",
+    "distances",
+    "nearest",
+    "open_index",
+]

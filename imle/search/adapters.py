@@ -25,8 +25,10 @@ class DciknnCudaIndex:
         try:
             import dciknn_cuda
         except ImportError as error:
-            raise UserError(f"imle.search=dciknn_cuda: {error}; requirements.txt says how to build it (CUDA only), "
-                            "or choose dci, our own, which runs everywhere") from error  # fmt: skip
+            raise UserError(
+                f"imle.search=dciknn_cuda: {error}; requirements.txt says how to build it (CUDA only), "
+                "or choose dci, our own, which runs everywhere"
+            ) from error
         if not torch.cuda.is_available():
             raise UserError("imle.search=dciknn_cuda needs a CUDA GPU; choose dci, our own, which runs everywhere")
         self.library = dciknn_cuda
@@ -47,8 +49,9 @@ class DciknnCudaIndex:
         queries = finite_features(queries, "queries", like=self.points)
         if self.index is None:
             self.origin = self.points.mean(0)  # (d,)
-            self.index = self.library.DCI(self.points.shape[1], num_comp_indices=2, num_simp_indices=7, ts=1,
-                                          device=queries.device.index or 0)  # fmt: skip
+            self.index = self.library.DCI(
+                self.points.shape[1], num_comp_indices=2, num_simp_indices=7, ts=1, device=queries.device.index or 0
+            )
             self.index.add((self.points - self.origin).contiguous())
         ids, _ = self.index.query((queries - self.origin).contiguous(), num_neighbours=min(k, len(self.points)))
         return measured(queries, self.points, ids.reshape(len(queries), -1).round().long(), k)

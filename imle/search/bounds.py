@@ -39,8 +39,10 @@ def as_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor
 def check_finite(norms: Tensor, name: str) -> None:
     """Raise UserError unless every norm (N,) is finite and small enough to square; one host sync."""
     if not bool((norms < LARGEST_NORM).all()):  # False for NaN too
-        raise UserError(f"{name} hold NaN, infinity or values beyond {LARGEST_NORM:g}, so their distances "
-                        "mean nothing; if they come from the generator, its training has diverged")  # fmt: skip
+        raise UserError(
+            f"{name} hold NaN, infinity or values beyond {LARGEST_NORM:g}, so their distances "
+            "mean nothing; if they come from the generator, its training has diverged"
+        )
 
 
 def finite_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:

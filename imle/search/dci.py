@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from imle.search.bounds import BLOCK_POINTS, blocks, finite_features, squared_distances, tile_rows
-from models.precision import true_fp32
 from imle.search.exact import Nearest, append, joined
+from models.precision import true_fp32
 
 TABLE_ELEMENTS = 2**22  # size of a (queries, points) table: 16 MiB of float32
 UNDERFLOW = 1e-16  # below this a float32 distance may have lost squares

@@ -54,8 +54,15 @@ class PoolMatcher:
     and they compare nothing before that.
     """
 
-    def __init__(self, targets: Tensor, epsilon: float | Tensor, search: str = "exact", *, ranks: Tensor | None = None,
-                 generator: torch.Generator | None = None):  # fmt: skip
+    def __init__(
+        self,
+        targets: Tensor,
+        epsilon: float | Tensor,
+        search: str = "exact",
+        *,
+        ranks: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ):
         """Prepare for `targets` (n, D) with radius `epsilon`, one number or one per target (n,), in feature units.
 
         With `ranks`, int64 (n,) from 1, which only `exact` can count, target i is matched to its ranks[i]-th nearest
@@ -166,8 +173,7 @@ class PoolMatcher:
         taken, taken_squared = index.where(index >= 0, taken), squared.where(index >= 0, taken_squared)
         nearer = all_gather(self._sample.count_nearer(squared)).sum(0) + self._ranks - 1
         seen, rejected = all_gather(torch.stack((self._rejected.new_tensor(self._seen), self._rejected))).sum(0).tolist()
-        return Match(index, squared.sqrt().float(), taken, taken_squared.sqrt().float(), seen, rejected,
-                     nearer.where(index >= 0, seen))  # fmt: skip
+        return Match(index, squared.sqrt().float(), taken, taken_squared.sqrt().float(), seen, rejected, nearer.where(index >= 0, seen))
 
     def _look_up(self) -> tuple[Tensor, Tensor]:
         """Find each target's nearest survivor with the index: pool ids (n, 1) and squared distances float64 (n, 1)."""

@@ -25,7 +25,9 @@ def test_every_benchmark_imports_what_it_names_and_prints_its_help(path, tmp_pat
 def test_jobs_by_turns_alternate():
     order = []
     assert benchmark.by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b") or len(order)}, 2) == {
-        "a": [None, None], "b": [2, 4]}  # fmt: skip
+        "a": [None, None],
+        "b": [2, 4],
+    }
     assert order == ["a", "b", "a", "b"]
 
 
@@ -71,10 +73,9 @@ def test_a_part_that_is_split_goes_on_under_another_name(clock):
 
 def test_a_part_that_fails_is_counted_all_the_same(clock):
     with clock.part("outer"):
-        with pytest.raises(ValueError):
-            with clock.part("inner"):
-                spend(clock, 3)
-                raise ValueError
+        with pytest.raises(ValueError), clock.part("inner"):
+            spend(clock, 3)
+            raise ValueError
         spend(clock, 1)
     assert clock.seconds == {"inner": 3, "outer": 1}
 
@@ -94,15 +95,35 @@ def test_networks_are_told_apart_by_where_they_are_called(clock):
     with clock.part("another"):
         network.forward()
     assert {name for name in clock.seconds if name.startswith("generator")} == {
-        "generator forward of the step", "generator forward of the pool", "generator forward of sheets"}  # fmt: skip
+        "generator forward of the step",
+        "generator forward of the pool",
+        "generator forward of sheets",
+    }
 
 
 def test_the_parts_of_a_training_with_stages_are_all_counted():
-    command = [sys.executable, ROOT / "benchmarks" / "training.py", "--config", ROOT / "configs" / "smoke-32.yaml", "--refreshes", "1",
-               "--threads", "1", "--json", "loss.stage_weight=0.5"]  # fmt: skip
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "training.py",
+        "--config",
+        ROOT / "configs" / "smoke-32.yaml",
+        "--refreshes",
+        "1",
+        "--threads",
+        "1",
+        "--json",
+        "loss.stage_weight=0.5",
+    ]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    for part in ("rest of the step", "generator forward of the step", "perceptual forward of the step", "perceptual backward",
-                 "generator backward", "optimiser", "EMA"):  # fmt: skip
+    for part in (
+        "rest of the step",
+        "generator forward of the step",
+        "perceptual forward of the step",
+        "perceptual backward",
+        "generator backward",
+        "optimiser",
+        "EMA",
+    ):
         assert found["calls"][part] == found["steps"] == 20, part
     assert found["calls"]["reject, match, latents"] == 1 and found["calls"]["sheets and score"] == 2
     pool = {found["calls"][f"{network} forward of the pool"] for network in ("generator", "perceptual")}

@@ -21,16 +21,16 @@ from torch import nn
 
 from data import load_images, split_holdout
 from errors import MissingWeights, UserError
-from training import checkpoint
-from imle.settings import Config
-from training.settings import to_dict
 from imle.drawing import build_generator
+from imle.settings import Config
 from methods import open_sampler
 from metrics import backtracking, page, paths
 from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
 from metrics.interface import Sets
 from models import weights
+from training import checkpoint
+from training.settings import to_dict
 
 ROOT = Path(__file__).parents[2]
 SIDE = 16
@@ -40,8 +40,9 @@ NUM_REAL, NUM_HELDOUT = 20, 4
 def evaluate(*words, **variables):
     """Run the command with one thread, and offline: whatever it tries to fetch is refused at once."""
     offline = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "evaluate.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | offline | variables)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "evaluate.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ | offline | variables
+    )
 
 
 def main(*words):
@@ -51,6 +52,7 @@ def main(*words):
 
 def numbers(folder):
     """Return metrics.json, which must be plain JSON: no NaN."""
+
     def refuse(word):
         raise AssertionError(f"{word} in metrics.json")
 
@@ -76,9 +78,16 @@ def run(tmp_path_factory):
     dataset = load_images(images, resolution=(SIDE, SIDE))
     train, heldout = split_holdout(dataset.names, config["data"]["holdout"], 0)
     torch.manual_seed(0)
-    state = {"config": config, "step": 7, "sampled": build_generator(config).state_dict(),
-             "data": {"fingerprint": dataset.fingerprint, "names": [dataset.names[i] for i in train],
-                      "heldout": [dataset.names[i] for i in heldout]}}  # fmt: skip
+    state = {
+        "config": config,
+        "step": 7,
+        "sampled": build_generator(config).state_dict(),
+        "data": {
+            "fingerprint": dataset.fingerprint,
+            "names": [dataset.names[i] for i in train],
+            "heldout": [dataset.names[i] for i in heldout],
+        },
+    }
     (folder / "run" / "checkpoints").mkdir(parents=True)
     checkpoint.save(state, folder / "run" / "checkpoints" / "last.pt")
     return folder / "run"
@@ -107,11 +116,31 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     assert (conditions["data"]["num_real"], conditions["data"]["num_heldout"]) == (NUM_REAL, NUM_HELDOUT)
     assert conditions["data"]["fingerprint"] and conditions["data"]["transform"]["resolution"] == [SIDE, SIDE]
     assert conditions["features"]["effnet-lite0"]["weights_sha256"].startswith("57934424")
-    assert list(document["metrics"]) == [name if "thumbnail" in name else f"{name}_effnetlite0" for name in (
-        "fd", "kd", "precision", "recall", "density", "coverage", "reached", "copy_rate", "copy_rate_thumbnail", "authpct", "c_t", "intra_lpips", "ppl", "jump_ratio",
-        "backtrack_heldout", "beyond_copying", "backtrack_train", "backtrack_gap")]  # fmt: skip
+    assert list(document["metrics"]) == [
+        name if "thumbnail" in name else f"{name}_effnetlite0"
+        for name in (
+            "fd",
+            "kd",
+            "precision",
+            "recall",
+            "density",
+            "coverage",
+            "reached",
+            "copy_rate",
+            "copy_rate_thumbnail",
+            "authpct",
+            "c_t",
+            "intra_lpips",
+            "ppl",
+            "jump_ratio",
+            "backtrack_heldout",
+            "beyond_copying",
+            "backtrack_train",
+            "backtrack_gap",
+        )
+    ]
     for name, measurement in document["metrics"].items():
-        assert measurement["value"] is not None or "c_t" in name and "20 held-out images (4 here)" in measurement["reason"]
+        assert measurement["value"] is not None or ("c_t" in name and "20 held-out images (4 here)" in measurement["reason"])
         assert measurement["comparable_with_published"] is False and measurement["num_real"] == NUM_REAL
     assert document["calibration"]["held_out"]["num_fake"] == NUM_HELDOUT
     assert "fd_effnetlite0" in first.out and "held-out" in first.out and "pass/s" not in first.out
@@ -133,7 +162,9 @@ def test_a_method_without_a_generator_says_why_its_numbers_are_missing(run, tmp_
     monkeypatch.setattr("methods.open_sampler", without)
     main(run, "--features", "effnet-lite0", "--metrics", "kid,ppl,jumps,backtracking", "--num-samples", 9, "--out", tmp_path)
     skipped = {name: number["reason"] for name, number in numbers(tmp_path)["metrics"].items() if number["value"] is None}
-    assert skipped == dict.fromkeys([f"{name}_effnetlite0" for name in ("ppl", "jump_ratio", "backtrack_train")], "a diffusion model can invert any image")
+    assert skipped == dict.fromkeys(
+        [f"{name}_effnetlite0" for name in ("ppl", "jump_ratio", "backtrack_train")], "a diffusion model can invert any image"
+    )
     assert "ppl_effnetlite0 was not computed: a diffusion model can invert any image" in capsys.readouterr().out
 
 
@@ -142,8 +173,13 @@ def test_numbers_go_to_stdout_and_progress_to_stderr(run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("metric") and "verdict: " in result.stdout and "pass" not in result.stdout
     assert "features of generated images" in result.stderr and f"wrote {tmp_path}/metrics.json" in result.stderr
-    assert list(numbers(tmp_path)["metrics"]) == ["fd_effnetlite0", "copy_rate_effnetlite0", "copy_rate_thumbnail", "authpct_effnetlite0",
-                                                  "c_t_effnetlite0"]  # fmt: skip
+    assert list(numbers(tmp_path)["metrics"]) == [
+        "fd_effnetlite0",
+        "copy_rate_effnetlite0",
+        "copy_rate_thumbnail",
+        "authpct_effnetlite0",
+        "c_t_effnetlite0",
+    ]
 
 
 def test_a_second_evaluation_computes_nothing_that_the_first_has_kept(run, tmp_path, monkeypatch):
@@ -151,8 +187,13 @@ def test_a_second_evaluation_computes_nothing_that_the_first_has_kept(run, tmp_p
     main(*words)
     before = numbers(tmp_path)
     kept = set((tmp_path / "features").iterdir())
-    for slow in ("metrics.features.FeaturePass.add", "metrics.neighbours.NeighbourPass.add", "metrics.paths.step_lengths",
-                 "metrics.paths.strips", "metrics.backtracking.backtrack"):
+    for slow in (
+        "metrics.features.FeaturePass.add",
+        "metrics.neighbours.NeighbourPass.add",
+        "metrics.paths.step_lengths",
+        "metrics.paths.strips",
+        "metrics.backtracking.backtrack",
+    ):
         monkeypatch.setattr(slow, None)
     main(*words)
     assert numbers(tmp_path)["metrics"] == before["metrics"] and set((tmp_path / "features").iterdir()) == kept
@@ -313,7 +354,13 @@ def test_the_papers_protocol_is_the_published_one(run, tmp_path, monkeypatch):
     protocol = document["conditions"]["protocol"]
     assert (protocol["raw"], protocol["strict"], protocol["manifold_samples"]) == (True, True, 1000)
     assert {name: measurement["num_fake"] for name, measurement in document["metrics"].items()} == {
-        "fid_clean": 1040, "precision": 1000, "recall": 1000, "density": 1000, "coverage": 1000, "reached": 1000}  # fmt: skip
+        "fid_clean": 1040,
+        "precision": 1000,
+        "recall": 1000,
+        "density": 1000,
+        "coverage": 1000,
+        "reached": 1000,
+    }
     assert document["conditions"]["data"]["transform"] is None and "fid_clean1040" in (tmp_path / "report.html").read_text()
 
 
@@ -322,7 +369,9 @@ def test_dinov2_is_computed_when_its_weights_are_there_and_never_fetched(tmp_pat
     words = [fake, "--data", real, "--features", "effnet-lite0", "--out", tmp_path / "out"]
     monkeypatch.setenv("RS_IMLE_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
-    with pytest.raises(MissingWeights, match=r"dinov2_vitl14_pretrain.pth is not on this machine, and not downloaded(.|\n)*RS_IMLE_WEIGHTS"):
+    with pytest.raises(
+        MissingWeights, match=r"dinov2_vitl14_pretrain.pth is not on this machine, and not downloaded(.|\n)*RS_IMLE_WEIGHTS"
+    ):
         main(*words, "--metrics", "dinov2")
     main(*words)
     assert "fd_dinov2" not in numbers(tmp_path / "out")["metrics"]
@@ -421,7 +470,7 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
         ([run, "--num-samples", "0"], "not a whole number from 1 up"),
         ([run, "--device", "cuda:99"], "--device cuda:99: not to be had here"),
         ([run, "--out", one / "000.png"], "cannot be made"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises((UserError, SystemExit)) as caught:
             main(*words, "--features", "effnet-lite0")
         message = str(caught.value) if isinstance(caught.value, UserError) else capsys.readouterr().err.splitlines()[-1]

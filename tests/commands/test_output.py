@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_train import TINY, one_line, rows
 
 from training import checkpoint
-from test_train import TINY, one_line, rows
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes, terminals and signals of Unix")
@@ -81,9 +81,19 @@ def gone_terminal():
     return inner
 
 
-@pytest.mark.parametrize("redirection", [
-    ">&-", "2>&-", "<&-", "<&- >&- 2>&-", ">&- 2>&-", "1</dev/null", ">&1 2</dev/null",
-    *(pytest.param(full, marks=needs_full) for full in (">/dev/full", "2>/dev/full", ">/dev/full 2>&1"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        ">&-",
+        "2>&-",
+        "<&-",
+        "<&- >&- 2>&-",
+        ">&- 2>&-",
+        "1</dev/null",
+        ">&1 2</dev/null",
+        *(pytest.param(full, marks=needs_full) for full in (">/dev/full", "2>/dev/full", ">/dev/full 2>&1")),
+    ],
+)
 @pytest.mark.parametrize("flags", [(), ("-u",)], ids=str)
 def test_streams_that_are_closed_or_full_change_nothing(redirection, flags, speak):
     result, data = speak(redirection, flags=flags)
@@ -172,6 +182,7 @@ def train(images, run, *settings):
 
 def until_it_trains(run, process, more=1):
     """Wait until that many epochs have been logged from now on."""
+
     def epochs():
         return sum(row["kind"] == "train" for row in rows(run))
 
@@ -189,8 +200,13 @@ def test_training_goes_on_to_its_end_when_nobody_reads_and_in_another_alphabet(i
     descriptor, run, images = closed_pipe(), tmp_path / "run", shutil.copytree(images, tmp_path / "images")
     (images / "broken\U0001f431.png").write_text("x")
     with open(tmp_path / "said", "wb") as said:
-        result = subprocess.run(train(images, run, "train.epochs=2"), stdout=said, stderr=descriptor, timeout=120,
-                                env={**os.environ, "PYTHONIOENCODING": "cp1252"})  # fmt: skip
+        result = subprocess.run(
+            train(images, run, "train.epochs=2"),
+            stdout=said,
+            stderr=descriptor,
+            timeout=120,
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        )
     os.close(descriptor)
     assert result.returncode == 0 and saved_step(run) == 6
     told = (tmp_path / "said").read_text("cp1252")
@@ -200,8 +216,12 @@ def test_training_goes_on_to_its_end_when_nobody_reads_and_in_another_alphabet(i
 def test_ctrl_c_to_a_pipe_into_tee_saves(images, tmp_path):
     run, code = tmp_path / "run", tmp_path / "code"
     pipeline = f'"$@" 2>&1 | tee {tmp_path}/log; echo ${{PIPESTATUS[0]}} > {code}'
-    process = subprocess.Popen(["bash", "-c", pipeline, "bash", *train(images, run, *LONG)], start_new_session=True,
-                               stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # fmt: skip
+    process = subprocess.Popen(
+        ["bash", "-c", pipeline, "bash", *train(images, run, *LONG)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     until_it_trains(run, process)
     os.killpg(process.pid, signal.SIGINT)
     process.wait(60)
@@ -282,9 +302,13 @@ def test_places_that_cannot_be_are_one_line(place, command, images, smoke_run, s
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     before, place = sorted(tmp_path.rglob("*")), tmp_path / place
-    for words in (["train.py", "--config", SMOKE, "--run", place, "--device", "cpu", f"data.path={images}", *TINY],
-                  ["sample.py", smoke_run, "--out", place, "--num", 1, "--device", "cpu"], ["sample.py", place, "--out", tmp_path / "out"],
-                  ["sample.py", smoke_run, "--export", place / "export.pt"],
-                  ["evaluate.py", *score, "--out", place], ["evaluate.py", place / "run", *score[1:]]):
+    for words in (
+        ["train.py", "--config", SMOKE, "--run", place, "--device", "cpu", f"data.path={images}", *TINY],
+        ["sample.py", smoke_run, "--out", place, "--num", 1, "--device", "cpu"],
+        ["sample.py", place, "--out", tmp_path / "out"],
+        ["sample.py", smoke_run, "--export", place / "export.pt"],
+        ["evaluate.py", *score, "--out", place],
+        ["evaluate.py", place / "run", *score[1:]],
+    ):
         assert str(place) in one_line(command(*words)), words
     assert sorted(tmp_path.rglob("*")) == before

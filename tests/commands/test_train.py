@@ -12,28 +12,42 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from test_colour import DISPLAY_P3
 
+import methods
 from data import load_images
 from errors import UserError
-from training import checkpoint
-import methods
-from methods import from_dict, load_config
-from training.settings import to_dict
-from training.runlog import RunLog, SilentLog
-from methods import open_sampler
-from training.scores import energy_distance
 from imle.method import make_networks
 from imle.targets import embed
+from methods import from_dict, load_config, open_sampler
+from training import checkpoint
+from training.runlog import RunLog, SilentLog
+from training.scores import energy_distance
+from training.settings import to_dict
 from training.trainer import Trainer
-from test_colour import DISPLAY_P3
 
 ROOT = Path(__file__).parents[2]
 TINY = ["loss.perceptual=pixels", "train.schedule=constant", "train.batch_size=4", "imle.perturbation=1e-3", "log.num_scored=8"]
 RECIPES = {
     "rs": [*TINY, "train.schedule=cosine", "train.epochs=30", "log.sheet_epochs=10"],
-    "switches": [*TINY, "train.optimizer=muon", "train.clip=1.1", "loss.distance=charbonnier", "loss.stage_weight=0.5",
-                 "train.epochs=24", "log.sheet_epochs=8"],
-    "adaptive": [*TINY, "imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=4", "train.epochs=24", "log.sheet_epochs=8"],
+    "switches": [
+        *TINY,
+        "train.optimizer=muon",
+        "train.clip=1.1",
+        "loss.distance=charbonnier",
+        "loss.stage_weight=0.5",
+        "train.epochs=24",
+        "log.sheet_epochs=8",
+    ],
+    "adaptive": [
+        *TINY,
+        "imle.match=adaptive",
+        "imle.reject=none",
+        "imle.staleness=1",
+        "imle.force_resample=4",
+        "train.epochs=24",
+        "log.sheet_epochs=8",
+    ],
 }
 
 
@@ -124,7 +138,9 @@ def assert_same_run(run, other):
         assert_equal(*(checkpoint.load(folder / "checkpoints" / name) for folder in (run, other)), name)
     assert rows(run) == rows(other)
     for kind in ("samples", "matches"):
-        ours, theirs = ({path.name: path.read_bytes() for path in (folder / kind).iterdir() if path.suffix == ".png"} for folder in (run, other))
+        ours, theirs = (
+            {path.name: path.read_bytes() for path in (folder / kind).iterdir() if path.suffix == ".png"} for folder in (run, other)
+        )
         assert ours == theirs
 
 
@@ -155,7 +171,7 @@ def test_killed_at_any_moment_the_same_command_goes_on_to_the_same_end(recipe, k
             time.sleep(0.002)
         deadline = time.monotonic() + moment.uniform(0, 0.5)
         # every second time, wait on for a checkpoint that is just being written over another
-        while alive() and (time.monotonic() < deadline or killed % 2 and not (last.exists() and part.exists())):
+        while alive() and (time.monotonic() < deadline or (killed % 2 and not (last.exists() and part.exists()))):
             time.sleep(0.0002)
         if alive():
             process.send(signal.SIGKILL)
@@ -227,8 +243,10 @@ def test_half_a_line_in_the_log_is_cut_back_and_epochs_may_grow(images, command,
 
 def test_a_finished_run_says_so_and_stays_as_it_is(images, command, finished):
     before = hashes(finished)
-    for settings, told in (([], "is finished, at step 12; more than train.epochs=4 would go on"),
-                           (["train.epochs=2"], "stays as it is, at epoch 4 of 4: train.epochs=2 asks for no more; a larger number goes on")):
+    for settings, told in (
+        ([], "is finished, at step 12; more than train.epochs=4 would go on"),
+        (["train.epochs=2"], "stays as it is, at epoch 4 of 4: train.epochs=2 asks for no more; a larger number goes on"),
+    ):
         result = command("train.py", *words(images, finished, *TINY, "log.sheet_epochs=2", *settings))
         assert result.returncode == 0, result.stderr
         assert f"{finished} {told}\n" in result.stdout
@@ -253,8 +271,14 @@ def spoil_by_one_pixel(folder):
     image.resize((32, 32)).save(path)
 
 
-@pytest.mark.parametrize("spoil, told", [(spoil_by_removing, "1 removed (1f467-1f3fc.png)"), (spoil_by_adding, "1 added (zz.png)"),
-                                         (spoil_by_one_pixel, "the same names, other pixels")])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil, told",
+    [
+        (spoil_by_removing, "1 removed (1f467-1f3fc.png)"),
+        (spoil_by_adding, "1 added (zz.png)"),
+        (spoil_by_one_pixel, "the same names, other pixels"),
+    ],
+)
 def test_changed_images_are_refused(spoil, told, images, command, finished, tmp_path):
     changed = shutil.copytree(images, tmp_path / "images")
     unmoved = command("train.py", *words(changed, finished, *TINY, "log.sheet_epochs=2"))
@@ -285,12 +309,27 @@ def test_a_run_of_an_earlier_reader_goes_on_with_it_or_is_told_what_is_read_othe
     assert checkpoint.load(last)["data"] == state["data"] | {"fingerprint": readers[1], "reader": 1}
     Image.open(first).save(first, icc_profile=DISPLAY_P3)
     line = one_line(train("train.epochs=4"))
-    assert "the same names, other pixels (this revision converts colours to sRGB" in line and "1 converted to sRGB" in train("train.epochs=4").stdout
+    assert (
+        "the same names, other pixels (this revision converts colours to sRGB" in line
+        and "1 converted to sRGB" in train("train.epochs=4").stdout
+    )
 
 
-@pytest.mark.parametrize("setting", ["model.style_dim=16", "model.blocks=[1, 1, 1, 2]", "seed=1", "data.flips=true", "imle.match=adaptive",
-                                     "loss.pixel_weight=0.2", "data.resolution=64", "train.batch_size=10", "train.batch_size=3",
-                                     "train.betas=[0.9, 0.999]"])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.style_dim=16",
+        "model.blocks=[1, 1, 1, 2]",
+        "seed=1",
+        "data.flips=true",
+        "imle.match=adaptive",
+        "loss.pixel_weight=0.2",
+        "data.resolution=64",
+        "train.batch_size=10",
+        "train.batch_size=3",
+        "train.betas=[0.9, 0.999]",
+    ],
+)
 def test_a_changed_model_is_refused(setting, images, command, finished):
     before = hashes(finished)
     line = one_line(command("train.py", *words(images, finished, *TINY, "train.epochs=9", setting)))
@@ -314,8 +353,10 @@ def test_best_is_chosen_by_the_distance_to_the_training_images(smoke_run):
     *_, search_features = make_networks(config, torch.device("cpu"))
     dataset = load_images(config.data.path, resolution=(32, 32))
     samples = embed(search_features, sampler.images(range(config.log.num_scored)))
-    distances = [energy_distance(samples, embed(search_features, dataset.images[[dataset.names.index(name) for name in names]]))
-                 for names in (sampler.data.names, sampler.data.heldout)]  # fmt: skip
+    distances = [
+        energy_distance(samples, embed(search_features, dataset.images[[dataset.names.index(name) for name in names]]))
+        for names in (sampler.data.names, sampler.data.heldout)
+    ]
     best = checkpoint.load(smoke_run / "checkpoints" / "best.pt")["best"]
     assert best == pytest.approx(distances[0], rel=1e-4) and best != pytest.approx(distances[1], rel=1e-2)
     assert best == min(row["energy_distance"] for row in rows(smoke_run) if row["kind"] == "score" and row["step"])
@@ -347,11 +388,20 @@ def other_shapes(path):
     checkpoint.save(state, path)
 
 
-@pytest.mark.parametrize("spoil", [
-    truncated, without_optimizer, other_shapes, lambda path: path.write_bytes(b""), lambda path: path.write_text("hello"),
-    torch_file({"weight": torch.ones(3)}), torch_file([1, 2]), torch_file({"format": "rs-imle/2"}),
-    torch_file({"format": "rs-imle/1", "config": 3}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncated,
+        without_optimizer,
+        other_shapes,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("hello"),
+        torch_file({"weight": torch.ones(3)}),
+        torch_file([1, 2]),
+        torch_file({"format": "rs-imle/2"}),
+        torch_file({"format": "rs-imle/1", "config": 3}),
+    ],
+)
 def test_a_spoilt_checkpoint_is_refused_and_kept(spoil, images, command, finished):
     spoil(finished / "checkpoints" / "last.pt")
     before = hashes(finished)
@@ -381,8 +431,17 @@ def test_a_run_has_one_process_at_a_time(images, command, finished):
 
 
 def test_a_run_that_goes_on_removes_what_killed_processes_left_of_its_files(finished):
-    ours = ["config.yaml.1.part", "environment.json.22.part", "images.png.3.part", "checkpoints/last.pt.4.part", "checkpoints/last.pt.part",
-            "checkpoints/best.pt.5.part", "samples/step-0000012.png.6.part", "samples/step-0000012.png.part", "matches/step-0000012.png.7.part"]
+    ours = [
+        "config.yaml.1.part",
+        "environment.json.22.part",
+        "images.png.3.part",
+        "checkpoints/last.pt.4.part",
+        "checkpoints/last.pt.part",
+        "checkpoints/best.pt.5.part",
+        "samples/step-0000012.png.6.part",
+        "samples/step-0000012.png.part",
+        "matches/step-0000012.png.7.part",
+    ]
     others = ["export.pt.1.part", "samples/seed0001.png.1.part", "evaluation/inception/metrics.json.1.part"]  # may be being written
     for name in (*ours, *others):
         (finished / name).parent.mkdir(parents=True, exist_ok=True)
@@ -428,14 +487,17 @@ def test_a_disk_full_from_the_start_is_one_line(limit, images, command, tmp_path
 # --- mistakes in the command
 
 
-@pytest.mark.parametrize("setting, told", [
-    ("imle.epsilom=1", "imle.epsilom: no such setting; did you mean imle.epsilon?"),
-    ("train.epochs=many", "train.epochs: expected a whole number, found 'many'"),
-    ("data.holdout=1", "data.holdout: 1.0 is out of range"),
-    ("data.path=nowhere", "data.path: no folder or .zip 'nowhere'"),
-    ("data.background=blurple", "data.background: "),
-    ("train.epochs", "'train.epochs' is not a setting"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting, told",
+    [
+        ("imle.epsilom=1", "imle.epsilom: no such setting; did you mean imle.epsilon?"),
+        ("train.epochs=many", "train.epochs: expected a whole number, found 'many'"),
+        ("data.holdout=1", "data.holdout: 1.0 is out of range"),
+        ("data.path=nowhere", "data.path: no folder or .zip 'nowhere'"),
+        ("data.background=blurple", "data.background: "),
+        ("train.epochs", "'train.epochs' is not a setting"),
+    ],
+)
 def test_a_wrong_setting_is_one_line_and_writes_nothing(setting, told, images, command, tmp_path):
     assert told in one_line(command("train.py", *words(images, tmp_path / "run", setting)))
     assert not (tmp_path / "run").exists()
@@ -461,7 +523,11 @@ def test_missing_weights_are_told_before_anything_is_written(images, command, tm
     settings = words(images, tmp_path / "run", "loss.perceptual=lpips-vgg")
     result = command("train.py", *settings, env=offline)
     assert result.returncode == 3 and "Traceback" not in result.stderr
-    for fact in ("vgg16-397923af.pth", "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af8e79cdbb6a7127f12361acd7a2f83e06"):
+    for fact in (
+        "vgg16-397923af.pth",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06",
+    ):
         assert fact in result.stderr
     (tmp_path / "weights" / "vgg16-397923af.pth").write_bytes(b"half a download")
     assert command("train.py", *settings, env=offline).returncode == 3
@@ -476,7 +542,12 @@ def test_the_run_folder_tells_everything(smoke_run):
     assert to_dict(config) == checkpoint.load(smoke_run / "checkpoints" / "last.pt")["config"]
     assert config == load_config(ROOT / "configs" / "smoke-32.yaml", ["data.holdout=0.1", f"data.path={config.data.path}"])
     environment = json.loads((smoke_run / "environment.json").read_text())
-    assert environment["torch"] == torch.__version__ and environment["device"] == "cpu" and environment["processes"] == 1 and "--run" in environment["command"]
+    assert (
+        environment["torch"] == torch.__version__
+        and environment["device"] == "cpu"
+        and environment["processes"] == 1
+        and "--run" in environment["command"]
+    )
     assert list((smoke_run / "tensorboard").glob("events.*"))
     assert sorted(path.name for path in (smoke_run / "samples").iterdir()) == [f"step-{step:07d}.png" for step in (0, 18, 36)]
     assert sorted(path.name for path in (smoke_run / "matches").iterdir()) == [f"step-{step:07d}.png" for step in (18, 36)]

@@ -42,7 +42,9 @@ def run(checkout, tmp_path):
         log = tmp_path / "log"
         log.write_text("")
         environment = {**os.environ, "LOG": str(log), "FAIL": "", "CODE": "0", **variables}
-        result = subprocess.run([checkout / "train.sh", *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(
+            [checkout / "train.sh", *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+        )
         calls = []
         for line in log.read_text().splitlines():
             calls[-1].append(line[2:]) if line.startswith("  ") else calls.append([line])
@@ -55,12 +57,32 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
     result, calls = run()
     assert result.returncode == 0, result.stderr
     assert calls == [
-        ["train.py", "--config", f"{checkout}/configs/fluent-faces-64.yaml", "--run", "runs/fluent-faces-64", "--device", "cpu",
-         f"data.path={checkout}/data/fluent_faces"],
+        [
+            "train.py",
+            "--config",
+            f"{checkout}/configs/fluent-faces-64.yaml",
+            "--run",
+            "runs/fluent-faces-64",
+            "--device",
+            "cpu",
+            f"data.path={checkout}/data/fluent_faces",
+        ],
         ["sample.py", "runs/fluent-faces-64", "--out", "runs/fluent-faces-64/drawn", "--num", "64", "--grid", "--device", "cpu"],
-        ["evaluate.py", "runs/fluent-faces-64", "--device", "cpu", "--features", "effnet-lite2", "--num-samples", "1000",
-         "--metrics", "fid,kid,pr,copying,intra_lpips,jumps", "--heldout", f"{checkout}/data/fluent_faces_heldout"],
-    ]  # fmt: skip
+        [
+            "evaluate.py",
+            "runs/fluent-faces-64",
+            "--device",
+            "cpu",
+            "--features",
+            "effnet-lite2",
+            "--num-samples",
+            "1000",
+            "--metrics",
+            "fid,kid,pr,copying,intra_lpips,jumps",
+            "--heldout",
+            f"{checkout}/data/fluent_faces_heldout",
+        ],
+    ]
     assert "  python sample.py runs/fluent-faces-64 --out film" in result.stdout
     assert "Report    runs/fluent-faces-64/evaluation/effnet-lite2/report.html" in result.stdout
 
@@ -70,17 +92,36 @@ def test_images_with_spaces_from_another_folder(run, checkout, tmp_path):
     images.mkdir(parents=True)
     result, calls = run("my cats", "train.epochs=3", "--run", "out dir", "data.background=light blue", cwd=tmp_path / "elsewhere")
     assert result.returncode == 0, result.stderr
-    assert calls[0] == ["train.py", "--config", f"{checkout}/configs/fluent-faces-64.yaml", "--run", "out dir", "--device", "cpu",
-                        "data.path=my cats", "train.epochs=3", "data.background=light blue"]  # fmt: skip
+    assert calls[0] == [
+        "train.py",
+        "--config",
+        f"{checkout}/configs/fluent-faces-64.yaml",
+        "--run",
+        "out dir",
+        "--device",
+        "cpu",
+        "data.path=my cats",
+        "train.epochs=3",
+        "data.background=light blue",
+    ]
     assert calls[1][:4] == ["sample.py", "out dir", "--out", "out dir/drawn"] and "--heldout" not in calls[2]
     line = next(line for line in result.stdout.splitlines() if "--nearest" in line)
     assert subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True).stdout.splitlines() == [
-        "python", f"{checkout}/sample.py", "out dir", "--out", "more", "--num", "256", "--nearest", "my cats"]  # fmt: skip
+        "python",
+        f"{checkout}/sample.py",
+        "out dir",
+        "--out",
+        "more",
+        "--num",
+        "256",
+        "--nearest",
+        "my cats",
+    ]
 
 
 def test_a_gpu_takes_the_larger_recipe_and_the_whole_score(run, checkout, tmp_path):
     (tmp_path / "cats.zip").write_text("")
-    result, calls = run(tmp_path / "cats.zip", DEVICE="cuda")
+    _, calls = run(tmp_path / "cats.zip", DEVICE="cuda")
     assert calls[0][1:7] == ["--config", f"{checkout}/configs/fewshot-256.yaml", "--run", "runs/cats-fewshot-256", "--device", "cuda"]
     assert calls[2] == ["evaluate.py", "runs/cats-fewshot-256", "--device", "cuda"]
     assert run(tmp_path / "cats.zip", "--device", "cpu", DEVICE="cuda")[1][0][2].endswith("fluent-faces-64.yaml")
@@ -97,11 +138,22 @@ def test_a_recipe_and_a_path_that_are_given_are_taken(run, tmp_path):
 def test_several_processes_are_started_by_torchrun(run, checkout):
     _, alone = run("--processes", "1")
     _, calls = run("--processes", "4", "train.epochs=3")
-    assert calls[0] == ["torch.distributed.run", "--standalone", "--nproc-per-node", "4", "--", f"{checkout}/train.py", *alone[0][1:], "train.epochs=3"]
+    assert calls[0] == [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "4",
+        "--",
+        f"{checkout}/train.py",
+        *alone[0][1:],
+        "train.epochs=3",
+    ]
     assert alone[0][0] == "train.py" and calls[1:] == alone[1:]
 
 
-@pytest.mark.parametrize("script, code, calls", [("train.py", 2, 1), ("train.py", 3, 1), ("train.py", 130, 1), ("sample.py", 2, 2), ("evaluate.py", 2, 3)])
+@pytest.mark.parametrize(
+    "script, code, calls", [("train.py", 2, 1), ("train.py", 3, 1), ("train.py", 130, 1), ("sample.py", 2, 2), ("evaluate.py", 2, 3)]
+)
 def test_exit_codes_are_passed_on(script, code, calls, run):
     result, made = run(FAIL=script, CODE=str(code))
     assert result.returncode == code and len(made) == calls
@@ -112,11 +164,19 @@ def test_missing_weights_for_the_score_are_no_failure(run):
     assert result.returncode == 0 and "this needs none: python evaluate.py runs/fluent-faces-64 --features effnet-lite2" in result.stdout
 
 
-@pytest.mark.parametrize("words, told", [
-    (["--run"], "--run needs a value"), (["--run", ""], "--run needs a value"), (["--nonsense"], "--nonsense: no such option"),
-    (["--processes", "0"], "--processes 0: not a number"), (["--processes", "all"], "--processes all: not a number"),
-    (["nowhere"], "nowhere: no such folder or zip of images"), ([".", ".."], "two folders given, . and .."), (["--dry-run"], "--dry-run: no such option"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--run"], "--run needs a value"),
+        (["--run", ""], "--run needs a value"),
+        (["--nonsense"], "--nonsense: no such option"),
+        (["--processes", "0"], "--processes 0: not a number"),
+        (["--processes", "all"], "--processes all: not a number"),
+        (["nowhere"], "nowhere: no such folder or zip of images"),
+        ([".", ".."], "two folders given, . and .."),
+        (["--dry-run"], "--dry-run: no such option"),
+    ],
+)
 def test_mistakes_are_one_line(words, told, run):
     result, calls = run(*words)
     assert result.returncode == 2 and result.stderr.startswith(f"error: {told}") and result.stderr.count("\n") == 1 and not calls
@@ -139,7 +199,9 @@ def test_a_folder_with_an_equals_sign_is_a_folder(run, checkout):
     assert run("e=f")[1][0][-1] == "e=f"  # which train.py refuses
 
 
-@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", "> >(:)", "2>&1 > >(:)", *[">/dev/full 2>&1"] * Path("/dev/full").exists()])
+@pytest.mark.parametrize(
+    "redirection", [">&-", "2>&-", "<&- >&- 2>&-", "> >(:)", "2>&1 > >(:)", *[">/dev/full 2>&1"] * Path("/dev/full").exists()]
+)
 @pytest.mark.parametrize("code", ["0", "3"])
 def test_what_it_prints_decides_over_nothing(code, redirection, run, checkout, tmp_path):
     (tmp_path / "cats").mkdir()

@@ -53,8 +53,7 @@ def icc(space: bytes, tags: dict[bytes, bytes], *, version=2, device=b"mntr", pc
     for name, content in tags.items():
         table += struct.pack(">4sII", name, offset + len(body), len(content))
         body += content + bytes(-len(content) % 4)
-    head = struct.pack(">I4xI4s4s4s12x4s28x3i48x", offset + len(body), version << 24, device, space, pcs, b"acsp",
-                       63190, 65536, 54061)
+    head = struct.pack(">I4xI4s4s4s12x4s28x3i48x", offset + len(body), version << 24, device, space, pcs, b"acsp", 63190, 65536, 54061)
     return head + struct.pack(">I", len(tags)) + table + body
 
 
@@ -70,8 +69,9 @@ def table_curve(function, size: int) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(f">I{size}H", size, *np.round(function(np.linspace(0, 1, size)) * 65535).astype(int))
 
 
-SRGB_PARA = b"para\0\0\0\0" + struct.pack(">HH5i", 3, 0, *(
-    round(value * 65536) for value in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)))
+SRGB_PARA = b"para\0\0\0\0" + struct.pack(
+    ">HH5i", 3, 0, *(round(value * 65536) for value in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
+)
 
 
 def rgb_profile(matrix, curve: bytes, **options) -> bytes:
@@ -200,9 +200,11 @@ def test_16_bit_grey_with_a_profile_keeps_its_depth():
     stored = np.round(decode_srgb(truth / 255) * 65535).astype(np.uint16)
     profile = grey_profile(gamma_curve(1))
     big_endian = Image.frombytes("I;16B", (16, 16), stored.astype(">u2").tobytes())
-    for content in (saved(Image.fromarray(stored), "PNG", icc_profile=profile),
-                    saved(Image.fromarray(stored), "TIFF", icc_profile=profile),
-                    saved(big_endian, "TIFF", icc_profile=profile)):
+    for content in (
+        saved(Image.fromarray(stored), "PNG", icc_profile=profile),
+        saved(Image.fromarray(stored), "TIFF", icc_profile=profile),
+        saved(big_endian, "TIFF", icc_profile=profile),
+    ):
         assert decode(content, WHITE).converted and np.abs(pixels(content) - truth[..., None]).max() <= 1
 
 
@@ -309,9 +311,19 @@ def test_the_profile_in_a_windows_bitmap():
 # ---------------------------------------------------------------- PNG's own words
 
 
-@pytest.mark.parametrize("codes, matrix, curve", [
-    ((12, 13), P3, encode_srgb), ((9, 13), BT2020, encode_srgb), ((9, 1), BT2020, encode_709), ((9, 14), BT2020, encode_709),
-    ((1, 8), SRGB, power(1)), ((1, 1), SRGB, encode_709), ((1, 4), SRGB, power(2.2)), ((12, 2), P3, encode_srgb)])
+@pytest.mark.parametrize(
+    "codes, matrix, curve",
+    [
+        ((12, 13), P3, encode_srgb),
+        ((9, 13), BT2020, encode_srgb),
+        ((9, 1), BT2020, encode_709),
+        ((9, 14), BT2020, encode_709),
+        ((1, 8), SRGB, power(1)),
+        ((1, 1), SRGB, encode_709),
+        ((1, 4), SRGB, power(2.2)),
+        ((12, 2), P3, encode_srgb),
+    ],
+)
 def test_code_points(codes, matrix, curve):
     stored = encoded(colours(), matrix, curve)
     cicp = b"cICP", bytes([*codes, 0, 1])
@@ -343,8 +355,13 @@ def test_gamma_and_chromaticities():
     adobe = chrm(0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
     p3 = chrm(0.3127, 0.3290, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
     srgb = chrm(0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
-    for chunks, matrix, curve in (((gama(1.8),), SRGB, power(1.8)), ((gama(1),), SRGB, power(1)), ((gama(1.8), srgb), SRGB, power(1.8)),
-                                  ((gama(2.2), adobe), ADOBE, power(2.2)), ((p3,), P3, encode_srgb)):
+    for chunks, matrix, curve in (
+        ((gama(1.8),), SRGB, power(1.8)),
+        ((gama(1),), SRGB, power(1)),
+        ((gama(1.8), srgb), SRGB, power(1.8)),
+        ((gama(2.2), adobe), ADOBE, power(2.2)),
+        ((p3,), P3, encode_srgb),
+    ):
         content = png(encoded(colours(), matrix, curve), *chunks)
         assert decode(content, WHITE).converted and np.abs(pixels(content) - colours()).max() <= 2
     damaged = (b"gAMA", b"\0\0\0\0"), (b"cHRM", bytes(32)), chrm(*[0.3] * 8), (b"gAMA", b"\0\0\0\1"), (b"cHRM", b"short"), (b"gAMA", b"")
@@ -382,8 +399,12 @@ def adobe_exif(space: int = 0xFFFF, rule: bytes = b"R03\0") -> bytes:
 def test_the_adobe_rgb_of_cameras():
     stored = encoded(colours(), ADOBE, power(563 / 256))
     flat = stored[:4, :4].repeat(16, 0).repeat(16, 1)
-    for exif, converted in ((adobe_exif(), True), (adobe_exif(2, b"R98\0"), True), (adobe_exif(1, b"R98\0"), False),
-                            (adobe_exif(0xFFFF, b"R98\0"), False)):
+    for exif, converted in (
+        (adobe_exif(), True),
+        (adobe_exif(2, b"R98\0"), True),
+        (adobe_exif(1, b"R98\0"), False),
+        (adobe_exif(0xFFFF, b"R98\0"), False),
+    ):
         for form in ("PNG", "WEBP"):
             content = saved(Image.fromarray(stored), form, exif=exif, lossless=True)
             assert decode(content, WHITE).converted is converted

@@ -43,6 +43,7 @@ def grid(image_set, index: int = 0) -> np.ndarray:
 
 def png_claiming(width: int, height: int) -> bytes:
     """A PNG whose header is sound and whose pixels are a few bytes."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -78,7 +79,9 @@ def test_nested_folder_any_case_sorted_and_hidden_files_ignored(tmp_path):
     images = load_images(tmp_path, resolution=SQUARE)
     assert images.names == ["a/Y.TIFF", "a/deep/x.Bmp", "b.PNG"]
     assert images.report == [
-        "5 files -> 3 images at 8x8: 2 no images; left out what systems make: __MACOSX", "no image: LICENSE, README.md"]
+        "5 files -> 3 images at 8x8: 2 no images; left out what systems make: __MACOSX",
+        "no image: LICENSE, README.md",
+    ]
     assert images.images.dtype == torch.uint8 and images.images.shape == (3, 3, 8, 8)
     for index, seed in enumerate((2, 1, 0)):
         assert np.array_equal(grid(images, index), np.asarray(noise(seed)))
@@ -299,11 +302,14 @@ def test_report_counts_and_names_everything(tmp_path):
     noise(9, height=4, width=4).save(tmp_path / "small.png")
     images = load_images(tmp_path, resolution=SQUARE)
     assert images.names == ["00.png", "01.png", "02.png", "small.png"]
-    assert images.report[0] == (
-        "9 files -> 4 images at 8x8: 1 truncated, 1 empty, 1 HEIC, 1 unrecognised, 1 duplicate, 1 upscaled")
+    assert images.report[0] == ("9 files -> 4 images at 8x8: 1 truncated, 1 empty, 1 HEIC, 1 unrecognised, 1 duplicate, 1 upscaled")
     assert [line.split(" (")[0] for line in images.report[1:]] == [
-        "dropped copy.bmp: same pixels as 00.png", "skipped cut.png: truncated", "skipped empty.jpg: empty",
-        "skipped phone.HEIC: HEIC", "skipped text.jpg: unrecognised"]
+        "dropped copy.bmp: same pixels as 00.png",
+        "skipped cut.png: truncated",
+        "skipped empty.jpg: empty",
+        "skipped phone.HEIC: HEIC",
+        "skipped text.jpg: unrecognised",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.gif", "a.tif"])
@@ -322,7 +328,9 @@ def test_duplicates_after_the_transform_are_dropped_too(tmp_path):
     image.save(tmp_path / "large.png")
     image.resize((8, 8)).save(tmp_path / "small.png")
     assert load_images(tmp_path, resolution=SQUARE).report == [
-        "2 files -> 1 image at 8x8: 1 duplicate", "dropped small.png: same pixels as large.png"]
+        "2 files -> 1 image at 8x8: 1 duplicate",
+        "dropped small.png: same pixels as large.png",
+    ]
 
 
 def test_long_reports_are_bounded(tmp_path):
@@ -384,7 +392,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert load_images(tmp_path, resolution=SQUARE).report == [
-        "2 files -> 1 image at 8x8: 1 unreadable", "skipped private/: unreadable (cannot list it: Permission denied)"]
+        "2 files -> 1 image at 8x8: 1 unreadable",
+        "skipped private/: unreadable (cannot list it: Permission denied)",
+    ]
 
 
 def test_odd_names(tmp_path):
@@ -442,8 +452,8 @@ def test_zip_member_damaged_oversized_or_lying(tmp_path, monkeypatch):
     content = bytearray(archive.read_bytes())
     names = [b"00.png", b"01.png"]
     damaged, lying = (content.rindex(name) - 46 for name in names)  # their entries in the central directory
-    content[damaged + 16] ^= 0xFF                                   # its checksum
-    content[lying + 24: lying + 28] = struct.pack("<I", 50)         # its size
+    content[damaged + 16] ^= 0xFF  # its checksum
+    content[lying + 24 : lying + 28] = struct.pack("<I", 50)  # its size
     archive.write_bytes(content)
     images = load_images(archive, resolution=SQUARE)
     assert images.names == ["02.png"]
@@ -512,7 +522,8 @@ def test_folder_without_images(tmp_path):
         load_images(tmp_path, resolution=SQUARE)
     assert str(error.value) == (
         f"data.path: no images in {tmp_path} (3 files, none of .png .jpg .jpeg .webp .bmp .gif .tif .tiff); "
-        "point it at the folder that holds them")
+        "point it at the folder that holds them"
+    )
 
 
 def test_too_few_usable_images(tmp_path):

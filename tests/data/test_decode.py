@@ -51,14 +51,22 @@ def png(rows: list[bytes], width: int, depth: int, colour: int, *chunks: tuple[b
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in ((b"IHDR", header), *chunks, (b"IDAT", body), (b"IEND", b"")))
 
 
-def tiff(planes: list[bytes], size: tuple[int, int], bits: int, photometric: int, *, order="<", samples=1, packed=False,
-         **more) -> bytes:  # fmt: skip
+def tiff(planes: list[bytes], size: tuple[int, int], bits: int, photometric: int, *, order="<", samples=1, packed=False, **more) -> bytes:
     """A TIFF of one strip, or of one for each plane; `more` are further tags of short numbers, by the names below."""
     names = {"palette": 320, "extra": 338, "sign": 339}
     strips = [zlib.compress(plane) for plane in planes] if packed else planes
-    tags = {256: (4, [size[0]]), 257: (4, [size[1]]), 258: (3, [bits] * samples), 259: (3, [8 if packed else 1]), 273: (4, strips),
-            262: (3, [photometric]), 277: (3, [samples]), 278: (4, [size[1]]), 279: (4, [len(strip) for strip in strips]),
-            284: (3, [1 if len(planes) == 1 else 2])}
+    tags = {
+        256: (4, [size[0]]),
+        257: (4, [size[1]]),
+        258: (3, [bits] * samples),
+        259: (3, [8 if packed else 1]),
+        273: (4, strips),
+        262: (3, [photometric]),
+        277: (3, [samples]),
+        278: (4, [size[1]]),
+        279: (4, [len(strip) for strip in strips]),
+        284: (3, [1 if len(planes) == 1 else 2]),
+    }
     tags |= {names[name]: (3, values) for name, values in more.items()}
     place = 8 + 2 + 12 * len(tags) + 4
     data = b"".join(strips)
@@ -103,22 +111,36 @@ def write_untagged_set(folder: Path) -> None:
         return Image.frombytes(mode, (20, 24), np.dstack(bands).tobytes())
 
     for name, picture, options in [
-        ("rgb.png", image(rgb), {}), ("rgb.bmp", image(rolled(1)), {}), ("rgb.tif", image(rolled(2)), {}),
-        ("lzw.tif", image(rolled(3)), {"compression": "tiff_lzw"}), ("rgb.webp", image(rolled(4)), {"lossless": True}),
-        ("turned.png", image(rolled(5)), {"exif": turned}), ("turned.tif", image(rolled(6)), {"exif": turned}),
-        ("grey.png", image(rgb[..., 0]), {}), ("grey.bmp", image(rgb[..., 1]), {}), ("grey.tif", image(rgb[..., 2]), {}),
-        ("grey16.png", image(grey16), {}), ("grey16.tif", image(np.roll(grey16, 1, 0)), {}),
-        ("bit.png", image(rgb[..., 0] > 99), {}), ("bit.tif", image(rgb[..., 1] > 99), {"compression": "group4"}),
-        ("rgba.png", image(rgb, alpha), {}), ("rgba.webp", image(rolled(7), alpha), {"lossless": True, "exact": True}),
-        ("rgba.tif", image(rolled(8), alpha), {}), ("la.png", image(rgb[..., 1:2], alpha), {}),
-        ("palette.png", palette(rgb, 0), {}), ("palette.gif", palette(rgb, 1), {}), ("palette.tif", palette(rgb, 2), {}),
-        ("clear.png", palette(rgb, 3), {"transparency": 7}), ("half.png", palette(rgb, 4), {"transparency": bytes(range(256))}),
+        ("rgb.png", image(rgb), {}),
+        ("rgb.bmp", image(rolled(1)), {}),
+        ("rgb.tif", image(rolled(2)), {}),
+        ("lzw.tif", image(rolled(3)), {"compression": "tiff_lzw"}),
+        ("rgb.webp", image(rolled(4)), {"lossless": True}),
+        ("turned.png", image(rolled(5)), {"exif": turned}),
+        ("turned.tif", image(rolled(6)), {"exif": turned}),
+        ("grey.png", image(rgb[..., 0]), {}),
+        ("grey.bmp", image(rgb[..., 1]), {}),
+        ("grey.tif", image(rgb[..., 2]), {}),
+        ("grey16.png", image(grey16), {}),
+        ("grey16.tif", image(np.roll(grey16, 1, 0)), {}),
+        ("bit.png", image(rgb[..., 0] > 99), {}),
+        ("bit.tif", image(rgb[..., 1] > 99), {"compression": "group4"}),
+        ("rgba.png", image(rgb, alpha), {}),
+        ("rgba.webp", image(rolled(7), alpha), {"lossless": True, "exact": True}),
+        ("rgba.tif", image(rolled(8), alpha), {}),
+        ("la.png", image(rgb[..., 1:2], alpha), {}),
+        ("palette.png", palette(rgb, 0), {}),
+        ("palette.gif", palette(rgb, 1), {}),
+        ("palette.tif", palette(rgb, 2), {}),
+        ("clear.png", palette(rgb, 3), {"transparency": 7}),
+        ("half.png", palette(rgb, 4), {"transparency": bytes(range(256))}),
         ("clear.gif", palette(rgb, 5), {"transparency": 7}),
         ("key.png", image(rolled(9)), {"transparency": tuple(rolled(9)[3, 3].tolist())}),
         ("greykey.png", image(np.roll(rgb[..., 0], 3, 0)), {"transparency": int(rgb[0, 0, 0])}),
-        ("cmyk.tif", of_mode("CMYK", rgb, alpha), {}), ("lab.tif", of_mode("LAB", rolled(10)), {}),
+        ("cmyk.tif", of_mode("CMYK", rgb, alpha), {}),
+        ("lab.tif", of_mode("LAB", rolled(10)), {}),
         ("int.tif", image(np.roll(grey16, 2, 0).astype(np.int32)), {}),
-    ]:  # fmt: skip
+    ]:
         picture.save(folder / name, **options)
 
 
@@ -127,8 +149,10 @@ def test_fingerprints_of_untagged_sets_are_those_of_the_first_revision(tmp_path)
     for options, fingerprint in (
         ({"resolution": (24, 20)}, "cb11b6eb0885b256dac885477789ba55a64b258e722167bc671e5b6627c65d90"),
         ({"resolution": (16, 16)}, "9e68dc6a633be3c10090cad12f0d7ffb8672179910de02bd5ebecf65b350d3e5"),
-        ({"resolution": (16, 16), "fit": "pad", "background": "#204060"},
-         "ea681d9366b41db0b308606d7f78d8c8a15489e1282f466f3f4a35facfc2cb09"),
+        (
+            {"resolution": (16, 16), "fit": "pad", "background": "#204060"},
+            "ea681d9366b41db0b308606d7f78d8c8a15489e1282f466f3f4a35facfc2cb09",
+        ),
     ):
         images = load_images(tmp_path, **options)
         assert len(images.names) == 29 and images.fingerprint == fingerprint
@@ -197,7 +221,7 @@ def test_colour_tiff_of_any_arrangement_is_right_or_refused(planar, order, packe
                 num_read += 1
             except Unusable as reason:
                 assert reason.kind in ("unsupported", "unrecognised", "damaged") and planar
-    assert num_read == 8 or planar and num_read >= 2
+    assert num_read == 8 or (planar and num_read >= 2)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -229,8 +253,9 @@ def test_other_separate_planes_are_refused():
 
 def test_16_bit_colours_in_png():
     values = np.random.default_rng(0).integers(0, 65536, (4, 5, 4))
-    rgb, rgba, grey_alpha = ([values[row][:, bands].astype(">u2").tobytes() for row in range(4)]
-                             for bands in ([0, 1, 2], [0, 1, 2, 3], [0, 3]))
+    rgb, rgba, grey_alpha = (
+        [values[row][:, bands].astype(">u2").tobytes() for row in range(4)] for bands in ([0, 1, 2], [0, 1, 2, 3], [0, 3])
+    )
     assert np.abs(pixels(png(rgb, 5, 16, 2)) - values[..., :3] / 257).max() <= 1
     share = values[..., 3:] / 65535
     assert np.abs(pixels(png(rgba, 5, 16, 6), BLUE) - values[..., :3] / 257 * share - np.array(BLUE) * (1 - share)).max() <= 2
@@ -297,11 +322,17 @@ def test_pictures_without_an_opaque_part_are_skipped_by_name(tmp_path):
     clear = Image.new("RGBA", (8, 8), (9, 99, 199, 0))
     palette_image = Image.new("P", (8, 8), 3)
     palette_image.putpalette(list(range(30)))
-    written = {"rgba.png": (clear, {}), "rgba.webp": (clear, {"lossless": True, "exact": True}), "rgba.tif": (clear, {}),
-               "la.png": (Image.new("LA", (8, 8), (50, 0)), {}), "grey.png": (Image.new("L", (8, 8), 7), {"transparency": 7}),
-               "colour.png": (Image.new("RGB", (8, 8), (1, 2, 3)), {"transparency": (1, 2, 3)}),
-               "deep.png": (Image.fromarray(np.full((8, 8), 999, dtype=np.uint16)), {"transparency": 999}),
-               "palette.png": (palette_image, {"transparency": 3}), "palette.gif": (palette_image, {"transparency": 3})}
+    written = {
+        "rgba.png": (clear, {}),
+        "rgba.webp": (clear, {"lossless": True, "exact": True}),
+        "rgba.tif": (clear, {}),
+        "la.png": (Image.new("LA", (8, 8), (50, 0)), {}),
+        "grey.png": (Image.new("L", (8, 8), 7), {"transparency": 7}),
+        "colour.png": (Image.new("RGB", (8, 8), (1, 2, 3)), {"transparency": (1, 2, 3)}),
+        "deep.png": (Image.fromarray(np.full((8, 8), 999, dtype=np.uint16)), {"transparency": 999}),
+        "palette.png": (palette_image, {"transparency": 3}),
+        "palette.gif": (palette_image, {"transparency": 3}),
+    }
     for name, (image, options) in written.items():
         image.save(tmp_path / name, **options)
     Image.new("RGBA", (8, 8), (9, 99, 199, 1)).save(tmp_path / "faint.png")
@@ -319,8 +350,11 @@ def test_pictures_without_an_opaque_part_are_skipped_by_name(tmp_path):
 def test_png_with_large_texts(kind, behind):
     image = np.asarray(face(16))
     text = b"prompt " * 400_000  # 2.8 MB: the history of an editor, the recipe of a generator
-    body = {b"tEXt": b"parameters\0" + text, b"zTXt": b"parameters\0\0" + zlib.compress(text),
-            b"iTXt": b"parameters\0\1\0\0\0" + zlib.compress(text)}[kind]
+    body = {
+        b"tEXt": b"parameters\0" + text,
+        b"zTXt": b"parameters\0\0" + zlib.compress(text),
+        b"iTXt": b"parameters\0\1\0\0\0" + zlib.compress(text),
+    }[kind]
     content = saved(Image.fromarray(image))
     place = len(content) - 12 if behind else 33
     repeats = 30 if kind == b"tEXt" else 2
@@ -337,9 +371,13 @@ def test_large_texts_cost_neither_transparency_nor_orientation():
 
 
 JPEGS = {
-    "usual": {}, "fine": {"subsampling": 0, "quality": 95}, "progressive": {"progressive": True},
+    "usual": {},
+    "fine": {"subsampling": 0, "quality": 95},
+    "progressive": {"progressive": True},
     "fine progressive": {"progressive": True, "subsampling": 0, "quality": 95},
-    "restarts": {"restart_marker_rows": 1}, "many restarts": {"restart_marker_blocks": 1}}
+    "restarts": {"restart_marker_rows": 1},
+    "many restarts": {"restart_marker_blocks": 1},
+}
 
 
 @pytest.mark.parametrize("case", JPEGS)
@@ -429,8 +467,16 @@ def test_large_photographs_are_as_good_at_a_fraction(tmp_path, fit, large_photog
 
 
 def test_a_fraction_has_twice_the_size_that_is_enough_and_small_pictures_stay_whole(large_photograph):
-    for enough, size in (((64, 64), (375, 225)), ((112, 112), (375, 225)), ((113, 113), (750, 450)), ((300, 64), (1500, 900)),
-                         ((901, 64), (3000, 1800)), ((64, 375), (750, 450)), ((2**16, 2**16), (3000, 1800)), (None, (3000, 1800))):
+    for enough, size in (
+        ((64, 64), (375, 225)),
+        ((112, 112), (375, 225)),
+        ((113, 113), (750, 450)),
+        ((300, 64), (1500, 900)),
+        ((901, 64), (3000, 1800)),
+        ((64, 375), (750, 450)),
+        ((2**16, 2**16), (3000, 1800)),
+        (None, (3000, 1800)),
+    ):
         assert decode(large_photograph, WHITE, enough=enough).image.size == size
     assert decode(saved(Image.new("RGB", (2000, 2000)), "JPEG"), WHITE, enough=(8, 8)).image.size == (2000, 2000)
     assert decode(saved(Image.new("RGB", (2001, 2000)), "JPEG"), WHITE, enough=(8, 8)).image.size == (251, 250)
@@ -476,8 +522,12 @@ def boxes(*brands: bytes) -> bytes:
 
 
 def test_heic_is_named_whatever_its_suffix(tmp_path):
-    for name, brands in (("a.heic", [b"heic", b"mif1"]), ("b.jpg", [b"mif1", b"heic"]), ("c.heif", [b"msf1", b"hevc"]),
-                         ("d.png", [b"heix"])):
+    for name, brands in (
+        ("a.heic", [b"heic", b"mif1"]),
+        ("b.jpg", [b"mif1", b"heic"]),
+        ("c.heif", [b"msf1", b"hevc"]),
+        ("d.png", [b"heix"]),
+    ):
         (tmp_path / name).write_bytes(boxes(*brands))
     (tmp_path / "film.jpg").write_bytes(boxes(b"isom", b"mp41"))
     face(8).save(tmp_path / "real.heic", "PNG")
@@ -496,5 +546,4 @@ def test_avif_is_read_where_pillow_can(tmp_path, monkeypatch):
         assert np.abs(images.images[0].permute(1, 2, 0).numpy() - np.asarray(face(64)).astype(int)).mean() < 3
         assert refusal((tmp_path / "a.avif").read_bytes()[:500])
     monkeypatch.setattr(features, "check", lambda name: False)
-    assert refusal(boxes(b"avif", b"mif1")) == (
-        "AVIF: this Pillow cannot read AVIF; install pillow>=11.3, or convert it to JPEG or PNG")
+    assert refusal(boxes(b"avif", b"mif1")) == ("AVIF: this Pillow cannot read AVIF; install pillow>=11.3, or convert it to JPEG or PNG")

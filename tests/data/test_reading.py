@@ -71,7 +71,9 @@ def test_sets_that_were_read_right_keep_their_fingerprints(tmp_path):
     assert load_images(ROOT / "data/fluent_faces", resolution=(64, 64)).fingerprint == FACES
     assert load_images(ROOT / "data/fluent_faces_heldout", resolution=(64, 64)).fingerprint == HELDOUT
     files = {}
-    for i, (name, form, channels) in enumerate([("b.png", "PNG", 3), ("a/c.bmp", "BMP", 3), ("a/Z.PNG", "PNG", 4), ("Grüße 猫.gif", "GIF", 1)]):
+    for i, (name, form, channels) in enumerate(
+        [("b.png", "PNG", 3), ("a/c.bmp", "BMP", 3), ("a/Z.PNG", "PNG", 4), ("Grüße 猫.gif", "GIF", 1)]
+    ):
         ramp = (np.arange(16 * 12 * channels, dtype=np.uint32).reshape(16, 12, channels) * (2 * i + 3) + 11 * i) % 251
         files[name] = coded(Image.fromarray(ramp.astype(np.uint8).squeeze()), form)
     found = load_images(pack(tmp_path / "set.zip", files | {"notes.txt": b"x"}), resolution=(8, 8))
@@ -119,16 +121,26 @@ ENCODINGS = {
     "webp": one("webp", lambda seed: Image.fromarray(pixels(seed))),
     "upper case": one("PNG", lambda seed: Image.fromarray(pixels(seed))),
     "mixed": lambda: {f"{seed}.{'tif' if seed % 2 else 'png'}": picture(seed, "TIFF" if seed % 2 else "PNG") for seed in range(6)},
-    "odd suffixes": lambda: {"a.jfif": picture(0, "JPEG"), "b.jpe": picture(1, "JPEG"), "c": picture(2), "d.jpg_large": picture(3, "JPEG"),
-                             "e.dat": picture(4, "WEBP"), "f.png": picture(5, "JPEG")},
+    "odd suffixes": lambda: {
+        "a.jfif": picture(0, "JPEG"),
+        "b.jpe": picture(1, "JPEG"),
+        "c": picture(2),
+        "d.jpg_large": picture(3, "JPEG"),
+        "e.dat": picture(4, "WEBP"),
+        "f.png": picture(5, "JPEG"),
+    },
     "folders": lambda: {f"{seed % 2}/{seed}.png": picture(seed) for seed in range(6)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)
 def test_generated_images_are_read_as_real_ones_are(kind, tmp_path):
     files = ENCODINGS[kind]()
-    for path in (put(tmp_path / "set", files), pack(tmp_path / "set.zip", files), pack(tmp_path / "top.zip", {f"top/{n}": c for n, c in files.items()})):
+    for path in (
+        put(tmp_path / "set", files),
+        pack(tmp_path / "set.zip", files),
+        pack(tmp_path / "top.zip", {f"top/{n}": c for n, c in files.items()}),
+    ):
         generated, real = read_generated(path), read(path)
         assert torch.equal(generated.images, real.images) and len(real.images) == 6
         assert generated.report == "6 files -> 6 images"
@@ -159,9 +171,17 @@ def test_what_is_no_sample_is_named(tmp_path):
         assert read_generated(path).report == told
 
 
-@pytest.mark.parametrize("name, content", [
-    ("cut.png", picture(1)[:200]), ("cut", picture(1)[:200]), ("a.jp2", b"\0\0\0\x0cjP  \r\n\x87\n"), ("drawing", b"<svg xmlns='x'/>"), ("text.png", b"x"),
-    ("empty.gif", b"")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("cut.png", picture(1)[:200]),
+        ("cut", picture(1)[:200]),
+        ("a.jp2", b"\0\0\0\x0cjP  \r\n\x87\n"),
+        ("drawing", b"<svg xmlns='x'/>"),
+        ("text.png", b"x"),
+        ("empty.gif", b""),
+    ],
+)
 def test_a_sample_that_cannot_be_read_ends_the_scoring_and_is_named(name, content, tmp_path):
     with pytest.raises(UserError, match=rf"/{name}: cannot be read as an image \(\w+: .*; make it again or remove it$"):
         read_generated(put(tmp_path / "set", {"0.png": picture(0), name: content}))
@@ -177,19 +197,38 @@ def test_sheets_and_films_beside_samples_are_left_out_by_name(tmp_path):
         (film, 2, ": 1 sheet or film of sample.py (film.gif)"),
         ({"grid.png": picture(0), "nearest.png": picture(1), "film.gif": picture(2, "GIF")}, 3, ""),
         (samples | {"frame1.png": picture(8)}, 5, ""),
-        (samples | {"other/grid.png": picture(8)}, 5, "")):  # fmt: skip
+        (samples | {"other/grid.png": picture(8)}, 5, ""),
+    ):
         path = pack(tmp_path / "set.zip", files)
         found = read_generated(path)
         assert len(found.images) == count and found.report == f"{len(files)} files -> {count} images{left}"
         assert torch.equal(found.images, read(path).images)
     assert read(pack(tmp_path / "set.zip", samples | {"grid.png": wide})).report == [
-        "5 files -> 4 images at 16x16: 1 of sample.py", "skipped grid.png: of sample.py (a sheet or film beside its samples)"]
+        "5 files -> 4 images at 16x16: 1 of sample.py",
+        "skipped grid.png: of sample.py (a sheet or film beside its samples)",
+    ]
 
 
 def test_scoring_a_folder_against_itself_gives_nothing_between_and_a_record(command, tmp_path):
-    files = ENCODINGS["rgba"]() | {"g.tiff": coded(Image.fromarray(pixels(8, SIDE, SIDE).astype(np.uint16) * 257), "TIFF"), "notes.txt": b"x"}
+    files = ENCODINGS["rgba"]() | {
+        "g.tiff": coded(Image.fromarray(pixels(8, SIDE, SIDE).astype(np.uint16) * 257), "TIFF"),
+        "notes.txt": b"x",
+    }
     folder = put(tmp_path / "set", files)
-    result = command("evaluate.py", folder, "--data", folder, "--features", "effnet-lite0", "--metrics", "fid", "--device", "cpu", "--out", tmp_path / "out")
+    result = command(
+        "evaluate.py",
+        folder,
+        "--data",
+        folder,
+        "--features",
+        "effnet-lite0",
+        "--metrics",
+        "fid",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    )
     assert result.returncode == 0, result.stderr
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     scored = document["metrics"]["fd_effnetlite0"]
@@ -205,21 +244,48 @@ def tga(**options) -> bytes:
     return coded(Image.fromarray(pixels(3)), "TGA", **options)
 
 
-PILLOW = {"jp2": "JPEG2000", "ppm": "PPM", "ico": "ICO", "tga": "TGA", "pcx": "PCX", "sgi": "SGI", "dds": "DDS", "icns": "ICNS", "eps": "EPS", "xbm": "XBM",
-          "qoi": "QOI"}  # fmt: skip
+PILLOW = {
+    "jp2": "JPEG2000",
+    "ppm": "PPM",
+    "ico": "ICO",
+    "tga": "TGA",
+    "pcx": "PCX",
+    "sgi": "SGI",
+    "dds": "DDS",
+    "icns": "ICNS",
+    "eps": "EPS",
+    "xbm": "XBM",
+    "qoi": "QOI",
+}
 FOREIGN = {form: coded(Image.fromarray(pixels(3)).convert("1" if form == "XBM" else "RGB"), form) for form in PILLOW.values()}
 FOREIGN |= {
-    "PGM": coded(Image.fromarray(pixels(3, SIDE, SIDE)), "PPM"), "PBM": coded(Image.new("1", (9, 9)), "PPM"),
-    "PPM with a remark": b"P6 # made by hand\n2 1\n255\n" + bytes(6), "PAM": b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nENDHDR\n\0",
-    "TGA, packed": tga(compression="tga_rle"), "TGA, palette": coded(Image.fromarray(pixels(3)).quantize(8), "TGA"),
+    "PGM": coded(Image.fromarray(pixels(3, SIDE, SIDE)), "PPM"),
+    "PBM": coded(Image.new("1", (9, 9)), "PPM"),
+    "PPM with a remark": b"P6 # made by hand\n2 1\n255\n" + bytes(6),
+    "PAM": b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 1\nMAXVAL 255\nENDHDR\n\0",
+    "TGA, packed": tga(compression="tga_rle"),
+    "TGA, palette": coded(Image.fromarray(pixels(3)).quantize(8), "TGA"),
     "TGA, grey": coded(Image.fromarray(pixels(3, SIDE, SIDE)), "TGA"),
-    "PSD": b"8BPS\0\1" + bytes(20), "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL codestream": b"\xff\x0a\0", "JPEG XR": b"II\xbc\1" + bytes(9),
-    "JPEG 2000 codestream": b"\xff\x4f\xff\x51\0", "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "PSD": b"8BPS\0\1" + bytes(20),
+    "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n",
+    "JPEG XL codestream": b"\xff\x0a\0",
+    "JPEG XR": b"II\xbc\1" + bytes(9),
+    "JPEG 2000 codestream": b"\xff\x4f\xff\x51\0",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "SVG with a prolog": b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- a > b -->\n<!DOCTYPE svg PUBLIC 'x' [ <!ENTITY a '<b>'> ]>\n<svg:svg/>",
-    "XCF": b"gimp xcf v011\0", "EXR": b"\x76\x2f\x31\x01\2\0", "HDR": b"#?RADIANCE\n", "CR3": b"\0\0\0\x18ftypcrx isom", "RAF": b"FUJIFILMCCD-RAW 0201",
-    "CR2": b"II*\0\x10\0\0\0CR\2\0", "CUR": b"\0\0\2\0\1\0\x20\x20\0\0\1\0\1\0" + bytes(20), "EMF": b"\1\0\0\0" + bytes(36) + b" EMF",
-    "DICOM": bytes(128) + b"DICM", "DjVu": b"AT&TFORM", "FITS": b"SIMPLE  =                    T", "MNG": b"\x8aMNG\r\n\x1a\n",
-}  # fmt: skip
+    "XCF": b"gimp xcf v011\0",
+    "EXR": b"\x76\x2f\x31\x01\2\0",
+    "HDR": b"#?RADIANCE\n",
+    "CR3": b"\0\0\0\x18ftypcrx isom",
+    "RAF": b"FUJIFILMCCD-RAW 0201",
+    "CR2": b"II*\0\x10\0\0\0CR\2\0",
+    "CUR": b"\0\0\2\0\1\0\x20\x20\0\0\1\0\1\0" + bytes(20),
+    "EMF": b"\1\0\0\0" + bytes(36) + b" EMF",
+    "DICOM": bytes(128) + b"DICM",
+    "DjVu": b"AT&TFORM",
+    "FITS": b"SIMPLE  =                    T",
+    "MNG": b"\x8aMNG\r\n\x1a\n",
+}
 
 
 @pytest.mark.parametrize("form", FOREIGN)
@@ -256,9 +322,16 @@ def big_tiff() -> bytes:
     return b"II\x2b\0\x08\0\0\0" + struct.pack("<QQ", 16, len(entries)) + listed + bytes(8) + bytes(range(0, 160, 10))
 
 
-READABLE = {"png": picture(1), "jpeg": picture(1, "JPEG"), "gif": picture(1, "GIF"), "webp": picture(1, "WEBP"), "bmp": picture(1, "BMP"),
-            "tiff": picture(1, "TIFF"), "tiff, big-endian": coded(Image.frombytes("I;16B", (4, 4), bytes(range(32))), "TIFF"),
-            "big tiff": big_tiff()}  # fmt: skip
+READABLE = {
+    "png": picture(1),
+    "jpeg": picture(1, "JPEG"),
+    "gif": picture(1, "GIF"),
+    "webp": picture(1, "WEBP"),
+    "bmp": picture(1, "BMP"),
+    "tiff": picture(1, "TIFF"),
+    "tiff, big-endian": coded(Image.frombytes("I;16B", (4, 4), bytes(range(32))), "TIFF"),
+    "big tiff": big_tiff(),
+}
 
 
 @pytest.mark.parametrize("kind", READABLE)
@@ -274,12 +347,26 @@ def test_a_phones_picture_without_a_suffix_is_named(brand, tmp_path):
     assert found.report[0].startswith("2 files -> 1 image") and found.report[1].startswith("skipped IMG_1: ")
 
 
-@pytest.mark.parametrize("name, content", [
-    ("notes.txt", b"BMW, P6 and a GIF"), ("BM", b"BM is how a bitmap begins, and what follows is text of fifty letters or more"), ("p.txt", b"P1 is a port, P2 too\n"),
-    ("page.html", b"<!DOCTYPE html><html><svg width='1'></svg></html>"), ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(99)), ("song.wav", b"RIFF\0\0\0\0WAVE"),
-    ("film.mpg", b"\0\0\1\xba\x44" + bytes(99)), ("zeros.bin", bytes(9999)), ("font.ttf", b"\0\1\0\0\0\x0f\0\x80\0\3\0\x70OS/2" + bytes(99)),
-    ("empty", b""), ("model.pt", b"PK\3\4" + bytes(99)), ("table.xlsx", b"PK\3\4" + bytes(99)), ("header.h", b"#define image_width 16\n#include <x>\n"),
-    ("comments.xml", b"<?xml version='1.0'?>" + b"<!-- -->" * 400), ("digits.idx", b"\0\0\x08\3\0\0\xea\x60\0\0\0\x1c\0\0\0\x1c" + bytes(9))])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("notes.txt", b"BMW, P6 and a GIF"),
+        ("BM", b"BM is how a bitmap begins, and what follows is text of fifty letters or more"),
+        ("p.txt", b"P1 is a port, P2 too\n"),
+        ("page.html", b"<!DOCTYPE html><html><svg width='1'></svg></html>"),
+        ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(99)),
+        ("song.wav", b"RIFF\0\0\0\0WAVE"),
+        ("film.mpg", b"\0\0\1\xba\x44" + bytes(99)),
+        ("zeros.bin", bytes(9999)),
+        ("font.ttf", b"\0\1\0\0\0\x0f\0\x80\0\3\0\x70OS/2" + bytes(99)),
+        ("empty", b""),
+        ("model.pt", b"PK\3\4" + bytes(99)),
+        ("table.xlsx", b"PK\3\4" + bytes(99)),
+        ("header.h", b"#define image_width 16\n#include <x>\n"),
+        ("comments.xml", b"<?xml version='1.0'?>" + b"<!-- -->" * 400),
+        ("digits.idx", b"\0\0\x08\3\0\0\xea\x60\0\0\0\x1c\0\0\0\x1c" + bytes(9)),
+    ],
+)
 def test_what_is_no_image_is_counted_by_name(name, content, tmp_path):
     files = {"0.png": picture(0), name: content}
     for path in (put(tmp_path / "set", files), pack(tmp_path / "set.zip", files)):
@@ -288,12 +375,24 @@ def test_what_is_no_image_is_counted_by_name(name, content, tmp_path):
 
 
 def test_the_total_is_the_folders_total(tmp_path):
-    files = {"0.png": picture(0), "1.png": picture(0), "cut.jpg": picture(2, "JPEG")[:400], "a.jp2": b"\xff\x4f\xff\x51", "in.tar": b"", "LICENSE": b"x", "b": b"\0"}
+    files = {
+        "0.png": picture(0),
+        "1.png": picture(0),
+        "cut.jpg": picture(2, "JPEG")[:400],
+        "a.jp2": b"\xff\x4f\xff\x51",
+        "in.tar": b"",
+        "LICENSE": b"x",
+        "b": b"\0",
+    }
     found = read(put(tmp_path, files))
     assert found.report[0] == "7 files -> 1 image at 16x16: 1 unsupported, 1 truncated, 1 archive, 1 duplicate, 2 no images"
     assert found.report[1:] == [
-        "dropped 1.png: same pixels as 0.png", "skipped a.jp2: unsupported (JPEG 2000, which is not read here; save it as PNG or JPEG)",
-        found.report[3], "skipped in.tar: archive (an archive inside; unpack it)", "no image: LICENSE, b"]  # fmt: skip
+        "dropped 1.png: same pixels as 0.png",
+        "skipped a.jp2: unsupported (JPEG 2000, which is not read here; save it as PNG or JPEG)",
+        found.report[3],
+        "skipped in.tar: archive (an archive inside; unpack it)",
+        "no image: LICENSE, b",
+    ]
     assert found.report[3].startswith("skipped cut.jpg: truncated")
 
 
@@ -307,8 +406,16 @@ def test_many_names_are_bounded(tmp_path):
 def archives(folder: Path) -> dict[str, bytes]:
     with tarfile.open(folder / "a.tar", "w") as tar:
         tar.add(ROOT / "LICENSE", "LICENSE")
-    return {"zip": pack(folder / "a.zip", {"in.png": picture(5)}).read_bytes(), "tar": (folder / "a.tar").read_bytes(), "gz": b"\x1f\x8b\x08\0" + bytes(9),
-            "7z": b"7z\xbc\xaf\x27\x1c" + bytes(9), "rar": b"Rar!\x1a\7\0", "bz2": b"BZh91AY&SY", "xz": b"\xfd7zXZ\0", "zst": b"\x28\xb5\x2f\xfd"}  # fmt: skip
+    return {
+        "zip": pack(folder / "a.zip", {"in.png": picture(5)}).read_bytes(),
+        "tar": (folder / "a.tar").read_bytes(),
+        "gz": b"\x1f\x8b\x08\0" + bytes(9),
+        "7z": b"7z\xbc\xaf\x27\x1c" + bytes(9),
+        "rar": b"Rar!\x1a\7\0",
+        "bz2": b"BZh91AY&SY",
+        "xz": b"\xfd7zXZ\0",
+        "zst": b"\x28\xb5\x2f\xfd",
+    }
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "gz", "7z", "rar", "bz2", "xz", "zst"])
@@ -317,22 +424,38 @@ def test_an_archive_inside_is_named(kind, tmp_path):
     for name in (f"more.{kind}", "more", "more.backup"):
         files = {"0.png": picture(0), name: content}
         for path in (put(tmp_path / "set" / name, files), pack(tmp_path / "set.zip", files)):
-            assert read(path).report == ["2 files -> 1 image at 16x16: 1 archive", f"skipped {name}: archive (an archive inside; unpack it)"]
+            assert read(path).report == [
+                "2 files -> 1 image at 16x16: 1 archive",
+                f"skipped {name}: archive (an archive inside; unpack it)",
+            ]
 
 
 def test_a_folder_that_holds_an_archive_alone_says_so(tmp_path):
     put(tmp_path, {"set.zip": b"PK\3\4", "#recycle/0.png": picture(0)})
-    with pytest.raises(UserError, match=r"no images in .* \(1 file, .*; set.zip: an archive inside, unpack it; left out what systems make: #recycle\)"):
+    with pytest.raises(
+        UserError, match=r"no images in .* \(1 file, .*; set.zip: an archive inside, unpack it; left out what systems make: #recycle\)"
+    ):
         read(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_of_a_zips_equal_names_the_last_is_taken_and_the_others_are_named(tmp_path):
-    path = pack(tmp_path / "set.zip", [("a.png", picture(0)), ("b.png", picture(1)), ("a.png", picture(2)), ("./a.png", picture(3)), ("c\\d.png", picture(4)),
-                                       ("c/d.png", picture(5))])  # fmt: skip
+    path = pack(
+        tmp_path / "set.zip",
+        [
+            ("a.png", picture(0)),
+            ("b.png", picture(1)),
+            ("a.png", picture(2)),
+            ("./a.png", picture(3)),
+            ("c\\d.png", picture(4)),
+            ("c/d.png", picture(5)),
+        ],
+    )
     found = read(path)
-    assert found.report == ["6 files -> 3 images at 16x16: 3 replaced", *[f"skipped {name}: replaced (a later member of the .zip has the same name)"
-                                                                         for name in ("a.png", "a.png", "c/d.png")]]  # fmt: skip
+    assert found.report == [
+        "6 files -> 3 images at 16x16: 3 replaced",
+        *[f"skipped {name}: replaced (a later member of the .zip has the same name)" for name in ("a.png", "a.png", "c/d.png")],
+    ]
     for index, seed in enumerate((3, 1, 5)):
         assert np.array_equal(found.images[index].permute(1, 2, 0).numpy(), pixels(seed))
     assert read_generated(path).report == "6 files -> 3 images: 3 replaced by later members of their names (a.png, a.png, c/d.png)"
@@ -376,8 +499,10 @@ def test_what_cannot_be_read_is_named_even_without_a_suffix(tmp_path, monkeypatc
 
     monkeypatch.setattr("builtins.open", refusing)
     assert read(tmp_path).report == [
-        "4 files -> 2 images at 16x16: 2 unreadable", "skipped gone: unreadable (not an ordinary file, or a link to nothing)",
-        "skipped secret: unreadable (Permission denied)"]
+        "4 files -> 2 images at 16x16: 2 unreadable",
+        "skipped gone: unreadable (not an ordinary file, or a link to nothing)",
+        "skipped secret: unreadable (Permission denied)",
+    ]
     with pytest.raises(UserError, match=r"/gone: cannot be read as an image \(unreadable: "):
         read_generated(tmp_path)
 
@@ -395,15 +520,41 @@ def test_a_member_that_cannot_be_unpacked_is_named_even_without_a_suffix(tmp_pat
 # ---------------------------------------------------------------- folders that systems make
 
 
-MADE = ["@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN", "$Recycle.Bin", "RECYCLER", "System Volume Information",
-        "lost+found", "__MACOSX", "Network Trash Folder", "Temporary Items", "LOST.DIR", "FOUND.000", "@GMT-2024.01.01-00.00.00"]  # fmt: skip
+MADE = [
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "$RECYCLE.BIN",
+    "$Recycle.Bin",
+    "RECYCLER",
+    "System Volume Information",
+    "lost+found",
+    "__MACOSX",
+    "Network Trash Folder",
+    "Temporary Items",
+    "LOST.DIR",
+    "FOUND.000",
+    "@GMT-2024.01.01-00.00.00",
+]
 
 
 @pytest.mark.parametrize("name", [*MADE, "@EADIR", "system volume information", "Lost+Found"])
 def test_folders_that_systems_make_are_left_out_and_named(name, tmp_path):
-    files = {"0.png": picture(0), "in/1.png": picture(1), f"{name}/2.png": picture(2), f"in/{name}/1.png/thumb.jpg": picture(3, "JPEG"), "Thumbs.db": b"x",
-             "in/desktop.ini": b"x", "~$0.docx": b"x", ".AppleDouble/0.png": picture(4), "._0.png": b"x", ".Trash-1000/files/5.png": picture(5),
-             ".thumbnails/6.png": picture(6)}  # fmt: skip
+    files = {
+        "0.png": picture(0),
+        "in/1.png": picture(1),
+        f"{name}/2.png": picture(2),
+        f"in/{name}/1.png/thumb.jpg": picture(3, "JPEG"),
+        "Thumbs.db": b"x",
+        "in/desktop.ini": b"x",
+        "~$0.docx": b"x",
+        ".AppleDouble/0.png": picture(4),
+        "._0.png": b"x",
+        ".Trash-1000/files/5.png": picture(5),
+        ".thumbnails/6.png": picture(6),
+    }
     for path in (put(tmp_path / "set", files), pack(tmp_path / "set.zip", files)):
         found = read(path)
         assert found.names == ["0.png", "in/1.png"] and len(found.report) == 1
@@ -419,7 +570,9 @@ def test_a_system_folder_that_is_asked_for_is_read(tmp_path):
     assert read(folder).names == ["#1.png"] and len(read_generated(folder).images) == 1
 
 
-@pytest.mark.parametrize("name", ["recycled", "recycling bin", "found", "snapshot", "@me", "#1", "temporary", "thumbs", "lost and found", "$5"])
+@pytest.mark.parametrize(
+    "name", ["recycled", "recycling bin", "found", "snapshot", "@me", "#1", "temporary", "thumbs", "lost and found", "$5"]
+)
 def test_names_of_people_are_not_taken_for_those_of_systems(name):
     assert not made_by_system(name)
 
@@ -444,10 +597,15 @@ def unmarked(path: Path, files: dict[str, bytes]) -> Path:
 
 def spellings(folder: Path) -> dict[str, Path]:
     decomposed = dict(zip(DECOMPOSED, FILES.values()))
-    return {"composed": put(folder / "nfc", FILES), "decomposed": put(folder / "nfd", decomposed), "zip": pack(folder / "a.zip", FILES),
-            "decomposed zip": pack(folder / "b.zip", decomposed), "zip of the folder": pack(folder / "c.zip", {f"my cats/{n}": c for n, c in FILES.items()}),
-            "zip by Windows": pack(folder / "d.zip", {f"cats\\{n}".replace("/", "\\"): c for n, c in FILES.items()}),
-            "zip by macOS": unmarked(folder / "e.zip", {f"cats/{n}": c for n, c in decomposed.items()} | {"__MACOSX/cats/._plain.png": b"x"})}  # fmt: skip
+    return {
+        "composed": put(folder / "nfc", FILES),
+        "decomposed": put(folder / "nfd", decomposed),
+        "zip": pack(folder / "a.zip", FILES),
+        "decomposed zip": pack(folder / "b.zip", decomposed),
+        "zip of the folder": pack(folder / "c.zip", {f"my cats/{n}": c for n, c in FILES.items()}),
+        "zip by Windows": pack(folder / "d.zip", {f"cats\\{n}".replace("/", "\\"): c for n, c in FILES.items()}),
+        "zip by macOS": unmarked(folder / "e.zip", {f"cats/{n}": c for n, c in decomposed.items()} | {"__MACOSX/cats/._plain.png": b"x"}),
+    }
 
 
 def test_one_set_has_one_fingerprint_however_its_names_are_spelled(tmp_path):
@@ -483,8 +641,13 @@ def as_before(path: Path, names: list[str]) -> Record:
     return Record(digest.hexdigest(), [order[i] for i in train], [order[i] for i in heldout])
 
 
-OLD = {"decomposed": DECOMPOSED, "composed": COMPOSED, "with a folder": [f"cats/{name}" for name in COMPOSED], "with folders": [f"my/cats/{name}" for name in DECOMPOSED],
-       "unmarked": [name.encode().decode("cp437") for name in DECOMPOSED]}  # fmt: skip
+OLD = {
+    "decomposed": DECOMPOSED,
+    "composed": COMPOSED,
+    "with a folder": [f"cats/{name}" for name in COMPOSED],
+    "with folders": [f"my/cats/{name}" for name in DECOMPOSED],
+    "unmarked": [name.encode().decode("cp437") for name in DECOMPOSED],
+}
 
 
 @pytest.mark.parametrize("old", OLD)
@@ -494,7 +657,10 @@ def test_a_run_begun_under_another_spelling_is_scored_as_it_was_divided(old, tmp
         trained = as_before(path, OLD[old])
         found = load_references(path, transform, trained=trained, originals=True)
         assert found.fingerprint == trained.fingerprint and found.warnings == []
-        for names, images, originals in ((trained.names, found.real, found.real_originals), (trained.heldout, found.heldout, found.heldout_originals)):
+        for names, images, originals in (
+            (trained.names, found.real, found.real_originals),
+            (trained.heldout, found.heldout, found.heldout_originals),
+        ):
             for name, image, original in zip(names, images, originals, strict=True):
                 seed = OLD[old].index(name)
                 assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels(seed)) and torch.equal(image, original)
@@ -510,7 +676,14 @@ def test_of_equal_images_another_one_may_have_been_the_first(tmp_path):
 
 def test_names_that_differ_in_more_are_not_taken_for_each_other(tmp_path):
     found = read(put(tmp_path, FILES))
-    for other in (COMPOSED[:-1], [*COMPOSED, "more.png"], [*COMPOSED[:-1], "zoe.png"], [*COMPOSED[:-1], "cats/zoë.png"], [*COMPOSED[:-1], COMPOSED[0]], []):
+    for other in (
+        COMPOSED[:-1],
+        [*COMPOSED, "more.png"],
+        [*COMPOSED[:-1], "zoe.png"],
+        [*COMPOSED[:-1], "cats/zoë.png"],
+        [*COMPOSED[:-1], COMPOSED[0]],
+        [],
+    ):
         assert found.respelled(other) is found
     assert found.respelled(COMPOSED) is found
     trained = as_before(tmp_path, COMPOSED)
@@ -534,7 +707,17 @@ def test_holdout_lists_may_be_spelled_otherwise():
 def test_a_run_goes_on_with_its_images_back_from_another_system(holdout, command, tmp_path):
     """A run as revision a2502c8 left it: decomposed names, sorted and divided as such."""
     folder = put(tmp_path / "nfc", FILES)
-    words = ["train.py", "--config", ROOT / "configs" / "smoke-32.yaml", "--run", tmp_path / "run", "--device", "cpu", "train.batch_size=2", f"data.holdout={holdout}"]
+    words = [
+        "train.py",
+        "--config",
+        ROOT / "configs" / "smoke-32.yaml",
+        "--run",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+        "train.batch_size=2",
+        f"data.holdout={holdout}",
+    ]
     assert (result := command(*words, f"data.path={folder}", "train.epochs=1")).returncode == 0, result.stderr
     last = tmp_path / "run" / "checkpoints" / "last.pt"
     state, found = checkpoint.load(last), load_images(folder, resolution=(32, 32))
@@ -542,7 +725,11 @@ def test_a_run_goes_on_with_its_images_back_from_another_system(holdout, command
     before = found.respelled(decomposed)
     assert before.fingerprint != found.fingerprint
     train, heldout = split_holdout(before.names, json.loads(holdout) if holdout[0] != "[" else [DECOMPOSED[0], DECOMPOSED[4]], 0)
-    state["data"] = {"fingerprint": before.fingerprint, "names": [before.names[i] for i in train], "heldout": [before.names[i] for i in heldout]}
+    state["data"] = {
+        "fingerprint": before.fingerprint,
+        "names": [before.names[i] for i in train],
+        "heldout": [before.names[i] for i in heldout],
+    }
     checkpoint.save(state, last)
     archive = pack(tmp_path / "set.zip", {f"top/{name}": content for name, content in FILES.items()})
     for epochs, path in ((2, folder), (3, archive)):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from imle.settings import Loss
 from imle.distance import ROBUST, make_distance
+from imle.settings import Loss
 from models.perceptual import load_embedding, squared_distance
 
 FORMULAS = {"charbonnier": lambda e, c: 2 * c**2 * (np.sqrt(1 + e / c**2) - 1), "geman-mcclure": lambda e, c: e * c**2 / (c**2 + e)}

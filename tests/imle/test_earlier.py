@@ -10,15 +10,14 @@ import pytest
 import torch
 from test_golden import assert_golden, never_stopped, results, words  # noqa: F401
 
+import methods
 import train
 from errors import UserError
-from training import checkpoint
-from imle.settings import Config
-import methods
-from methods import from_dict, load_config
-from training.settings import to_dict
 from imle.earlier import GONE, upgraded
-from methods import open_sampler
+from imle.settings import Config
+from methods import from_dict, load_config, open_sampler
+from training import checkpoint
+from training.settings import to_dict
 
 OLD_RUNS = Path(__file__).parent / "old_runs"  # as the revision before these names left them after step 7, and where they would have gone
 
@@ -30,8 +29,10 @@ def old_run(request, tmp_path):
 
 each_run = pytest.mark.parametrize("old_run", ["rs", "adaptive"], indirect=True)
 SMALL = ["model.channels=[8,8,8,8]", "model.style_dim=8", "model.latent_dim=8", "loss.perceptual=pixels", "train.schedule=constant"]
-SETTINGS = {"rs": [*SMALL, "imle.match=every", "imle.reject=quantile", "imle.refresh_epochs=2"],
-            "adaptive": [*SMALL, "imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2"]}  # fmt: skip
+SETTINGS = {
+    "rs": [*SMALL, "imle.match=every", "imle.reject=quantile", "imle.refresh_epochs=2"],
+    "adaptive": [*SMALL, "imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2"],
+}
 
 
 @each_run
@@ -51,8 +52,15 @@ def test_an_old_run_is_sampled_and_exported(old_run):
     assert torch.equal(open_sampler(old_run / "export.pt").images([5]), sampler.images([5]))
 
 
-OTHER = {"model.bottleneck": 0.5, "model.mapping": "tokens", "imle.epsilon_ema": 0.25, "imle.reject_after": 3, "imle.reject_below": 0.5, "imle.top_up": 1.0,
-         "imle.pool_precision": "bf16"}  # fmt: skip
+OTHER = {
+    "model.bottleneck": 0.5,
+    "model.mapping": "tokens",
+    "imle.epsilon_ema": 0.25,
+    "imle.reject_after": 3,
+    "imle.reject_below": 0.5,
+    "imle.top_up": 1.0,
+    "imle.pool_precision": "bf16",
+}
 
 
 @pytest.mark.parametrize("key", GONE)
@@ -68,15 +76,20 @@ def test_a_checkpoint_that_used_what_is_gone_is_told_so(key, old_run):
     assert str(told.value).startswith(f"{path}: {key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place")
 
 
-@pytest.mark.parametrize("old, today", [
-    ({"objective": "imle", "epsilon_mode": "fixed"}, {"match": "every", "reject": "none"}),
-    ({"objective": "adaptive", "epsilon_mode": "rejected_fraction"}, {"match": "adaptive", "reject": "none"}),
-    ({"objective": "rs", "epsilon_mode": "rejected_fraction"}, {"match": "every", "reject": "share"}),
-    *(({"objective": "rs", "epsilon_mode": mode}, {"match": "every", "reject": mode})
-      for mode in ("fixed", "quantile", "rank", "median_rank")),
-    ({"objective": "rs", "epsilon_mode": "rank", "search": "faiss"}, {"match": "every", "reject": "rank", "search": "exact"}),
-    ({"objective": "rs", "epsilon_mode": "fixed", "search": "dci"}, {"match": "every", "reject": "fixed", "search": "dci"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "old, today",
+    [
+        ({"objective": "imle", "epsilon_mode": "fixed"}, {"match": "every", "reject": "none"}),
+        ({"objective": "adaptive", "epsilon_mode": "rejected_fraction"}, {"match": "adaptive", "reject": "none"}),
+        ({"objective": "rs", "epsilon_mode": "rejected_fraction"}, {"match": "every", "reject": "share"}),
+        *(
+            ({"objective": "rs", "epsilon_mode": mode}, {"match": "every", "reject": mode})
+            for mode in ("fixed", "quantile", "rank", "median_rank")
+        ),
+        ({"objective": "rs", "epsilon_mode": "rank", "search": "faiss"}, {"match": "every", "reject": "rank", "search": "exact"}),
+        ({"objective": "rs", "epsilon_mode": "fixed", "search": "dci"}, {"match": "every", "reject": "fixed", "search": "dci"}),
+    ],
+)
 def test_what_was_an_objective_and_an_epsilon_mode(old, today, tmp_path):
     assert upgraded({"config": {"imle": old}, "ema": {}}) == {"config": {"method": "imle", "imle": today}, "sampled": {}}
     lines = (OLD_RUNS / "rs" / "config.yaml").read_text().splitlines(keepends=True)
@@ -87,15 +100,20 @@ def test_what_was_an_objective_and_an_epsilon_mode(old, today, tmp_path):
     assert load_config(tmp_path / "config.yaml", ["imle.reject=rank", "imle.search=exact"]).imle.reject == "rank"
 
 
-@pytest.mark.parametrize("words_, told", [
-    (["imle.objective=imle"], "imle.objective: now called imle.match and imle.reject; write imle.match=every imle.reject=none"),
-    (["imle.objective=rs"], "write imle.match=every imle.reject=share"),
-    (["imle.objective=adaptive"], "write imle.match=adaptive imle.reject=none"),
-    (["imle.epsilon_mode=quantile"], "imle.epsilon_mode: now called imle.match and imle.reject; "
-                                     "write imle.match=every imle.reject=quantile"),
-    (["imle.objective=rs", "imle.epsilon_mode=fixed"], "imle.epsilon_mode and imle.objective: now called"),
-    (["imle.objective=imle", "imle.top_up=4"], "write imle.match=every imle.reject=none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words_, told",
+    [
+        (["imle.objective=imle"], "imle.objective: now called imle.match and imle.reject; write imle.match=every imle.reject=none"),
+        (["imle.objective=rs"], "write imle.match=every imle.reject=share"),
+        (["imle.objective=adaptive"], "write imle.match=adaptive imle.reject=none"),
+        (
+            ["imle.epsilon_mode=quantile"],
+            "imle.epsilon_mode: now called imle.match and imle.reject; write imle.match=every imle.reject=quantile",
+        ),
+        (["imle.objective=rs", "imle.epsilon_mode=fixed"], "imle.epsilon_mode and imle.objective: now called"),
+        (["imle.objective=imle", "imle.top_up=4"], "write imle.match=every imle.reject=none"),
+    ],
+)
 def test_an_old_name_that_a_user_writes_is_told_with_the_new_one(words_, told, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("imle:\n" + "".join(f"  {word.split('.', 1)[1].replace('=', ': ')}\n" for word in words_))
@@ -133,8 +151,10 @@ def test_what_a_user_writes_of_what_is_gone(key, tmp_path):
     for given in ((path,), (None, [f"{key}={OTHER[key]}"])):
         with pytest.raises(UserError) as told:
             load_config(*given)
-        assert str(told.value) == (f"{key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place; "
-                                   "leave it out, or use the revision that had it")  # fmt: skip
+        assert str(told.value) == (
+            f"{key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place; "
+            "leave it out, or use the revision that had it"
+        )
     with pytest.raises(UserError, match="nonsense: this setting is gone"):
         load_config(None, [f"{key}=nonsense"])
 
@@ -169,5 +189,7 @@ def test_a_checkpoint_with_the_new_names_may_have_had_the_token_mapper(old_run):
     torch.save(state, path)
     with pytest.raises(UserError) as told:
         open_sampler(old_run)
-    assert str(told.value) == (f"{path}: model.mapping=tokens: this setting is gone, and every run has mlp in its place; "
-                               "leave it out, or use the revision that had it")  # fmt: skip
+    assert str(told.value) == (
+        f"{path}: model.mapping=tokens: this setting is gone, and every run has mlp in its place; "
+        "leave it out, or use the revision that had it"
+    )

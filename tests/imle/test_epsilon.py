@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from imle.settings import Imle
 from imle.epsilon import measure, radius_below, ranks, target_share
+from imle.settings import Imle
 
 
 def table(candidates=400, n=7, seed=0):

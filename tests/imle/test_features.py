@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from imle.features import SearchFeatures
-from models.pixels import to_float
 from models.perceptual import load_embedding, squared_distance
+from models.pixels import to_float
 
 
 class Maps(nn.Module):
@@ -109,8 +109,7 @@ def test_a_sketch_of_real_images_finds_near_candidates():
     candidates = (weights * images + (1 - weights) * images.roll(7, dims=0)).roll((2, 3), dims=(2, 3))
     embedding = load_embedding("effnet-lite0", 0.1)
     with torch.no_grad():
-        true, sketched = (torch.cdist(phi(candidates), phi(images)) for phi in
-                          (features(embedding), features(embedding, sketch_dim=800)))  # fmt: skip
+        true, sketched = (torch.cdist(phi(candidates), phi(images)) for phi in (features(embedding), features(embedding, sketch_dim=800)))
     errors = sketched / true - 1
     assert errors.abs().mean() < 0.03 and errors.abs().max() < 0.15
     chosen = true.gather(0, sketched.argmin(dim=0)[None])[0]

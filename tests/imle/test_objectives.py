@@ -2,11 +2,10 @@
 
 import copy
 
-import pytest
 import torch
 
-from imle.settings import Imle
 from imle.objectives import OBJECTIVES, Adaptive
+from imle.settings import Imle
 
 N, STEPS = 4, 3  # images; steps an epoch
 FAR = torch.full((N,), 100.0)

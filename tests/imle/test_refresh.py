@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from imle import refresh
-from training import rng
-from methods import from_dict
 from imle.epsilon import measure, ranks
 from imle.refresh import Refresher, latent_gap
+from methods import from_dict
+from training import rng
 
 LATENT_DIM, FEATURES, N = 6, 10, 12
 SEARCHES = ["exact", "dci"]
@@ -84,10 +84,17 @@ def test_nothing_is_matched_within_epsilon_of_any_image(radii, search, seed):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("settings", [
-    {"reject": "none"}, {"match": "adaptive", "reject": "none"}, {"reject": "none", "pool_factor": 0.25},
-    {"reject": "fixed", "epsilon": 0.0}, {"rejected_fraction": 0.0},
-    {"reject": "quantile", "pool_factor": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reject": "none"},
+        {"match": "adaptive", "reject": "none"},
+        {"reject": "none", "pool_factor": 0.25},
+        {"reject": "fixed", "epsilon": 0.0},
+        {"rejected_fraction": 0.0},
+        {"reject": "quantile", "pool_factor": 1},
+    ],
+)
 def test_without_a_radius_it_is_imle(settings, search):
     chosen = refresher(search=search, **settings)
     matches = chosen.refresh(embed, number=0)
@@ -100,9 +107,10 @@ def test_without_a_radius_it_is_imle(settings, search):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("settings", [
-    {"reject": "none"}, {"rejected_fraction": 0.3}, {"reject": "quantile"},
-    {"pool_factor": 2, "reject": "fixed", "epsilon": 11.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [{"reject": "none"}, {"rejected_fraction": 0.3}, {"reject": "quantile"}, {"pool_factor": 2, "reject": "fixed", "epsilon": 11.0}],
+)
 def test_pool_batch_changes_nothing(settings, search):
     results = [refresher(search=search, pool_batch=size, **settings).refresh(embed, 3) for size in (64, 1, 7, 1000)]
     for other in results[1:]:
@@ -187,8 +195,7 @@ def test_latent_gap_is_one_for_fresh_latents_and_larger_for_a_cluster():
     assert latent_gap(fresh, 0, 0) == pytest.approx(1, abs=0.1)
     assert latent_gap(0.1 * fresh, 0, 0) > 1.3
     probes, control = (rng.normal((p, LATENT_DIM), 0, "latent_gap", 4, k) for p, k in ((512, 0), (200, 1)))
-    far = [sorted(min(math.dist(p, z) for z in latents) for p in probes.tolist())
-           for latents in ((0.1 * fresh).tolist(), control.tolist())]  # fmt: skip
+    far = [sorted(min(math.dist(p, z) for z in latents) for p in probes.tolist()) for latents in ((0.1 * fresh).tolist(), control.tolist())]
     position = 0.95 * 511
     low, part = int(position), position % 1
     expected = [d[low] + part * (d[low + 1] - d[low]) for d in far]
@@ -203,8 +210,7 @@ def test_two_images_or_copies_or_a_single_one_are_enough(targets):
         assert torch.isfinite(matches.distance).all() and matches.latents.shape == (len(targets), LATENT_DIM)
 
 
-@pytest.mark.parametrize("settings, exponent", [
-    ({"reject": "none"}, 60), ({"reject": "rank"}, 3)])
+@pytest.mark.parametrize("settings, exponent", [({"reject": "none"}, 60), ({"reject": "rank"}, 3)])
 def test_selected_distances_follow_the_law_of_the_nearest_of_so_many(settings, exponent):
     """With F the distribution of distances of fresh samples, the nearest of k has 1 - (1 - F)^k.
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from errors import UserError
-from imle.search import DCI, SEARCHES, ExactIndex, PoolMatcher, bounds, clearance, dci, distances, exact, matcher
-from imle.search import nearest, open_index
+from imle.search import DCI, SEARCHES, ExactIndex, PoolMatcher, bounds, clearance, dci, distances, exact, matcher, nearest, open_index
 from imle.search.bounds import Bounds, Queries, block_size, not_positive, squared_distances
 from imle.search.dci import SETTINGS, Setting
 from models.precision import true_fp32
@@ -78,10 +77,20 @@ def assert_same(one, other):
 def cases():
     """Name pools of many shapes, and a radius that rejects some of each: (targets, pool, epsilon)."""
     made = []
-    for seed, (n, m, dim, scale, offset) in enumerate([
-        (1, 1, 1, 1, 0), (1, 50, 3, 1, 0), (7, 40, 1, 10, 0), (20, 300, 8, 1, 5), (5, 2100, 17, 1e-3, 1),
-        (40, 500, 64, 100, 0), (9, 120, 800, 1, 1000), (3, 30, 5000, 0.01, -3), (30, 10, 33, 1e8, 0),
-        (12, 200, 20, 1e-12, 0)]):  # fmt: skip
+    for seed, (n, m, dim, scale, offset) in enumerate(
+        [
+            (1, 1, 1, 1, 0),
+            (1, 50, 3, 1, 0),
+            (7, 40, 1, 10, 0),
+            (20, 300, 8, 1, 5),
+            (5, 2100, 17, 1e-3, 1),
+            (40, 500, 64, 100, 0),
+            (9, 120, 800, 1, 1000),
+            (3, 30, 5000, 0.01, -3),
+            (30, 10, 33, 1e8, 0),
+            (12, 200, 20, 1e-12, 0),
+        ]
+    ):
         targets = normal(n, dim, seed=seed, scale=scale, offset=offset)
         pool = normal(m, dim, seed=seed + 50, scale=scale, offset=offset)
         table = true_distances(pool, targets)
@@ -146,8 +155,9 @@ def test_near_ties_and_the_radius_itself_are_decided_as_in_float64():
             assert ((naive < epsilon).any(1) != rejected).sum() > 20, "the pool is meant to defeat float32"
 
 
-@pytest.mark.parametrize("make", [hostile_pool, lambda: (manifold(15, seed=1), manifold(500, seed=2)),
-                                  lambda: (normal(4, 3), normal(500, 3, seed=1).round())])  # fmt: skip
+@pytest.mark.parametrize(
+    "make", [hostile_pool, lambda: (manifold(15, seed=1), manifold(500, seed=2)), lambda: (normal(4, 3), normal(500, 3, seed=1).round())]
+)
 def test_result_does_not_depend_on_chunks(make, search, monkeypatch):
     monkeypatch.setattr(matcher, "SAMPLE_SIZE", 64)
     targets, pool = make()
@@ -217,8 +227,7 @@ def test_blocks_are_as_wide_as_memory_allows():
 
 def test_a_collapsed_generator_is_matched_right_and_without_measuring_every_pair(monkeypatch):
     measured = []
-    monkeypatch.setattr(exact, "squared_distances", lambda *args: measured.append(len(args[2])) or
-                        squared_distances(*args))  # fmt: skip
+    monkeypatch.setattr(exact, "squared_distances", lambda *args: measured.append(len(args[2])) or squared_distances(*args))
     targets = normal(20, 100, seed=1)
     pool = normal(1, 100, seed=2) + 1e-5 * normal(1000, 100, seed=3)
     epsilon = float(clearance(pool, targets).median())
@@ -353,9 +362,7 @@ def test_nearer_is_an_estimate_beyond_the_sample(monkeypatch):
 
 def test_nearer_counts_what_another_search_overlooked(monkeypatch):
     targets, pool = normal(5, 4, seed=1), normal(40, 4, seed=2)
-    first_of_all = SimpleNamespace(
-        add=len, query=lambda queries: (None, torch.zeros(len(queries), 1, dtype=torch.int64))
-    )
+    first_of_all = SimpleNamespace(add=len, query=lambda queries: (None, torch.zeros(len(queries), 1, dtype=torch.int64)))
     monkeypatch.setattr(matcher, "open_index", lambda *_: first_of_all)
     match = run(targets, [pool], 0.0, "dci")[1]
     table = true_distances(pool, targets)
@@ -583,8 +590,9 @@ def test_dci_with_all_candidates_is_exact_whatever_the_tiles(make, monkeypatch):
 def test_dci_ranks_truly_where_float32_sums_cannot(monkeypatch):
     queries, points = hostile_pool()
     rough, dim = dci.rough_distances, points.shape[1]
-    monkeypatch.setattr(dci, "rough_distances", lambda *args: (values := rough(*args)) *
-                        (1 + (dim + 8) * 2**-24 * normal(len(values), seed=9).sign()))  # fmt: skip
+    monkeypatch.setattr(
+        dci, "rough_distances", lambda *args: (values := rough(*args)) * (1 + (dim + 8) * 2**-24 * normal(len(values), seed=9).sign())
+    )
     index = DCI(Setting(1, 2, lambda num_points: num_points))
     index.add(points)
     assert torch.equal(index.query(queries, 5)[1], nearest(queries, points, 5)[1])

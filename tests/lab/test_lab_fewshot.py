@@ -163,9 +163,13 @@ def test_a_method_without_refreshes_has_no_state_of_matching(tmp_path):
     assert fewshot.scores([{"fd_heldout": 1.0}]).count("-") == len(fewshot.COLUMNS) - 1
 
 
-@pytest.mark.parametrize("name, settings", [
-    ("rs", ("imle.match=every", "imle.reject=quantile", "imle.refresh_epochs=2")),
-    ("adaptive", ("imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("rs", ("imle.match=every", "imle.reject=quantile", "imle.refresh_epochs=2")),
+        ("adaptive", ("imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2")),
+    ],
+)
 def test_a_run_of_an_earlier_revision_goes_on_and_its_seconds_count(name, settings, images, cell, monkeypatch):
     """Of twelve images, as here; it stopped at step 7 with a checkpoint of format 1, which the laboratory gave its seconds."""
     run = Path(cell.folder)
@@ -173,8 +177,14 @@ def test_a_run_of_an_earlier_revision_goes_on_and_its_seconds_count(name, settin
     path = run / "checkpoints" / "last.pt"
     torch.save(torch.load(path, weights_only=True) | {"cpu_seconds": 1000.0}, path)
     (run / "curve.json").write_text(json.dumps([{"step": 2, "cpu_seconds": 250.0}, {"step": 3, "cpu_seconds": 500.0}]))
-    small = ("model.channels=[8,8,8,8]", "model.style_dim=8", "model.latent_dim=8", "loss.perceptual=pixels", "train.schedule=constant",
-             "train.batch_size=6")  # fmt: skip
+    small = (
+        "model.channels=[8,8,8,8]",
+        "model.style_dim=8",
+        "model.latent_dim=8",
+        "loss.perceptual=pixels",
+        "train.schedule=constant",
+        "train.batch_size=6",
+    )
     taken = []
     advance = Trainer.advance
     monkeypatch.setattr(Trainer, "advance", lambda trainer: taken.append(trainer.step) or advance(trainer))
@@ -193,7 +203,11 @@ def test_the_table_gives_means_intervals_and_differences():
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     head, real, one, other = rows
     assert [len(row) for row in rows] == [len(head)] * 4 and "`b`: seed=1" in text
-    assert {name: word for name, word in zip(head, real) if word != "-"} == {"method": "real images", "FD held-out": "7.2", "copies": "0.062"}
+    assert {name: word for name, word in zip(head, real) if word != "-"} == {
+        "method": "real images",
+        "FD held-out": "7.2",
+        "copies": "0.062",
+    }
     assert one[head.index("FD held-out")] == "2.0 +- 12.7" and one[head.index("copies")] == "-"
     assert one[-1] == "-" and other[-1] == "1.0 +- 0.0" and head[-1] == "held-out less a's"
 
@@ -225,8 +239,11 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
     assert (tmp_path / "out" / "few" / "small" / "seed0" / "checkpoints" / "last.pt").exists()
     assert "| small | " in done.stdout
     assert found["real images"]["few"]["fd_heldout"] > 0 and "| real images | " in done.stdout
-    for other, told in ((("--samples", 9), "samples"), (("--methods", "small:model.style_dim=8"), "method small"),
-                        (("--sets", f"few={images},{images}"), "set few")):  # fmt: skip
+    for other, told in (
+        (("--samples", 9), "samples"),
+        (("--methods", "small:model.style_dim=8"), "method small"),
+        (("--sets", f"few={images},{images}"), "set few"),
+    ):
         with pytest.raises(UserError, match=f"holds runs of another {told}; choose another folder"):
             fewshot.main([str(word) for word in (*words, *other)])
 
@@ -238,10 +255,17 @@ def test_a_budget_that_is_too_small_to_be_parted_is_refused(images, tmp_path):
         fewshot.main([*words, "--budget", "1.9"])
 
 
-@pytest.mark.parametrize("words, told", [
-    (("--methods", "gan"), "--methods gan: not one of"), (("--sets", "x"), "--sets x: write"), (("--budget", "0"), "not positive"),
-    (("--config", "none.yaml"), "none.yaml"), (("--methods", "a:train.epoch=1"), "train.epoch: no such setting"),
-    (("--sets", "a=nowhere"), "nowhere")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--methods", "gan"), "--methods gan: not one of"),
+        (("--sets", "x"), "--sets x: write"),
+        (("--budget", "0"), "not positive"),
+        (("--config", "none.yaml"), "none.yaml"),
+        (("--methods", "a:train.epoch=1"), "train.epoch: no such setting"),
+        (("--sets", "a=nowhere"), "nowhere"),
+    ],
+)
 def test_bad_input_is_told_in_a_line(words, told, tmp_path, capsys):
     try:
         fewshot.main(["--budget", "1", "--out", str(tmp_path / "out"), *words])
@@ -258,8 +282,31 @@ def test_a_stopped_command_leaves_no_runs_behind(images, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "costs.json").write_text('{"12": {"imle": 0.1}}')  # not to be measured here
-    process = subprocess.Popen([sys.executable, "-m", "lab.fewshot", "--budget", "600", "--seeds", "1", "--methods", "imle", "--config", SMOKE,
-                                "--samples", "8", "--workers", "2", "--out", str(out), "--sets", f"few={images}"], cwd=ROOT, stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "lab.fewshot",
+            "--budget",
+            "600",
+            "--seeds",
+            "1",
+            "--methods",
+            "imle",
+            "--config",
+            SMOKE,
+            "--samples",
+            "8",
+            "--workers",
+            "2",
+            "--out",
+            str(out),
+            "--sets",
+            f"few={images}",
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+    )
     last, patience = out / "few" / "imle" / "seed0" / "metrics.jsonl", time.monotonic() + 100
     while not last.exists() or not last.stat().st_size:
         assert time.monotonic() < patience and process.poll() is None

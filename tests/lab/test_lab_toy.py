@@ -18,8 +18,13 @@ PICTURES = ("samples.png", "latents.png", "laws.png", "diagnostics.png")
 
 
 def started(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "lab.toy", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "lab.toy", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_the_points_lie_on_the_infinity_symbol():
@@ -112,12 +117,15 @@ def test_the_command_writes_tables_and_pictures(tmp_path):
     assert (tmp_path / "toy" / "training.gif").read_bytes().startswith(b"GIF")
 
 
-@pytest.mark.parametrize("words, complaint", [
-    (["--seeds", "0"], "--seeds 0: must be at least 1"),
-    (["--steps", "0"], "--steps 0: must be at least 1"),
-    (["--workers", "-1"], "--workers -1: must be at least 1"),
-    (["--out", "README.md"], "--out README.md: cannot write there"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["--steps", "0"], "--steps 0: must be at least 1"),
+        (["--workers", "-1"], "--workers -1: must be at least 1"),
+        (["--out", "README.md"], "--out README.md: cannot write there"),
+    ],
+)
 def test_bad_words_are_one_clear_line(words, complaint, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(toy.UserError, match=complaint) as caught:

@@ -33,8 +33,9 @@ def tensors():
 def same(a, b):
     """Say whether two dicts of tensors are equal in every bit."""
     return a.keys() == b.keys() and all(
-        a[name].dtype == b[name].dtype and a[name].shape == b[name].shape
-        and a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in a)  # fmt: skip
+        a[name].dtype == b[name].dtype and a[name].shape == b[name].shape and a[name].numpy().tobytes() == b[name].numpy().tobytes()
+        for name in a
+    )
 
 
 def stored(folder):
@@ -72,13 +73,13 @@ def test_a_folder_that_is_not_there_has_nothing(tmp_path):
 def flipped(good):
     """Turn one bit of a tensor's data over."""
     place = good.index(tensors()["float64"].numpy().tobytes())
-    return good[:place] + bytes([good[place] ^ 1]) + good[place + 1:]
+    return good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
 
 
 DAMAGES = {
     "empty": lambda good: b"",
     "one byte": lambda good: good[:1],
-    "a third": lambda good: good[:len(good) // 3],
+    "a third": lambda good: good[: len(good) // 3],
     "its last byte": lambda good: good[:-1],
     "text": lambda good: b"not an archive\n" * 99,
     "zeros": lambda good: bytes(len(good)),
@@ -87,7 +88,9 @@ DAMAGES = {
     "headless": lambda good: good[100:],
     "a bit": flipped,
     "an empty archive": lambda good: b"PK\x05\x06" + bytes(18),
-    "an array of its own": lambda good: b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }".ljust(128, b" ") + bytes(4),
+    "an array of its own": lambda good: (
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }".ljust(128, b" ") + bytes(4)
+    ),
     "an unknown compression": lambda good: good.replace(b"PK\x01\x02", b"PK\x01\x02" + b"\x2d\x03\x2d\x00\x00\x00\x63\x00", 1),
 }
 
@@ -328,8 +331,13 @@ def test_what_another_version_of_the_code_has_kept_is_not_ours(tmp_path, monkeyp
 
 def test_every_module_that_can_change_a_result_is_part_of_the_code(tmp_path):
     for package in ("data", "imle", "lab", "metrics", "models", "training"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=lambda folder, names: [
-            name for name in names if not name.endswith(".py") and not os.path.isdir(os.path.join(folder, name))])  # fmt: skip
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / package,
+            ignore=lambda folder, names: [
+                name for name in names if not name.endswith(".py") and not os.path.isdir(os.path.join(folder, name))
+            ],
+        )
     before = source_hash(tmp_path)
     assert before == source_hash(ROOT) == _code()
     for path in sorted(tmp_path.rglob("*.py")):

@@ -96,7 +96,9 @@ def test_duplicates_lie_at_exactly_zero_and_nothing_else_does(offset, scale, chu
     assert (distances == 0).tolist() == [False] * 5 + [True] * 10
     assert nearest[5:].tolist() == list(range(10, 20))
     assert (nearest_other_distances(torch.cat([others, others[10:20]])) == 0).nonzero().flatten().tolist() == [
-        *range(10, 20), *range(40, 50)]  # fmt: skip
+        *range(10, 20),
+        *range(40, 50),
+    ]
 
 
 # oracles
@@ -203,9 +205,11 @@ def test_too_few_images_give_none():
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-@pytest.mark.parametrize("repeats, given", [([2], True), ([2, 2], True), ([3, 2], True), ([2, 2, 2], False), ([2] * 50, False),
-                                            ([100], False)],
-                         ids=["a pair", "two pairs", "three and a pair", "three pairs", "pairs", "one image"])  # fmt: skip
+@pytest.mark.parametrize(
+    "repeats, given",
+    [([2], True), ([2, 2], True), ([3, 2], True), ([2, 2, 2], False), ([2] * 50, False), ([100], False)],
+    ids=["a pair", "two pairs", "three and a pair", "three pairs", "pairs", "one image"],
+)
 def test_repeated_training_images_give_none_or_the_right_number(repeats, given, offset):
     repeats = torch.tensor(repeats + [1] * (100 - sum(repeats)))
     real = normal(len(repeats), shift=offset).repeat_interleave(repeats, dim=0)
@@ -230,15 +234,20 @@ def test_thumbnails_are_compared_in_levels_at_half_their_size():
     fake[3] += 12 * (torch.arange(768) % 2 * 2 - 1)  # a texture of single pixels
     distances = thumbnail_distances(fake, real)
     np.testing.assert_allclose(distances.diagonal(), 7, rtol=1e-3)
-    expected = brute_distances(fake.view(-1, 3, 8, 2, 8, 2).mean(dim=(3, 5)).flatten(1), real.view(-1, 3, 8, 2, 8, 2).mean(dim=(3, 5)).flatten(1))
+    expected = brute_distances(
+        fake.view(-1, 3, 8, 2, 8, 2).mean(dim=(3, 5)).flatten(1), real.view(-1, 3, 8, 2, 8, 2).mean(dim=(3, 5)).flatten(1)
+    )
     assert (distances.numpy() <= expected / 192**0.5 + 1e-3).all()  # the best of many positions
 
 
 def test_a_small_shift_or_zoom_and_a_mirror_do_not_count():
     images = thumbnails(30, 0).view(-1, 3, 16, 16)
     large = torch.nn.functional.interpolate(images, size=128, mode="bilinear")
-    moved = {"mirror": large.flip(3), "shift": torch.cat([large[..., :1].expand(-1, -1, -1, 6), large[..., :-6]], dim=3),
-             "zoom": large[..., 6:-6, 6:-6]}  # fmt: skip
+    moved = {
+        "mirror": large.flip(3),
+        "shift": torch.cat([large[..., :1].expand(-1, -1, -1, 6), large[..., :-6]], dim=3),
+        "zoom": large[..., 6:-6, 6:-6],
+    }
     fresh = thumbnail_distances(thumbnails(30, 1), images.flatten(1)).amin(dim=1).median()
     for name, pictures in moved.items():
         small = torch.nn.functional.interpolate(pictures, size=16, mode="bilinear", antialias=True).flatten(1)
@@ -251,7 +260,9 @@ def test_the_copy_rate_between_thumbnails():
     copies = real + 20 * (torch.arange(768) % 2 * 2 - 1)
     assert thumbnail_copy_rate(real, copies) == thumbnail_copy_rate(real, real) == 1
     assert thumbnail_copy_rate(real, fresh) < 0.15
-    assert thumbnail_copy_rate(real, torch.cat([copies[:30], fresh[:70]])) == pytest.approx(0.3 + 0.7 * thumbnail_copy_rate(real, fresh[:70]))
+    assert thumbnail_copy_rate(real, torch.cat([copies[:30], fresh[:70]])) == pytest.approx(
+        0.3 + 0.7 * thumbnail_copy_rate(real, fresh[:70])
+    )
     assert thumbnail_copy_rate(real[:19], copies) is None and thumbnail_copy_rate(real.repeat(11, 1), copies) is None
     assert thumbnail_copy_rate(real[:1].expand(50, -1), copies) is None  # all equal: no distance to compare with
     assert thumbnail_copy_rate(torch.cat([real[:40], real[:40]]), copies) is None
@@ -265,7 +276,9 @@ def test_changes_are_what_they_are_called():
     changed, ways = alterations.changed_copies(images)
     assert ways.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0] and changed.dtype == torch.uint8
     for number, change in enumerate(alterations.COPIES.values()):
-        assert torch.equal(changed[ways == number], change(images[ways == number])) and not torch.equal(changed[ways == number], images[ways == number])
+        assert torch.equal(changed[ways == number], change(images[ways == number])) and not torch.equal(
+            changed[ways == number], images[ways == number]
+        )
     assert 0 < (alterations.noise(images).short() - images.short()).abs().max() <= 8
     flat = torch.full((1, 3, 16, 16), 77, dtype=torch.uint8)
     for change in (alterations.blur, alterations.quarter, alterations.pairs):

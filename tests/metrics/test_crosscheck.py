@@ -67,7 +67,8 @@ def test_precision_and_recall_equal_torch_fidelity(real, fake, save_memory):
     theirs = prc_features_to_metric(fake, real, prc_neighborhood=3, prc_batch_size=37, save_cpu_ram=save_memory, verbose=False)
     ours = prdc.prdc(real, fake)
     assert {name: ours[name] for name in ("precision", "recall")} == pytest.approx(
-        {name: theirs[name] for name in ("precision", "recall")}, rel=0, abs=1e-6)  # fmt: skip
+        {name: theirs[name] for name in ("precision", "recall")}, rel=0, abs=1e-6
+    )
 
 
 # kernel distance and Frechet distance
@@ -81,16 +82,28 @@ def test_kernel_distance_equals_torch_fidelity_and_clean_fid(count, dimension, s
     """
     real, fake = normal(count, dimension), normal(count, dimension, seed=1) + shift
     ours, _ = kid.kernel_distance(real, fake)
-    fidelity = kid_features_to_metric(real, fake, kid_subsets=1, kid_subset_size=count, kid_kernel="poly", verbose=False,
-                                      kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1)
+    fidelity = kid_features_to_metric(
+        real,
+        fake,
+        kid_subsets=1,
+        kid_subset_size=count,
+        kid_kernel="poly",
+        verbose=False,
+        kid_kernel_poly_degree=3,
+        kid_kernel_poly_gamma=None,
+        kid_kernel_poly_coef0=1,
+    )
     assert ours == pytest.approx(fidelity["kernel_inception_distance_mean"], rel=1e-9)
     clean = cleanfid.fid.kernel_distance(real.numpy(), fake.numpy(), num_subsets=1, max_subset_size=count)
     assert ours == pytest.approx(clean, rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
-@pytest.mark.parametrize("n, m, tolerance", [(40, 200, 1e-6), (200, 40, 1e-6), (40, 40, 1e-6), (200, 200, 1e-9)],
-                         ids=["few reals", "few fakes", "few of both", "full rank"])  # fmt: skip
+@pytest.mark.parametrize(
+    "n, m, tolerance",
+    [(40, 200, 1e-6), (200, 40, 1e-6), (40, 40, 1e-6), (200, 200, 1e-9)],
+    ids=["few reals", "few fakes", "few of both", "full rank"],
+)
 def test_frechet_distance_equals_torch_fidelity_and_clean_fid(n, m, tolerance):
     """Within 1e-9 for covariances of full rank, where float64 loses little; 1e-6 below.
 
@@ -147,7 +160,7 @@ def test_features_equal_torch_fidelitys_inception(inception_weights):
     At 299 pixels, where neither side resizes: torch-fidelity's own resize is TensorFlow's.
     """
     images = noisy(2, 3, 299, 299)
-    theirs, = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path=inception_weights)(images)
+    (theirs,) = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path=inception_weights)(images)
     seen = features.FeaturePass("inception-clean", "cpu")
     seen.add(images)
     torch.testing.assert_close(seen.result()["features"], theirs, rtol=0, atol=1e-5 * theirs.max().item())
@@ -238,8 +251,17 @@ def test_path_length_equals_torch_fidelity(monkeypatch):
 
     def theirs(**words):
         model = GenerativeModelModuleWrapper(decoder.generator, latent_dim, "normal", num_classes=0)
-        return metric_ppl.calculate_ppl(1, input1=model, input1_model_num_samples=count, cuda=False, verbose=False, **words,
-                                        ppl_epsilon=1e-4, ppl_z_interp_mode="slerp_unit", ppl_sample_similarity="mean square")
+        return metric_ppl.calculate_ppl(
+            1,
+            input1=model,
+            input1_model_num_samples=count,
+            cuda=False,
+            verbose=False,
+            **words,
+            ppl_epsilon=1e-4,
+            ppl_z_interp_mode="slerp_unit",
+            ppl_sample_similarity="mean square",
+        )
 
     whole = theirs(ppl_reduction="none", ppl_discard_percentile_lower=None, ppl_discard_percentile_higher=None)
     lengths = torch.from_numpy(whole["perceptual_path_length_raw"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from test_evaluate import ROOT
 
 from data import load_images
 from metrics.alterations import SPOILT, changed_copies
@@ -18,7 +19,6 @@ from metrics.images import Images
 from metrics.interface import Reals
 from metrics.measure import protocol_of
 from metrics.verdict import verdict
-from test_evaluate import ROOT
 
 SIDE, N = 64, 40
 GENERATOR = np.random.default_rng(0)
@@ -52,6 +52,7 @@ def rendered(folder, count=N):
 
 def pillow(change):
     """Return `change`, of a PIL image, for tensors."""
+
     def changed(images):
         pictures = [change(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images]
         return torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures])
@@ -78,21 +79,36 @@ def shifted(pixels):
 
 zoomed = pillow(lambda image: image.crop((3, 3, SIDE - 3, SIDE - 3)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 CULPRITS = {
-    "as they are": lambda images: images, "JPEG 90": through_jpeg(90), "JPEG 75": through_jpeg(75), "JPEG 40": through_jpeg(40),
+    "as they are": lambda images: images,
+    "JPEG 90": through_jpeg(90),
+    "JPEG 75": through_jpeg(75),
+    "JPEG 40": through_jpeg(40),
     "blur 0.5": pillow(lambda image: image.filter(ImageFilter.GaussianBlur(0.5))),
-    "blur 1": pillow(lambda image: image.filter(ImageFilter.GaussianBlur(1))), "noise 1": noisy(1), "noise 3": noisy(3), "noise 8": noisy(8),
-    "shift 1": shifted(1), "shift 3": shifted(3), "zoom": zoomed, "brighter": lambda images: (images.short() + 6).clamp(max=255).byte(),
-    "mirror": lambda images: images.flip(3), "half and back": pillow(lambda image: image.resize((32, 32)).resize((SIDE, SIDE))),
-    "mirror and JPEG 40": lambda images: through_jpeg(40)(images.flip(3)), "shift and noise": lambda images: noisy(8)(shifted(3)(images)),
-    "zoom and JPEG 75": lambda images: through_jpeg(75)(zoomed(images)), "darker and noise": lambda images: noisy(3)((images.short() - 6).clamp(min=0).byte()),
-}  # fmt: skip
+    "blur 1": pillow(lambda image: image.filter(ImageFilter.GaussianBlur(1))),
+    "noise 1": noisy(1),
+    "noise 3": noisy(3),
+    "noise 8": noisy(8),
+    "shift 1": shifted(1),
+    "shift 3": shifted(3),
+    "zoom": zoomed,
+    "brighter": lambda images: (images.short() + 6).clamp(max=255).byte(),
+    "mirror": lambda images: images.flip(3),
+    "half and back": pillow(lambda image: image.resize((32, 32)).resize((SIDE, SIDE))),
+    "mirror and JPEG 40": lambda images: through_jpeg(40)(images.flip(3)),
+    "shift and noise": lambda images: noisy(8)(shifted(3)(images)),
+    "zoom and JPEG 75": lambda images: through_jpeg(75)(zoomed(images)),
+    "darker and noise": lambda images: noisy(3)((images.short() - 6).clamp(min=0).byte()),
+}
 
 
 @pytest.fixture(scope="module", params=["rendered", "photographs"])
 def court(request, tmp_path_factory):
     """Return the training images, new ones, and a function that gives the verdict on samples; features are kept between calls."""
-    real, fresh = ((rendered("data/fluent_faces"), rendered("data/fluent_faces_heldout")) if request.param == "rendered"
-                   else (photographs(N, 1), photographs(N, 2)))  # fmt: skip
+    real, fresh = (
+        (rendered("data/fluent_faces"), rendered("data/fluent_faces_heldout"))
+        if request.param == "rendered"
+        else (photographs(N, 1), photographs(N, 2))
+    )
     folder = tmp_path_factory.mktemp("features")
 
     def judge(samples, metric, heldout=None):
@@ -126,7 +142,7 @@ def test_a_part_of_changed_copies_is_accused(court, share):
 
 
 def test_new_images_are_cleared_and_told_by_what(court):
-    real, fresh, judge = court
+    _, fresh, judge = court
     half = N // 2
     for samples, heldout in ((fresh, None), (fresh[:half], fresh[half:]), (fresh[half:], fresh[:half])):
         sentences = judge(samples, "copying", heldout)
@@ -139,4 +155,6 @@ def test_spoilt_images_are_never_said_to_look_real(court, name):
     real, fresh, judge = court
     for images in (real, fresh):
         sentences = judge(SPOILT[name](images), "pr")
-        assert [tone for tone, text in sentences if "look real" in text] and not any("samples look real to" in text for _, text in sentences)
+        assert [tone for tone, text in sentences if "look real" in text] and not any(
+            "samples look real to" in text for _, text in sentences
+        )

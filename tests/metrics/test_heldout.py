@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from test_evaluate import ROOT, main, numbers
 
 from data import load_images, load_references
 from errors import UserError
 from metrics import heldout
 from metrics.alterations import noise
-from test_evaluate import ROOT, main, numbers
 
 FACES, OTHERS = ROOT / "data" / "fluent_faces", ROOT / "data" / "fluent_faces_heldout"
 SIDE = 64
@@ -25,7 +25,9 @@ def pictures(path, count):
 
 
 def tensors(images):
-    return torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1) for image in images])
+    return torch.stack(
+        [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1) for image in images]
+    )
 
 
 def through_jpeg(image, quality):
@@ -35,10 +37,14 @@ def through_jpeg(image, quality):
 
 
 CHANGES = {
-    "JPEG 90": lambda image: through_jpeg(image, 90), "JPEG 75": lambda image: through_jpeg(image, 75),
-    "JPEG 40": lambda image: through_jpeg(image, 40), "blur 0.5": lambda image: image.filter(ImageFilter.GaussianBlur(0.5)),
-    "blur 1": lambda image: image.filter(ImageFilter.GaussianBlur(1)), "half and back": lambda image: image.resize((32, 32)).resize((SIDE, SIDE)),
-    "mirror and JPEG": lambda image: through_jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 75)}  # fmt: skip
+    "JPEG 90": lambda image: through_jpeg(image, 90),
+    "JPEG 75": lambda image: through_jpeg(image, 75),
+    "JPEG 40": lambda image: through_jpeg(image, 40),
+    "blur 0.5": lambda image: image.filter(ImageFilter.GaussianBlur(0.5)),
+    "blur 1": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
+    "half and back": lambda image: image.resize((32, 32)).resize((SIDE, SIDE)),
+    "mirror and JPEG": lambda image: through_jpeg(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 75),
+}
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -65,8 +71,11 @@ def write(folder, images):
     return folder
 
 
-@pytest.mark.parametrize("change", [lambda image: image, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-                                    lambda image: image.convert("RGBA")], ids=["as it is", "mirrored", "in another mode"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [lambda image: image, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), lambda image: image.convert("RGBA")],
+    ids=["as it is", "mirrored", "in another mode"],
+)
 def test_a_training_image_among_the_held_out_is_refused_by_name(tmp_path, change):
     train = write(tmp_path / "train", pictures(FACES, 8))
     held = write(tmp_path / "held", [*pictures(OTHERS, 4), change(pictures(FACES, 6)[5])])

@@ -15,14 +15,11 @@ from torch import nn
 
 from data import load_images
 from errors import UserError
-from training import checkpoint
-from imle.settings import Config
-from methods import load_config
-from training.settings import to_dict
 from imle.drawing import build_generator
-from methods import open_sampler
+from imle.settings import Config
 from lab import cells, fewshot
 from lab.cells import Cell, ImageSet
+from methods import load_config, open_sampler
 from metrics import measure, report, teacher
 from metrics.calibration import calibrate
 from metrics.compare import compare
@@ -33,6 +30,8 @@ from metrics.table import FID, KID
 from metrics.verdict import verdict
 from models import efficientnet_lite, weights
 from models.perceptual import load_embedding
+from training import checkpoint
+from training.settings import to_dict
 
 ROOT = Path(__file__).parents[2]
 CATS = range(281, 286)  # tabby, tiger cat, Persian, Siamese, Egyptian
@@ -81,8 +80,10 @@ def test_the_judge_sees_images_at_the_side_that_it_was_trained_at(name, monkeypa
 
 def test_perceptual_distances_tap_the_same_stages_of_either_network():
     images = normal(1, 3, 64, 64)
-    shapes = {name: [tuple(maps.shape[1:]) for maps in load_embedding(name, pretrained=False)(images)]
-              for name in ("effnet-lite0", "effnet-lite2")}  # fmt: skip
+    shapes = {
+        name: [tuple(maps.shape[1:]) for maps in load_embedding(name, pretrained=False)(images)]
+        for name in ("effnet-lite0", "effnet-lite2")
+    }
     assert shapes["effnet-lite0"] == [(16, 32, 32), (24, 16, 16), (40, 8, 8), (112, 4, 4)]
     assert shapes["effnet-lite2"] == [(16, 32, 32), (24, 16, 16), (48, 8, 8), (120, 4, 4)]
     deep = efficientnet_lite.EfficientNetLite(efficientnet_lite.VARIANTS["effnet-lite2"])
@@ -115,16 +116,22 @@ def test_names_belong_to_the_network():
     for name in OFFLINE_JUDGES:
         suffix = PROTOCOLS["default", name].suffix
         assert suffix == f"_{name.replace('-', '')}" and NUMBERS[f"kd{suffix}"] is KID and NUMBERS[f"fd{suffix}"] is FID
-        assert report.printed_name(f"fd{suffix}", 1000) == f"fd{suffix}_1k" and report.printed_name(f"kd{suffix}", 9) == f"kd{suffix} (x1000)"
+        assert (
+            report.printed_name(f"fd{suffix}", 1000) == f"fd{suffix}_1k" and report.printed_name(f"kd{suffix}", 9) == f"kd{suffix} (x1000)"
+        )
     assert len({protocol.suffix for protocol in PROTOCOLS.values()}) == 3
 
 
-@pytest.mark.parametrize("fake", [normal(60, 12).repeat(5, 1), normal(300, 12, seed=1), normal(300, 12, seed=1) + 8], ids=["copier", "fresh", "far"])
+@pytest.mark.parametrize(
+    "fake", [normal(60, 12).repeat(5, 1), normal(300, 12, seed=1), normal(300, 12, seed=1) + 8], ids=["copier", "fresh", "far"]
+)
 def test_the_verdict_is_the_same_whatever_the_network_is_called(fake):
     found = {}
     for name in OFFLINE_JUDGES:
-        real, samples, heldout = ({name: features, "thumbnail": normal(len(features), 768, seed=len(features))}
-                                  for features in (normal(60, 12), fake, normal(30, 12, seed=2)))  # fmt: skip
+        real, samples, heldout = (
+            {name: features, "thumbnail": normal(len(features), 768, seed=len(features))}
+            for features in (normal(60, 12), fake, normal(30, 12, seed=2))
+        )
         protocol, sets = PROTOCOLS["default", name], Sets(real, samples, heldout)
         metrics = ["fid", "kid", "pr", "copying"]
         sentences = verdict(measure.measure(sets, protocol, metrics), calibrate(sets, protocol, metrics))
@@ -139,15 +146,27 @@ def config_of(perceptual, features="loss"):
     return {"loss": {"perceptual": perceptual}, "imle": {"features": features}}
 
 
-@pytest.mark.parametrize("perceptual, features, of_network", [
-    ("effnet-lite0", "loss", {"effnet-lite0": ("loss.perceptual",)}),
-    ("pixels", "effnet-lite0", {"effnet-lite0": ("imle.features",)}),
-    ("effnet-lite0", "effnet-lite0", {"effnet-lite0": ("loss.perceptual", "imle.features")}),
-    ("lpips-vgg", "pixels", {"lpips-vgg": ("loss.perceptual",), "vgg16": ("loss.perceptual",), "vgg16-linear": ("loss.perceptual",)}),
-    ("effnet-lite0", "lpips-vgg", {"effnet-lite0": ("loss.perceptual",), "lpips-vgg": ("imle.features",), "vgg16": ("imle.features",),
-                                   "vgg16-linear": ("imle.features",)}),
-    ("pixels", "loss", {}), ("pixels", "pixels", {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "perceptual, features, of_network",
+    [
+        ("effnet-lite0", "loss", {"effnet-lite0": ("loss.perceptual",)}),
+        ("pixels", "effnet-lite0", {"effnet-lite0": ("imle.features",)}),
+        ("effnet-lite0", "effnet-lite0", {"effnet-lite0": ("loss.perceptual", "imle.features")}),
+        ("lpips-vgg", "pixels", {"lpips-vgg": ("loss.perceptual",), "vgg16": ("loss.perceptual",), "vgg16-linear": ("loss.perceptual",)}),
+        (
+            "effnet-lite0",
+            "lpips-vgg",
+            {
+                "effnet-lite0": ("loss.perceptual",),
+                "lpips-vgg": ("imle.features",),
+                "vgg16": ("imle.features",),
+                "vgg16-linear": ("imle.features",),
+            },
+        ),
+        ("pixels", "loss", {}),
+        ("pixels", "pixels", {}),
+    ],
+)
 def test_a_judge_is_the_teacher_where_their_weights_are_the_same(perceptual, features, of_network):
     config = config_of(perceptual, features)
     judges = {*NETWORKS, *(protocol.perceptual for protocol in PROTOCOLS.values())}
@@ -187,8 +206,12 @@ def run_of(images, tmp_path):
         config["loss"]["perceptual"], config["imle"]["features"] = perceptual, features
         dataset = load_images(images, resolution=(SIDE, SIDE))
         torch.manual_seed(0)
-        state = {"config": config, "step": 7, "sampled": build_generator(config).state_dict(),
-                 "data": {"fingerprint": dataset.fingerprint, "names": dataset.names, "heldout": []}}  # fmt: skip
+        state = {
+            "config": config,
+            "step": 7,
+            "sampled": build_generator(config).state_dict(),
+            "data": {"fingerprint": dataset.fingerprint, "names": dataset.names, "heldout": []},
+        }
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         checkpoint.save(state, tmp_path / name / "checkpoints" / "last.pt")
         return tmp_path / name
@@ -231,7 +254,9 @@ def test_a_run_that_its_judge_has_trained_says_so_everywhere(run_of, evaluate, t
 
 def test_a_judge_that_has_not_trained_the_run_says_nothing(run_of, evaluate, tmp_path):
     for name, judge in (("effnet-lite0", "effnet-lite2"), ("lpips-vgg", "effnet-lite0")):
-        printed, document, page = evaluate(run_of(name, name), tmp_path / f"out-{name}", "--features", judge, "--metrics", "kid,intra_lpips")
+        printed, document, page = evaluate(
+            run_of(name, name), tmp_path / f"out-{name}", "--features", judge, "--metrics", "kid,intra_lpips"
+        )
         suffix = PROTOCOLS["default", judge].suffix
         assert list(document["metrics"]) == [f"kd{suffix}", f"intra_lpips{suffix}"]
         assert all(number["network"] == judge and number["also_training_loss"] == [] for number in document["metrics"].values())
@@ -240,7 +265,9 @@ def test_a_judge_that_has_not_trained_the_run_says_nothing(run_of, evaluate, tmp
 
 
 def test_a_folder_of_images_has_no_known_teacher(images, evaluate, tmp_path):
-    printed, document, page = evaluate(images, tmp_path / "out", "--data", images, "--features", "effnet-lite0", "--metrics", "kid,intra_lpips")
+    printed, document, page = evaluate(
+        images, tmp_path / "out", "--data", images, "--features", "effnet-lite0", "--metrics", "kid,intra_lpips"
+    )
     assert all(number["also_training_loss"] is None for number in document["metrics"].values())
     assert "also the training loss" not in printed + page and "*" not in printed
 
@@ -296,7 +323,18 @@ def test_the_laboratory_scores_in_one_network(images, tmp_path, monkeypatch, jud
 def test_scores_of_two_judges_are_never_mixed(before, images, tmp_path, monkeypatch):
     """Runs of versions that wrote down no judge were scored in Lite0."""
     out = tmp_path / "out"
-    words = ["--budget", "9", "--out", str(out), "--config", str(ROOT / "configs" / "smoke-32.yaml"), "--sets", f"few={images}", "--methods", "rs"]
+    words = [
+        "--budget",
+        "9",
+        "--out",
+        str(out),
+        "--config",
+        str(ROOT / "configs" / "smoke-32.yaml"),
+        "--sets",
+        f"few={images}",
+        "--methods",
+        "rs",
+    ]
     monkeypatch.setattr(fewshot, "epochs_of", lambda *_: 1 / 0)  # what comes after the check
     for judge in ("effnet-lite0", "effnet-lite2"):
         with pytest.raises(ZeroDivisionError):

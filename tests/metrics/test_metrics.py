@@ -85,8 +85,11 @@ def test_the_librarys_downloader_is_put_back(inception_weights):
     assert inception.load_state_dict_from_url.__module__ == "torch.hub"
 
 
-@pytest.mark.parametrize("n, m, dimension", [(40, 200, 64), (200, 300, 64), (12, 9, 128), (2, 2, 16)],
-                         ids=["few reals", "more images than features", "fewer images than features", "two"])  # fmt: skip
+@pytest.mark.parametrize(
+    "n, m, dimension",
+    [(40, 200, 64), (200, 300, 64), (12, 9, 128), (2, 2, 16)],
+    ids=["few reals", "more images than features", "fewer images than features", "two"],
+)
 def test_exact_distance_equals_the_matrix_root(n, m, dimension):
     """Within 1e-3, absolute below 1 and relative above: the difference is the root's, of singular products."""
     mixing = normal(dimension, dimension, seed=9) / dimension**0.5
@@ -116,8 +119,9 @@ def test_a_root_that_is_not_finite_gives_no_number(monkeypatch, capsys):
     from pytorch_fid import fid_score
 
     root = fid_score.linalg.sqrtm
-    monkeypatch.setattr(fid_score.linalg, "sqrtm", lambda product, disp=True:
-                        (np.full_like(product, np.nan), 0) if disp is False else root(product))  # fmt: skip
+    monkeypatch.setattr(
+        fid_score.linalg, "sqrtm", lambda product, disp=True: (np.full_like(product, np.nan), 0) if disp is False else root(product)
+    )
     measured = measure.measure(Sets({"inception": normal(9, 8)}, {"inception": normal(9, 8, 1)}), INCEPTION, ["fid"])
     assert measured["fid"].value is None and "not finite" in measured["fid"].reason
     assert measured["fid_exact"].value > 0
@@ -129,8 +133,7 @@ def test_a_root_that_is_not_finite_gives_no_number(monkeypatch, capsys):
 
 def brute_kid(real, fake):
     kernel = lambda a, b: (float(a.double() @ b.double()) / len(a) + 1) ** 3  # noqa: E731
-    within = [sum(kernel(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j) / (len(s) * (len(s) - 1))
-              for s in (real, fake)]  # fmt: skip
+    within = [sum(kernel(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j) / (len(s) * (len(s) - 1)) for s in (real, fake)]
     return sum(within) - 2 * sum(kernel(a, b) for a in real for b in fake) / (len(real) * len(fake))
 
 
@@ -139,8 +142,10 @@ def test_kernel_distance_equals_brute_force(monkeypatch):
     real, fake = normal(9, 5), normal(7, 5, seed=1, shift=0.5)
     value, error = kid.kernel_distance(real, fake)
     assert value == pytest.approx(brute_kid(real, fake), rel=1e-10)
-    left = [[brute_kid(torch.cat([real[:i], real[i + 1:]]), fake) for i in range(9)],
-            [brute_kid(real, torch.cat([fake[:i], fake[i + 1:]])) for i in range(7)]]  # fmt: skip
+    left = [
+        [brute_kid(torch.cat([real[:i], real[i + 1 :]]), fake) for i in range(9)],
+        [brute_kid(real, torch.cat([fake[:i], fake[i + 1 :]])) for i in range(7)],
+    ]
     variance = sum((len(v) - 1) / len(v) * np.square(np.array(v) - np.mean(v)).sum() for v in left)
     assert error == pytest.approx(variance**0.5, rel=1e-8)
     assert kid.kernel_distance(real[:2], fake)[1] is None
@@ -161,8 +166,12 @@ def brute_prdc(real, fake, k=3):
     real_radii, fake_radii = (np.sort(between(s, s), axis=1)[:, k] for s in (real, fake))
     cross = between(real, fake)
     in_real, in_fake = cross <= real_radii[:, None], cross <= fake_radii
-    return {"precision": in_real.any(0).mean(), "recall": in_fake.any(1).mean(),
-            "density": in_real.sum(0).mean() / k, "coverage": in_real.any(1).mean()}  # fmt: skip
+    return {
+        "precision": in_real.any(0).mean(),
+        "recall": in_fake.any(1).mean(),
+        "density": in_real.sum(0).mean() / k,
+        "coverage": in_real.any(1).mean(),
+    }
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.8, 5.0])
@@ -195,8 +204,9 @@ def toy():
     real, fresh = normal(100), normal(400, seed=1)
     copier = real[torch.randint(100, (400,), generator=torch.Generator().manual_seed(2))]
     collapsed = real[:1] + 0.01 * normal(400, seed=3)
-    return {name: values_of(real, fake) for name, fake in
-            {"copier": copier, "fresh": fresh, "collapsed": collapsed, "far": fresh + 9}.items()}  # fmt: skip
+    return {
+        name: values_of(real, fake) for name, fake in {"copier": copier, "fresh": fresh, "collapsed": collapsed, "far": fresh + 9}.items()
+    }
 
 
 def values_of(real, fake):
@@ -263,8 +273,10 @@ def number(value, **rest):
 
 @pytest.mark.parametrize("n, m", [(1, 1), (1, 50), (50, 1), (2, 3), (3, 50), (50, 3)])
 def test_too_few_images_give_none_with_a_reason(n, m, tmp_path):
-    real, fake = ({"inception": normal(size, 8, seed), "vgg16": normal(size, 8, seed), "thumbnail": normal(size, 768, seed)}
-                  for size, seed in ((n, 0), (m, 1)))  # fmt: skip
+    real, fake = (
+        {"inception": normal(size, 8, seed), "vgg16": normal(size, 8, seed), "thumbnail": normal(size, 768, seed)}
+        for size, seed in ((n, 0), (m, 1))
+    )
     measured = measure.measure(Sets(real, fake), INCEPTION, [*ALL, "copying"])
     calibration = calibrate(Sets(real, fake), INCEPTION, [*ALL, "copying"])
     for name, measurement in measured.items():
@@ -291,8 +303,13 @@ def test_names_say_which_network_and_what_is_comparable():
 
 
 def test_table_is_aligned_and_warnings_are_said():
-    measured = {"fid": number(12.3456), "fid_exact": number(12.4, error=0.5), "kid": number(-0.002, error=0.0001),
-                "precision": number(0.5, interval=(0.4, 0.6)), "recall": number(None, reason="needs 4")}  # fmt: skip
+    measured = {
+        "fid": number(12.3456),
+        "fid_exact": number(12.4, error=0.5),
+        "kid": number(-0.002, error=0.0001),
+        "precision": number(0.5, interval=(0.4, 0.6)),
+        "recall": number(None, reason="needs 4"),
+    }
     reals = {"inception": normal(30, 8), "vgg16": normal(30, 8)}
     calibration = calibrate(Sets(reals, reals), INCEPTION, ALL)
     lines = report.table(measured, calibration).splitlines()
@@ -307,8 +324,13 @@ def test_table_is_aligned_and_warnings_are_said():
 
 
 def test_frechet_distances_carry_their_number_of_samples_in_their_names():
-    names = {("fid", 5000): "fid5k", ("fid_clean", 1234): "fid_clean1234", ("fd_effnetlite0", 1000): "fd_effnetlite0_1k",
-             ("precision", 5000): "precision", ("kid", 10): "kid (x1000)"}  # fmt: skip
+    names = {
+        ("fid", 5000): "fid5k",
+        ("fid_clean", 1234): "fid_clean1234",
+        ("fd_effnetlite0", 1000): "fd_effnetlite0_1k",
+        ("precision", 5000): "precision",
+        ("kid", 10): "kid (x1000)",
+    }
     for (name, count), printed in names.items():
         assert report.printed_name(name, count) == printed
 
@@ -433,8 +455,13 @@ def test_hostile_folders_are_told_in_one_line(tmp_path):
     script = write(tmp_path / "script", pictures(1))
     (script / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n")
     (tmp_path / "not.zip").write_bytes(b"PK no")
-    cases = {"empty": "no images", "mixed": r"000.png is 32x40, zz.png is 41x40", "broken": "b.png: cannot be read",
-             "script": "a.png: cannot be read", "not.zip": r"neither a folder nor a \.zip that opens"}  # fmt: skip
+    cases = {
+        "empty": "no images",
+        "mixed": r"000.png is 32x40, zz.png is 41x40",
+        "broken": "b.png: cannot be read",
+        "script": "a.png: cannot be read",
+        "not.zip": r"neither a folder nor a \.zip that opens",
+    }
     for name, told in cases.items():
         with pytest.raises(UserError, match=told) as caught:
             read_generated(tmp_path / name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metrics import measure, report, table
+from metrics import measure, report
 from metrics.cache import Cache
 from metrics.evaluation import Evaluator
 from metrics.images import Images
@@ -48,6 +48,7 @@ def test_names_in_all_protocols_belong_to_one_number_each():
 @pytest.fixture
 def brightness(monkeypatch):
     """Add a row: the mean brightness of the samples over that of the real images, by thumbnails."""
+
     def ratio(seen: Comparison) -> list[Value]:
         return [Value(float(seen.fake.mean() / seen.real.mean()), error=0.5)]
 

@@ -90,8 +90,9 @@ def test_held_out_images_attract_no_samples(embed, queries):
 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_batches_change_nothing(embed, queries, samples, batch):
-    torch.testing.assert_close(measured(embed, queries, samples, batch), measured(embed, queries, samples),
-                               rtol=1e-4, atol=1e-5, equal_nan=True)  # fmt: skip
+    torch.testing.assert_close(
+        measured(embed, queries, samples, batch), measured(embed, queries, samples), rtol=1e-4, atol=1e-5, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("count", [2, 300])

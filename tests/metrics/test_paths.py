@@ -98,9 +98,17 @@ def test_slerp_of_vectors_on_one_line_is_a_straight_line(factor, dtype):
 
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-PAIRS = {"any": lambda a, b: (a, b), "equal": lambda a, b: (a, a), "one direction": lambda a, b: (a, 2 * a), "near": lambda a, b: (a, a * (1 + 1e-3)),
-         "opposite": lambda a, b: (a, -a), "opposite and longer": lambda a, b: (a, -3 * a), "from zero": lambda a, b: (0 * a, b),
-         "to zero": lambda a, b: (a, -0.0 * b), "zero": lambda a, b: (0 * a, -0.0 * b)}  # fmt: skip
+PAIRS = {
+    "any": lambda a, b: (a, b),
+    "equal": lambda a, b: (a, a),
+    "one direction": lambda a, b: (a, 2 * a),
+    "near": lambda a, b: (a, a * (1 + 1e-3)),
+    "opposite": lambda a, b: (a, -a),
+    "opposite and longer": lambda a, b: (a, -3 * a),
+    "from zero": lambda a, b: (0 * a, b),
+    "to zero": lambda a, b: (a, -0.0 * b),
+    "zero": lambda a, b: (0 * a, -0.0 * b),
+}
 
 
 def bits(values):

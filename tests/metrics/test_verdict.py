@@ -117,7 +117,9 @@ def test_c_t_and_the_copy_rate_clear_nobody_where_they_would_miss_changed_copies
     assert {tone for tone, text in sentences if "Cannot tell whether it copies" in text} == (set() if cleared else {"mixed"})
 
 
-@pytest.mark.parametrize("value, of_copies, tones", [(1.0, -9.0, ["good"]), (8.0, -9.0, []), (1.0, 0.0, []), (1.0, None, []), (-5.0, 0.0, ["bad"])])
+@pytest.mark.parametrize(
+    "value, of_copies, tones", [(1.0, -9.0, ["good"]), (8.0, -9.0, []), (1.0, 0.0, []), (1.0, None, []), (-5.0, 0.0, ["bad"])]
+)
 def test_c_t_clears_within_chance_alone_and_only_where_it_would_be_far_below_zero_for_copies(value, of_copies, tones):
     ways = {f"changed_copy, {way}": Calibration("", 100, 25, {"c_t": of_copies if way == "JPEG" else -9.0}) for way in ("JPEG", "blur")}
     assert [tone for tone, text in verdict({"c_t": number(value)}, ways) if "C_T" in text] == tones
@@ -186,8 +188,10 @@ def test_frechet_alone_would_have_praised_the_copier(table):
 
 @pytest.mark.parametrize("fresh, told", [(1e-14, "over 100 times"), (0.0, "over 100 times"), (2.0, "5.0 times")])
 def test_a_distance_of_next_to_nothing_is_no_unit(fresh, told):
-    sentences = verdict({"fid": number(9.0)}, {kind: Calibration("", 100, 20, {"fid": value}, {"fid": 0.1}) for kind, value in
-                                               (("as_many", 10.0), ("held_out", fresh))})  # fmt: skip
+    sentences = verdict(
+        {"fid": number(9.0)},
+        {kind: Calibration("", 100, 20, {"fid": value}, {"fid": 0.1}) for kind, value in (("as_many", 10.0), ("held_out", fresh))},
+    )
     assert [told in text for _, text in sentences] == [True]
 
 
@@ -214,9 +218,13 @@ def number(value, error=None, interval=None, num_fake=300):
 
 
 def test_reconstruction_is_told_in_words():
-    measured = {"backtrack_heldout": number(0.5, 0.1), "backtrack_train": number(0.1, 0.02), "backtrack_gap": number(0.4, 0.1),
-                "beyond_copying": number(0.8, interval=(0.49, 0.94), num_fake=10)}  # fmt: skip
-    texts = {tone: text for tone, text in verdict(measured, {})}
+    measured = {
+        "backtrack_heldout": number(0.5, 0.1),
+        "backtrack_train": number(0.1, 0.02),
+        "backtrack_gap": number(0.4, 0.1),
+        "beyond_copying": number(0.8, interval=(0.49, 0.94), num_fake=10),
+    }
+    texts = dict(verdict(measured, {}))
     assert "reaches them to 0.10, new ones to 0.50" in texts["mixed"]
     assert "80% of 10 held-out images" in texts["good"]
     measured |= {"beyond_copying": number(0.0, interval=(0.0, 0.28), num_fake=10), "backtrack_gap": number(0.1, 0.1)}
@@ -226,7 +234,9 @@ def test_reconstruction_is_told_in_words():
 
 def test_nothing_is_said_without_numbers():
     assert verdict({}, {}) == []
-    none = {name: Measurement(None, "lower", 1, 300, reason="too few") for name in
-            ("fid", "kid", "precision", "coverage", "copy_rate", "c_t", "backtrack_gap", "beyond_copying")}  # fmt: skip
+    none = {
+        name: Measurement(None, "lower", 1, 300, reason="too few")
+        for name in ("fid", "kid", "precision", "coverage", "copy_rate", "c_t", "backtrack_gap", "beyond_copying")
+    }
     empty = Calibration("", 1, 1, dict.fromkeys([*none, "reached"]), dict.fromkeys([*none, "reached"]))
     assert verdict(none, {"copy": empty, "split_half": empty, "as_halves": empty, "held_out": None, "as_many": None}) == []

@@ -33,8 +33,9 @@ def ours():
 
 def timm_twin(ours, size):
     """timm's network of the same shape for images of one size, with our parameters but the position embeddings."""
-    theirs = VisionTransformer(img_size=size, patch_size=14, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, init_values=1.0,
-                               num_classes=0, global_pool="token")  # fmt: skip
+    theirs = VisionTransformer(
+        img_size=size, patch_size=14, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, init_values=1.0, num_classes=0, global_pool="token"
+    )
     theirs = theirs.double().eval().requires_grad_(False)
     for block in theirs.blocks:
         assert block.attn.fused_attn in (True, False)
@@ -127,8 +128,15 @@ def test_a_grid_need_not_be_square():
 
 # the file
 
-SHAPES = {"cls_token": (1, 1, 1024), "pos_embed": (1, 1370, 1024), "mask_token": (1, 1024), "patch_embed.proj.weight": (1024, 3, 14, 14),
-          "blocks.23.attn.qkv.bias": (3072,), "blocks.0.ls1.gamma": (1024,), "blocks.23.mlp.fc1.weight": (4096, 1024)}  # fmt: skip
+SHAPES = {
+    "cls_token": (1, 1, 1024),
+    "pos_embed": (1, 1370, 1024),
+    "mask_token": (1, 1024),
+    "patch_embed.proj.weight": (1024, 3, 14, 14),
+    "blocks.23.attn.qkv.bias": (3072,),
+    "blocks.0.ls1.gamma": (1024,),
+    "blocks.23.mlp.fc1.weight": (4096, 1024),
+}
 
 
 @pytest.fixture(scope="module")

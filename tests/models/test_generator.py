@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from methods import load_config
-from training.settings import to_dict
 from imle.drawing import build_generator, generate
+from methods import load_config
 from models.generator import AdaIN, Generator
+from training.settings import to_dict
 
 
 def small(**changes) -> Generator:

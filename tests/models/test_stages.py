@@ -6,12 +6,11 @@ import torch.nn.functional as F
 from test_trainer import images, train, trainer
 
 from errors import UserError
-from training import checkpoint
-from methods import load_config
-from methods import open_sampler
+from methods import load_config, open_sampler
 from models.generator import Generator
 from models.pixels import to_float, to_uint8
 from models.stages import Staged, make_heads, shrunk, stage_maps
+from training import checkpoint
 
 DATA = {"fingerprint": "abc", "names": ["a.png"], "heldout": []}
 
@@ -70,7 +69,7 @@ def test_the_generator_begins_the_same_with_heads_and_without():
     for ours, theirs in zip(plain.method.generator.parameters(), headed.method.generator.parameters()):
         assert torch.equal(ours, theirs)
     assert plain.method.learner.network is plain.method.generator
-    names = [set(name.split(".")[0] for name in made.state()["method"]["learner"]["network"]) for made in (plain, headed)]
+    names = [{name.split(".")[0] for name in made.state()["method"]["learner"]["network"]} for made in (plain, headed)]
     assert "heads" not in names[0] and names[1] == {"generator", "heads"}
 
 

@@ -133,8 +133,16 @@ def test_download_ends_in_the_cache_whole(places, server, monkeypatch, capsys):
     assert require("inception")["inception"] == path
 
 
-@pytest.mark.parametrize("fate, told", [("wrong", "came wrong"), ("long", "came wrong"), ("truncated", "came wrong|IncompleteRead"),
-                                        ("absent", "404"), ("silent", "timed out")])  # fmt: skip
+@pytest.mark.parametrize(
+    "fate, told",
+    [
+        ("wrong", "came wrong"),
+        ("long", "came wrong"),
+        ("truncated", "came wrong|IncompleteRead"),
+        ("absent", "404"),
+        ("silent", "timed out"),
+    ],
+)
 def test_a_failed_download_leaves_nothing(places, server, monkeypatch, fate, told):
     monkeypatch.setattr(weights, "TIMEOUT", 0.3)
     monkeypatch.setitem(weights.WEIGHTS, "inception", entry("inception", url=f"{server}/{fate}"))

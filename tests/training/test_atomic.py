@@ -92,8 +92,10 @@ def test_a_disk_that_fails_when_synced_leaves_the_old_file(tmp_path, monkeypatch
 
 
 def test_what_a_killed_process_leaves_is_found_by_the_name_of_its_file(tmp_path):
-    killed = "import os, signal, pathlib, sys, atomic\nwith atomic.written(pathlib.Path(sys.argv[1])) as part:\n" \
-             "    part.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"  # fmt: skip
+    killed = (
+        "import os, signal, pathlib, sys, atomic\nwith atomic.written(pathlib.Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     (tmp_path / "a.pt").write_text("old")
     process = subprocess.Popen([sys.executable, "-c", killed, tmp_path / "a.pt"], cwd=ROOT)
     assert process.wait(60) == -9

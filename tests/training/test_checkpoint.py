@@ -10,11 +10,18 @@ import pytest
 import torch
 
 from errors import UserError
-from training import checkpoint
 from methods import open_sampler
+from training import checkpoint
 
-STATE = {"config": {"seed": 0}, "data": {"names": ["a", "\udcff.png"]}, "step": 3, "best": float("inf"), "none": None,
-         "tensor": torch.arange(5.0), "nested": [{"x": torch.ones(2, 2, dtype=torch.bfloat16)}]}  # fmt: skip
+STATE = {
+    "config": {"seed": 0},
+    "data": {"names": ["a", "\udcff.png"]},
+    "step": 3,
+    "best": float("inf"),
+    "none": None,
+    "tensor": torch.arange(5.0),
+    "nested": [{"x": torch.ones(2, 2, dtype=torch.bfloat16)}],
+}
 
 
 @pytest.fixture
@@ -101,8 +108,10 @@ def test_cut_or_scribbled_anywhere_it_is_one_error(saved):
                 assert str(saved) in str(error) and "\n" not in str(error)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"\x80\x05.", b"PK\x03\x04", b"\x00" * 1000, pickle.dumps([1, 2]),
-                                     b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f."])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello\n", b"\x80\x05.", b"PK\x03\x04", b"\x00" * 1000, pickle.dumps([1, 2]), b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f."],
+)
 def test_a_file_of_another_kind_is_told(content, tmp_path):
     path = tmp_path / "x.pt"
     path.write_bytes(content)
@@ -135,11 +144,16 @@ def test_a_payload_is_not_run(tmp_path):
     assert touched.exists()  # the payload was live
 
 
-@pytest.mark.parametrize("content, told", [
-    ({"weight": torch.ones(1)}, "a checkpoint of another program"), ([1], "a checkpoint of another program"),
-    ({"format": "rs-imle/9"}, "has format rs-imle/9, this version reads rs-imle/2"),
-    ({"format": 3}, "another program"), ({"format": torch.ones(2)}, "another program"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ({"weight": torch.ones(1)}, "a checkpoint of another program"),
+        ([1], "a checkpoint of another program"),
+        ({"format": "rs-imle/9"}, "has format rs-imle/9, this version reads rs-imle/2"),
+        ({"format": 3}, "another program"),
+        ({"format": torch.ones(2)}, "another program"),
+    ],
+)
 def test_a_torch_file_of_another_program_is_told(content, told, tmp_path):
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(UserError, match=told):
@@ -157,15 +171,27 @@ def test_missing_files_and_folders_are_told(tmp_path):
         checkpoint.find(tmp_path)
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda state: state.pop("sampled"), lambda state: state.pop("config"), lambda state: state["config"].pop("model"),
-    lambda state: state["config"].update(model=3), lambda state: state["config"]["model"].update(latent_dim=10**15),
-    lambda state: state["config"]["model"].update(channels=[]), lambda state: state["config"]["model"].update(blocks=[0, 0, 0, 0]),
-    lambda state: state["config"]["model"].update(surprise=1), lambda state: state["config"]["data"].update(resolution="big"),
-    lambda state: state["sampled"].pop("constant"), lambda state: state["sampled"].update(constant=3),
-    lambda state: state["sampled"].update(constant=torch.ones(3)), lambda state: state.update(sampled=[1]),
-    lambda state: state.pop("data"), lambda state: state.update(data=3), lambda state: state["data"].pop("names"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("sampled"),
+        lambda state: state.pop("config"),
+        lambda state: state["config"].pop("model"),
+        lambda state: state["config"].update(model=3),
+        lambda state: state["config"]["model"].update(latent_dim=10**15),
+        lambda state: state["config"]["model"].update(channels=[]),
+        lambda state: state["config"]["model"].update(blocks=[0, 0, 0, 0]),
+        lambda state: state["config"]["model"].update(surprise=1),
+        lambda state: state["config"]["data"].update(resolution="big"),
+        lambda state: state["sampled"].pop("constant"),
+        lambda state: state["sampled"].update(constant=3),
+        lambda state: state["sampled"].update(constant=torch.ones(3)),
+        lambda state: state.update(sampled=[1]),
+        lambda state: state.pop("data"),
+        lambda state: state.update(data=3),
+        lambda state: state["data"].pop("names"),
+    ],
+)
 def test_parts_that_do_not_fit_are_one_line(spoil, smoke_run, tmp_path):
     state = checkpoint.load(smoke_run / "checkpoints" / "last.pt")
     spoil(state)

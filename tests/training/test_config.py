@@ -3,10 +3,10 @@
 import pytest
 
 from errors import UserError
+from imle.epsilon import RANKED
 from imle.settings import Config
 from methods import from_dict, load_config
 from training.settings import describe, facts, resolution, to_dict, to_yaml
-from imle.epsilon import RANKED
 
 RECIPES = ["adaptive-256", "fewshot-128", "fewshot-256", "fluent-faces-32", "fluent-faces-64", "imle-256", "paper-256", "smoke-32"]
 
@@ -58,9 +58,18 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read_over(tmp_path):
 # --- what YAML makes of values
 
 
-@pytest.mark.parametrize("text, value", [
-    ("1e-3", 1e-3), ("1E-3", 1e-3), (".5", 0.5), ("1", 1.0), ("0.002", 0.002), ("'0.002'", 0.002), ("+1e-3", 1e-3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("1e-3", 1e-3),
+        ("1E-3", 1e-3),
+        (".5", 0.5),
+        ("1", 1.0),
+        ("0.002", 0.002),
+        ("'0.002'", 0.002),
+        ("+1e-3", 1e-3),
+    ],
+)
 def test_numbers(text, value, tmp_path):
     read = load_config(written(tmp_path, f"train:\n  learning_rate: {text}\n")).train.learning_rate
     assert read == value and type(read) is float
@@ -91,29 +100,50 @@ def test_lists_and_alternatives():
 # --- what is refused
 
 
-@pytest.mark.parametrize("word, told", [
-    ("train.epochs=yes", "train.epochs: expected a whole number, found 'yes'"),
-    ("train.epochs=1.5", "expected a whole number"), ("train.epochs=0x10", "expected a whole number"),
-    ("train.epochs=1:30", "expected a whole number"), ("train.epochs=1_000", "expected a whole number"),
-    ("train.epochs=[3]", "expected a whole number, found '[3]'"), ("train.epochs=", "expected a whole number, found ''"),
-    ("train.epochs=" + "9" * 5000, "expected a whole number"), ("train.epochs=٣", "expected a whole number"),
-    ("train.epochs=0", "train.epochs: 0 is out of range; it must be at least 1"), ("train.epochs=-3", "out of range"),
-    ("train.learning_rate=nan", "expected a number, found 'nan'"), ("train.learning_rate=inf", "expected a number, found 'inf'"),
-    ("train.learning_rate=.inf", "expected a number"), ("train.learning_rate=1e999", "out of range"),
-    ("train.learning_rate=-1e-3", "train.learning_rate: -0.001 is out of range"), ("train.learning_rate=true", "expected a number"),
-    ("train.betas=0.9", "expected a list of numbers, found '0.9'"), ("train.betas=[0.9]", "expected two numbers, found [0.9]"),
-    ("train.betas=[0.9, 1]", "out of range"), ("train.betas=[0.9, x]", "expected a list of numbers"), ("train.betas=[", "expected a list"),
-    ("data.flips=on", "data.flips: expected true or false, found 'on'"), ("data.flips=1", "expected true or false"),
-    ("data.holdout=[[a]]", "expected a number or a list of texts"), ("data.holdout=a.png", "expected a number or a list of texts"),
-    ("data.resolution=63", "use a multiple of 16 from 32"), ("data.resolution=[64]", "expected one number or [height, width]"),
-    ("data.resolution=16", "use a multiple of 16 from 32"),
-    ("model.blocks=[1]", "has 1 entries and model.channels 5"), ("model.channels=[]", "entries"),
-    ("imle.staleness=31", "must not be larger than imle.force_resample"),
-    ("train.schedule=cosin", "did you mean cosine?"), ("train.schedule=no", "'no' is not one of constant, cosine, step"),
-    ("loss.perceptual=lpips", "did you mean lpips-vgg?"), ("loss.distance=charbonier", "did you mean charbonnier?"),
-    ("loss.scale=0", "loss.scale: 0.0 is out of range"),
-    ("train.clip=1", "train.clip: at 1.0 times the usual norm"), ("train.clip=-1", "train.clip: -1.0 is out of range"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "word, told",
+    [
+        ("train.epochs=yes", "train.epochs: expected a whole number, found 'yes'"),
+        ("train.epochs=1.5", "expected a whole number"),
+        ("train.epochs=0x10", "expected a whole number"),
+        ("train.epochs=1:30", "expected a whole number"),
+        ("train.epochs=1_000", "expected a whole number"),
+        ("train.epochs=[3]", "expected a whole number, found '[3]'"),
+        ("train.epochs=", "expected a whole number, found ''"),
+        ("train.epochs=" + "9" * 5000, "expected a whole number"),
+        ("train.epochs=٣", "expected a whole number"),
+        ("train.epochs=0", "train.epochs: 0 is out of range; it must be at least 1"),
+        ("train.epochs=-3", "out of range"),
+        ("train.learning_rate=nan", "expected a number, found 'nan'"),
+        ("train.learning_rate=inf", "expected a number, found 'inf'"),
+        ("train.learning_rate=.inf", "expected a number"),
+        ("train.learning_rate=1e999", "out of range"),
+        ("train.learning_rate=-1e-3", "train.learning_rate: -0.001 is out of range"),
+        ("train.learning_rate=true", "expected a number"),
+        ("train.betas=0.9", "expected a list of numbers, found '0.9'"),
+        ("train.betas=[0.9]", "expected two numbers, found [0.9]"),
+        ("train.betas=[0.9, 1]", "out of range"),
+        ("train.betas=[0.9, x]", "expected a list of numbers"),
+        ("train.betas=[", "expected a list"),
+        ("data.flips=on", "data.flips: expected true or false, found 'on'"),
+        ("data.flips=1", "expected true or false"),
+        ("data.holdout=[[a]]", "expected a number or a list of texts"),
+        ("data.holdout=a.png", "expected a number or a list of texts"),
+        ("data.resolution=63", "use a multiple of 16 from 32"),
+        ("data.resolution=[64]", "expected one number or [height, width]"),
+        ("data.resolution=16", "use a multiple of 16 from 32"),
+        ("model.blocks=[1]", "has 1 entries and model.channels 5"),
+        ("model.channels=[]", "entries"),
+        ("imle.staleness=31", "must not be larger than imle.force_resample"),
+        ("train.schedule=cosin", "did you mean cosine?"),
+        ("train.schedule=no", "'no' is not one of constant, cosine, step"),
+        ("loss.perceptual=lpips", "did you mean lpips-vgg?"),
+        ("loss.distance=charbonier", "did you mean charbonnier?"),
+        ("loss.scale=0", "loss.scale: 0.0 is out of range"),
+        ("train.clip=1", "train.clip: at 1.0 times the usual norm"),
+        ("train.clip=-1", "train.clip: -1.0 is out of range"),
+    ],
+)
 def test_wrong_values(word, told):
     message = refused([word])
     assert message.startswith(word.split("=")[0].split(".")[0]) and told in message
@@ -125,31 +155,51 @@ def test_ranks_are_counted_by_an_exact_search_alone():
     load_config(None, ["imle.reject=quantile", "imle.search=dci"])
 
 
-@pytest.mark.parametrize("word, told", [
-    ("imle.epsilom=1", "imle.epsilom: no such setting; did you mean imle.epsilon?"),
-    ("epochs=1", "epochs: no such setting; did you mean train.epochs?"),
-    ("trian.epochs=1", "trian: no such setting; did you mean train?"), ("train.Epochs=1", "did you mean train.epochs?"),
-    ("train.epochs.x=1", "did you mean train.epochs?"), ("zzz=1", "`python train.py --help` lists them"),
-    ("train=1", "train: expected a section of settings, found '1'"), ("seed.x=1", "seed: expected a whole number, found {'x': '1'}"),
-    ("train.epochs", "'train.epochs' is not a setting; write section.key=value"), ("=1", "'=1' is not a setting"),
-    ("", "'' is not a setting"), (".=1", "no such setting"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "word, told",
+    [
+        ("imle.epsilom=1", "imle.epsilom: no such setting; did you mean imle.epsilon?"),
+        ("epochs=1", "epochs: no such setting; did you mean train.epochs?"),
+        ("trian.epochs=1", "trian: no such setting; did you mean train?"),
+        ("train.Epochs=1", "did you mean train.epochs?"),
+        ("train.epochs.x=1", "did you mean train.epochs?"),
+        ("zzz=1", "`python train.py --help` lists them"),
+        ("train=1", "train: expected a section of settings, found '1'"),
+        ("seed.x=1", "seed: expected a whole number, found {'x': '1'}"),
+        ("train.epochs", "'train.epochs' is not a setting; write section.key=value"),
+        ("=1", "'=1' is not a setting"),
+        ("", "'' is not a setting"),
+        (".=1", "no such setting"),
+    ],
+)
 def test_wrong_keys(word, told):
     assert told in refused([word])
 
 
-@pytest.mark.parametrize("text, told", [
-    ("- a\n- b\n", "expected sections of settings, found ['a', 'b']"), ("hello", "expected sections of settings, found 'hello'"),
-    ("train: [1, 2]\n", "train: expected a section of settings, found ['1', '2']"), ("train: 3\n", "expected a section"),
-    ("trian:\n  epochs: 3\n", "did you mean train?"), ("train:\n\tepochs: 3\n", "not readable as YAML"),
-    ("train: {epochs: 3\n", "not readable as YAML"), (b"data:\n  path: \xff\xfe\n", "not readable as YAML"),
-    ("\x00", "not readable as YAML"), ("[" * 5000, "not readable as YAML"),
-    ("train:\n  epochs: 3\ntrain:\n  batch_size: 4\n", "train is given twice"),
-    ("train:\n  epochs: 3\n  epochs: 4\n", "epochs is given twice"), ("? [a]\n: 3\n", "not readable as YAML"),
-    ("train:\n  epochs: {a: 1}\n", "expected a whole number, found {'a': '1'}"), ("1: 2\n", "1: no such setting"),
-    ("a: &a [*a]\n", "recursive"), ("[]: 3\n", "not readable as YAML"),
-    ("<<: {seed: 3}\n", "<<: no such setting"), ("seed: !!python/object/apply:os.getcwd []\n", "seed: expected a whole number, found []"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("- a\n- b\n", "expected sections of settings, found ['a', 'b']"),
+        ("hello", "expected sections of settings, found 'hello'"),
+        ("train: [1, 2]\n", "train: expected a section of settings, found ['1', '2']"),
+        ("train: 3\n", "expected a section"),
+        ("trian:\n  epochs: 3\n", "did you mean train?"),
+        ("train:\n\tepochs: 3\n", "not readable as YAML"),
+        ("train: {epochs: 3\n", "not readable as YAML"),
+        (b"data:\n  path: \xff\xfe\n", "not readable as YAML"),
+        ("\x00", "not readable as YAML"),
+        ("[" * 5000, "not readable as YAML"),
+        ("train:\n  epochs: 3\ntrain:\n  batch_size: 4\n", "train is given twice"),
+        ("train:\n  epochs: 3\n  epochs: 4\n", "epochs is given twice"),
+        ("? [a]\n: 3\n", "not readable as YAML"),
+        ("train:\n  epochs: {a: 1}\n", "expected a whole number, found {'a': '1'}"),
+        ("1: 2\n", "1: no such setting"),
+        ("a: &a [*a]\n", "recursive"),
+        ("[]: 3\n", "not readable as YAML"),
+        ("<<: {seed: 3}\n", "<<: no such setting"),
+        ("seed: !!python/object/apply:os.getcwd []\n", "seed: expected a whole number, found []"),
+    ],
+)
 def test_wrong_files(text, told, tmp_path):
     assert told in refused(path=written(tmp_path, text))
 

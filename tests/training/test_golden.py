@@ -23,13 +23,34 @@ TOLERANCE = 1e-3  # relative; SSE4, AVX2 and AVX-512 differ by 2e-4
 # The words that the recipes add to configs/smoke-32.yaml: 12 steps on a dozen of the shipped images, at least two refreshes.
 ALL = ["train.epochs=6", "train.batch_size=6", "log.sheet_epochs=100", "log.num_scored=8"]
 RECIPES = {
-    "rs": ["imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.1", "imle.refresh_epochs=2",
-           "loss.perceptual=effnet-lite0", "train.schedule=cosine"],
-    "switches": ["train.optimizer=muon", "train.learning_rate=5e-3", "train.clip=1.1", "train.micro_batch=4", "train.schedule=constant",
-                 "loss.perceptual=pixels", "loss.stage_weight=0.5", "imle.perturbation=1e-2", "imle.refresh_epochs=2"],
-    "adaptive": ["imle.match=adaptive", "imle.reject=none", "imle.staleness=1", "imle.force_resample=2", "loss.perceptual=pixels",
-                 "train.schedule=constant"],
-}  # fmt: skip
+    "rs": [
+        "imle.match=every",
+        "imle.reject=share",
+        "imle.rejected_fraction=0.1",
+        "imle.refresh_epochs=2",
+        "loss.perceptual=effnet-lite0",
+        "train.schedule=cosine",
+    ],
+    "switches": [
+        "train.optimizer=muon",
+        "train.learning_rate=5e-3",
+        "train.clip=1.1",
+        "train.micro_batch=4",
+        "train.schedule=constant",
+        "loss.perceptual=pixels",
+        "loss.stage_weight=0.5",
+        "imle.perturbation=1e-2",
+        "imle.refresh_epochs=2",
+    ],
+    "adaptive": [
+        "imle.match=adaptive",
+        "imle.reject=none",
+        "imle.staleness=1",
+        "imle.force_resample=2",
+        "loss.perceptual=pixels",
+        "train.schedule=constant",
+    ],
+}
 STOP = 7  # steps after which a run is stopped to be resumed, in the middle of an epoch
 
 
@@ -40,8 +61,17 @@ def words(settings: list[str], run: Path) -> list[str]:
         images.mkdir()
         for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:12]:
             shutil.copy(path, images)
-    return ["--config", str(ROOT / "configs" / "smoke-32.yaml"), "--run", str(run), "--device", "cpu",
-            f"data.path={images}", *ALL, *settings]  # fmt: skip
+    return [
+        "--config",
+        str(ROOT / "configs" / "smoke-32.yaml"),
+        "--run",
+        str(run),
+        "--device",
+        "cpu",
+        f"data.path={images}",
+        *ALL,
+        *settings,
+    ]
 
 
 class StoppedAfter:

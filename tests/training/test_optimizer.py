@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from training.settings import Train
-from training.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal, set_learning_rate
 from models.generator import Generator
+from training.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal, set_learning_rate
+from training.settings import Train
 
 
 def generator(seed: int = 0) -> Generator:

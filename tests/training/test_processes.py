@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_refresh import LATENT_DIM, N, RADII, embed, images as drawn, refresher
+from test_refresh import LATENT_DIM, RADII, N, embed, refresher
+from test_refresh import images as drawn
 from test_train import TINY, one_line, rows
 
 from errors import UserError, run_as_command
-from training import checkpoint
-from training import processes
 from imle.search import PoolMatcher
+from training import checkpoint, processes
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and gloo")
@@ -73,9 +73,19 @@ def coarse(latents):
 
 @pytest.mark.parametrize("num", [2, 3, 5])
 @pytest.mark.parametrize("features", [embed, coarse])
-@pytest.mark.parametrize("settings", [
-    {"reject": "none"}, {"reject": "rank"}, {"reject": "median_rank"}, *RADII.values(), {"reject": "fixed", "epsilon": 1e6}, {"pool_batch": 1, "pool_factor": 0.25},
-    {"pool_batch": 7, "rejected_fraction": 0.5}, {"pool_factor": 2, "reject": "fixed", "epsilon": 11.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"reject": "none"},
+        {"reject": "rank"},
+        {"reject": "median_rank"},
+        *RADII.values(),
+        {"reject": "fixed", "epsilon": 1e6},
+        {"pool_batch": 1, "pool_factor": 0.25},
+        {"pool_batch": 7, "rejected_fraction": 0.5},
+        {"pool_factor": 2, "reject": "fixed", "epsilon": 11.0},
+    ],
+)
 def test_a_refresh_chooses_what_one_process_would(settings, features, num, monkeypatch):
     settings = {"pool_batch": 16, **settings}
 
@@ -149,7 +159,9 @@ def test_shares_are_whole_chunks_and_leave_nothing_out(start, stop, size, monkey
 def test_disagreement_is_named(monkeypatch):
     def job():
         with pytest.raises(UserError) as told:
-            processes.check_agreement({"the settings": "a", "the images": str(processes.rank() // 2), "the step": "odd" * (processes.rank() == 1)})
+            processes.check_agreement(
+                {"the settings": "a", "the images": str(processes.rank() // 2), "the step": "odd" * (processes.rank() == 1)}
+            )
         return str(told.value)
 
     for message in Players(3, monkeypatch).play(job):
@@ -235,12 +247,18 @@ def until(ready, patience=60):
 LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs=5"]
 
 
-@pytest.mark.parametrize("switches, jobs", [
-    ([], ((2, 0), (2, 1), (3, 0))),
-    (["loss.distance=geman-mcclure", "loss.stage_weight=0.5"], ((3, 1),))])  # fmt: skip
+@pytest.mark.parametrize(
+    "switches, jobs", [([], ((2, 0), (2, 1), (3, 0))), (["loss.distance=geman-mcclure", "loss.stage_weight=0.5"], ((3, 1),))]
+)
 def test_any_number_of_processes_trains_alike(switches, jobs, words, command, job, tmp_path):
-    settings = ["train.epochs=17", "train.batch_size=5", "train.learning_rate=1e-5", "imle.refresh_epochs=100", "log.sheet_epochs=100",
-                *switches]  # fmt: skip
+    settings = [
+        "train.epochs=17",
+        "train.batch_size=5",
+        "train.learning_rate=1e-5",
+        "imle.refresh_epochs=100",
+        "log.sheet_epochs=100",
+        *switches,
+    ]
     assert command("train.py", *words(tmp_path / "1", *settings)).returncode == 0
     alone = checkpoint.load(tmp_path / "1" / "checkpoints" / "last.pt")
     for num, micro_batch in jobs:  # batches of 5, 5 and 2: unequal shares, and none for the third
@@ -286,8 +304,22 @@ def torchrun(words, tmp_path):
         said = tmp_path / "said"
         environment = {name: value for name, value in os.environ.items() if name not in processes.TORCHRUN}
         with open(said, "w") as file:
-            agent = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--",
-                                      ROOT / "train.py", *words(run, *settings)], stdout=file, stderr=file, env=environment)  # fmt: skip
+            agent = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    "--standalone",
+                    "--nproc-per-node",
+                    "2",
+                    "--",
+                    ROOT / "train.py",
+                    *words(run, *settings),
+                ],
+                stdout=file,
+                stderr=file,
+                env=environment,
+            )
         before = len(rows(run))
         until(lambda: agent.poll() is not None or sum(row["kind"] == "train" for row in rows(run)[before:]) > 5)
         assert agent.poll() is None, said.read_text()

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import methods
 from data import Record
 from errors import UserError
 from imle.settings import Config, Loss
-import methods
 from methods import from_dict
-from training.settings import Train, facts, to_dict
 from training.resume import check_same_run, nothing_to_do
+from training.settings import Train, facts, to_dict
 from training.trainer import Trainer
 
 DATA = Record("abc", ["a.png"], [])
@@ -36,8 +36,10 @@ def test_a_run_from_before_the_switches_goes_on_without_them():
     for key in ("distance", "scale", "stage_weight"):
         del old["config"]["loss"][key]
     assert check_same_run(old, Config(), DATA) == []
-    for changed, told in ((Config(loss=Loss(distance="charbonnier")), "loss.distance: this run began with 'squared'"),
-                          (Config(loss=Loss(stage_weight=0.5)), "loss.stage_weight: this run began with 0.0")):  # fmt: skip
+    for changed, told in (
+        (Config(loss=Loss(distance="charbonnier")), "loss.distance: this run began with 'squared'"),
+        (Config(loss=Loss(stage_weight=0.5)), "loss.stage_weight: this run began with 0.0"),
+    ):
         with pytest.raises(UserError, match=told):
             check_same_run(old, changed, DATA)
 
@@ -54,21 +56,38 @@ def test_a_change_of_speed_alone_is_not_mentioned():
 def test_another_batch_size_is_refused_with_what_helps(size):
     with pytest.raises(UserError) as told:
         check_same_run(checkpoint(), Config(train=Train(batch_size=size)), DATA)
-    assert str(told.value) == (f"train.batch_size: this run began with 10 and cannot go on with {size}; change it back "
-                               "(train.micro_batch saves memory and gives the same result) or choose another --run")  # fmt: skip
+    assert str(told.value) == (
+        f"train.batch_size: this run began with 10 and cannot go on with {size}; change it back "
+        "(train.micro_batch saves memory and gives the same result) or choose another --run"
+    )
 
 
 FREE = {  # every setting that may change on the way, and why that is right; tests below
-    "imle": {"refresh_epochs": "counted from step 0", "search": "of the next pool",
-             "reject": "of the next pool", "epsilon": "of the next pool", "rejected_fraction": "of the next pool",
-             "perturbation": "of the next step", "adaptive_decay": "of the next match, which is told",
-             "staleness": "ages are in epochs", "force_resample": "ages are in epochs"},
-    "train": {"epochs": "the schedule is that of a run with so many, which is told", "learning_rate": "of the next step",
-              "weight_decay": "of the next step", "clip": "usual norms are gradients' and not clipping's", "precision": "of the next step",
-              "warmup_steps": "as the schedule", "schedule": "as the schedule", "decay_epochs": "as the schedule",
-              "decay_factor": "as the schedule", "ema_decay": "of the next step"},
+    "imle": {
+        "refresh_epochs": "counted from step 0",
+        "search": "of the next pool",
+        "reject": "of the next pool",
+        "epsilon": "of the next pool",
+        "rejected_fraction": "of the next pool",
+        "perturbation": "of the next step",
+        "adaptive_decay": "of the next match, which is told",
+        "staleness": "ages are in epochs",
+        "force_resample": "ages are in epochs",
+    },
+    "train": {
+        "epochs": "the schedule is that of a run with so many, which is told",
+        "learning_rate": "of the next step",
+        "weight_decay": "of the next step",
+        "clip": "usual norms are gradients' and not clipping's",
+        "precision": "of the next step",
+        "warmup_steps": "as the schedule",
+        "schedule": "as the schedule",
+        "decay_epochs": "as the schedule",
+        "decay_factor": "as the schedule",
+        "ema_decay": "of the next step",
+    },
     "log": {"sheet_epochs": "counted from step 0", "checkpoint_epochs": "counted from step 0", "num_scored": "the score is unbiased"},
-}  # fmt: skip
+}
 
 
 def test_every_setting_is_fixed_or_silent_or_known_to_be_free_to_change():
@@ -76,12 +95,32 @@ def test_every_setting_is_fixed_or_silent_or_known_to_be_free_to_change():
     assert free == {f"{section}.{name}" for section, names in FREE.items() for name in names}
 
 
-OTHER = {"imle": {"refresh_epochs": 7, "search": "dci", "reject": "quantile", "epsilon": 1.0,
-                  "rejected_fraction": 0.5, "perturbation": 0.1, "adaptive_decay": 0.5,
-                  "staleness": 2, "force_resample": 9},
-         "train": {"epochs": 33, "learning_rate": 0.1, "weight_decay": 0.3, "clip": 3.0, "precision": "bf16", "warmup_steps": 44,
-                   "schedule": "step", "decay_epochs": 2, "decay_factor": 0.125, "ema_decay": 0.5},
-         "log": {"sheet_epochs": 3, "checkpoint_epochs": 3, "num_scored": 9}}  # fmt: skip
+OTHER = {
+    "imle": {
+        "refresh_epochs": 7,
+        "search": "dci",
+        "reject": "quantile",
+        "epsilon": 1.0,
+        "rejected_fraction": 0.5,
+        "perturbation": 0.1,
+        "adaptive_decay": 0.5,
+        "staleness": 2,
+        "force_resample": 9,
+    },
+    "train": {
+        "epochs": 33,
+        "learning_rate": 0.1,
+        "weight_decay": 0.3,
+        "clip": 3.0,
+        "precision": "bf16",
+        "warmup_steps": 44,
+        "schedule": "step",
+        "decay_epochs": 2,
+        "decay_factor": 0.125,
+        "ema_decay": 0.5,
+    },
+    "log": {"sheet_epochs": 3, "checkpoint_epochs": 3, "num_scored": 9},
+}
 
 
 @pytest.mark.parametrize("section, name", [(section, name) for section, names in FREE.items() for name in names])
@@ -99,9 +138,14 @@ def test_what_may_change_is_told(section, name):
 
 def trainer(**sections):
     """Return a trainer on eight images of noise, two steps to an epoch."""
-    small = {"data": {"resolution": 16}, "loss": {"perceptual": "pixels"}, "log": {"num_scored": 4},
-             "model": {"latent_dim": 8, "style_dim": 16, "mapping_layers": 1, "channels": [16, 16, 8], "blocks": [1, 1, 1]},
-             "train": {"epochs": 20, "batch_size": 4, "warmup_steps": 3}, "imle": {"pool_factor": 4, "refresh_epochs": 2}}  # fmt: skip
+    small = {
+        "data": {"resolution": 16},
+        "loss": {"perceptual": "pixels"},
+        "log": {"num_scored": 4},
+        "model": {"latent_dim": 8, "style_dim": 16, "mapping_layers": 1, "channels": [16, 16, 8], "blocks": [1, 1, 1]},
+        "train": {"epochs": 20, "batch_size": 4, "warmup_steps": 3},
+        "imle": {"pool_factor": 4, "refresh_epochs": 2},
+    }
     config = from_dict({name: small.get(name, {}) | sections.get(name, {}) for name in small | sections})
     images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     cpu = torch.device("cpu")
@@ -127,8 +171,10 @@ def resumed(state, **sections):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_optimiser_takes_over_its_state_and_no_setting(optimizer):
     state = train(trainer(train={"optimizer": optimizer}), 4).state()
-    later, fresh = (made(train={"optimizer": optimizer, "weight_decay": 0.3, "learning_rate": 0.1})
-                    for made in (lambda **sections: resumed(state, **sections), trainer))  # fmt: skip
+    later, fresh = (
+        made(train={"optimizer": optimizer, "weight_decay": 0.3, "learning_rate": 0.1})
+        for made in (lambda **sections: resumed(state, **sections), trainer)
+    )
     for ours, theirs in zip(later.method.learner.optimizer.param_groups, fresh.method.learner.optimizer.param_groups, strict=True):
         assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours if name not in ("params", "lr"))
         assert ours["weight_decay"] == 0.3
@@ -140,7 +186,9 @@ def test_the_learning_rate_is_that_of_a_run_that_had_its_settings_from_the_start
     state = train(trainer(), 5).state()
     for settings in ({"epochs": 40}, {"epochs": 3}, {"warmup_steps": 50}, {"schedule": "step", "decay_epochs": 1}, {"learning_rate": 0.1}):
         later, ever = resumed(state, train=settings), trainer(train=settings)
-        assert [later.method.learner.learning_rate(step) for step in range(5, 12)] == [ever.method.learner.learning_rate(step) for step in range(5, 12)]
+        assert [later.method.learner.learning_rate(step) for step in range(5, 12)] == [
+            ever.method.learner.learning_rate(step) for step in range(5, 12)
+        ]
 
 
 def test_epochs_are_counted_from_the_start_whatever_their_interval_was():
@@ -164,13 +212,16 @@ def test_usual_norms_are_forgotten_by_a_session_that_does_not_clip():
     assert not again.method.learner.clipping.usual.any() and train(again, 1).method.learner.clipping.usual.all()
 
 
-@pytest.mark.parametrize("step, before, asked, told", [
-    (40, 20, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
-    (40, 10, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
-    (20, 20, 10, "run stays as it is, at epoch 10 of 20: train.epochs=10 asks for no more; a larger number goes on"),
-    (40, 20, 1, "run stays as it is, at epoch 20 of 20: train.epochs=1 asks for no more; a larger number goes on"),
-    (21, 20, 10, "run stays as it is, at epoch 10.5 of 20: train.epochs=10 asks for no more; a larger number goes on"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "step, before, asked, told",
+    [
+        (40, 20, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
+        (40, 10, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
+        (20, 20, 10, "run stays as it is, at epoch 10 of 20: train.epochs=10 asks for no more; a larger number goes on"),
+        (40, 20, 1, "run stays as it is, at epoch 20 of 20: train.epochs=1 asks for no more; a larger number goes on"),
+        (21, 20, 10, "run stays as it is, at epoch 10.5 of 20: train.epochs=10 asks for no more; a larger number goes on"),
+    ],
+)
 def test_finished_is_said_of_all_epochs_that_were_ever_asked_for(step, before, asked, told):
     state = {"step": step, "config": {"train": {"epochs": before}}}
     assert nothing_to_do(Path("run"), state, epochs=asked, steps_per_epoch=2) == told

@@ -37,7 +37,6 @@ def test_energy_distance_is_unbiased_and_tells_distributions_apart():
 def test_nearest_other_is_another_vector_far_from_the_origin_too():
     for offset in (0.0, 1000.0):
         features = normal(40, 6, seed=3, offset=offset)
-        expected = [min(math.dist(x, y) for j, y in enumerate(features.tolist()) if i != j)
-                    for i, x in enumerate(features.tolist())]  # fmt: skip
+        expected = [min(math.dist(x, y) for j, y in enumerate(features.tolist()) if i != j) for i, x in enumerate(features.tolist())]
         torch.testing.assert_close(nearest_other(features), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
     assert nearest_other(torch.ones(2, 6)).tolist() == [0, 0]

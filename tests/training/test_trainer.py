@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import methods
 from data import mirrored
 from errors import UserError
-from training import rng
-import methods
 from methods import from_dict
+from models.memory import memory_for
+from training import rng
 from training.ema import Ema
 from training.guard import Diverged
 from training.trainer import Trainer
-from models.memory import memory_for
 
 
 def images(n=8, side=16):
@@ -39,7 +39,9 @@ def trainer(*, pixels=None, device="cpu", **sections) -> Trainer:
     pixels = images() if pixels is None else pixels
     made = Trainer(config, methods.make(config, pixels, device=torch.device(device)), len(pixels), data={}, device=torch.device(device))
     made.rows = []
-    made.write_to(SimpleNamespace(position=lambda: 0, row=lambda kind, step, values, _: made.rows.append({"kind": kind, "step": step, **values})))
+    made.write_to(
+        SimpleNamespace(position=lambda: 0, row=lambda kind, step, values, _: made.rows.append({"kind": kind, "step": step, **values}))
+    )
     return made
 
 
@@ -272,7 +274,9 @@ def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("settings", [{}, {"train": {"micro_batch": 3}}, {"train": {"precision": "bf16"}}, {"train": {"clip": 2.0}}, *SWITCHES], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"train": {"micro_batch": 3}}, {"train": {"precision": "bf16"}}, {"train": {"clip": 2.0}}, *SWITCHES], ids=str
+)
 def test_a_step_does_not_wait_for_the_gpu(settings):
     made = trainer(imle={"perturbation": 0.1, "refresh_epochs": 99}, **settings, device="cuda")
     train(made, 2)  # the first step sets up libraries
@@ -297,12 +301,19 @@ def test_mirror_images_are_images_of_their_own():
 
 
 @pytest.mark.parametrize("search", ["exact", "dci"])
-@pytest.mark.parametrize("settings", [
-    {"features": "pixels", "sketch_dim": 20, "normalise": True, "reject": "fixed", "epsilon": 0.1},
-    {"features": "effnet-lite0", "sketch_dim": 64}, {"reject": "quantile"}, {"pool_factor": 0.3},
-    {"reject": "fixed", "epsilon": 1e6}, {"match": "adaptive", "reject": "none", "staleness": 1, "force_resample": 2},
-    {"match": "adaptive", "reject": "share", "rejected_fraction": 0.3, "staleness": 1, "force_resample": 2},
-    {"match": "adaptive", "reject": "quantile", "staleness": 1, "force_resample": 2}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"features": "pixels", "sketch_dim": 20, "normalise": True, "reject": "fixed", "epsilon": 0.1},
+        {"features": "effnet-lite0", "sketch_dim": 64},
+        {"reject": "quantile"},
+        {"pool_factor": 0.3},
+        {"reject": "fixed", "epsilon": 1e6},
+        {"match": "adaptive", "reject": "none", "staleness": 1, "force_resample": 2},
+        {"match": "adaptive", "reject": "share", "rejected_fraction": 0.3, "staleness": 1, "force_resample": 2},
+        {"match": "adaptive", "reject": "quantile", "staleness": 1, "force_resample": 2},
+    ],
+)
 def test_every_kind_of_refresh_trains(settings, search):
     made = trainer(imle={"search": search, **settings})
     train(made, 6)
@@ -315,11 +326,23 @@ def test_two_images_are_enough():
         train(trainer(pixels=images(2), imle=settings), 6)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=type)
-@pytest.mark.parametrize("job, told", [("embed_latents", "the pool: lower imle.pool_batch (now 64)"),
-                                       ("pull", "a training step: set train.micro_batch=2 (a step then takes 2 images at once"),
-                                       ("draw_and_score", "the sheets and the score: lower log.num_scored (now 100)")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=type,
+)
+@pytest.mark.parametrize(
+    "job, told",
+    [
+        ("embed_latents", "the pool: lower imle.pool_batch (now 64)"),
+        ("pull", "a training step: set train.micro_batch=2 (a step then takes 2 images at once"),
+        ("draw_and_score", "the sheets and the score: lower log.num_scored (now 100)"),
+    ],
+)
 def test_out_of_memory_names_the_setting_to_lower(job, told, error, monkeypatch):
     def full(*_):
         raise error
