@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from errors import UserError
 from imle.earlier import translated_settings
+from imle.search import SEARCHES
+from models.perceptual import TEACHERS
 from training.settings import Settings, resolution, setting
-
-PERCEPTUAL = ("lpips-vgg", "effnet-lite0", "pixels")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Model:
 class Loss:
     """The distance that training makes smaller."""
 
-    perceptual: str = setting("effnet-lite0", "network whose features are compared", choices=PERCEPTUAL, fixed=True)
+    perceptual: str = setting("effnet-lite0", "network whose features are compared", choices=TEACHERS, fixed=True)
     pixel_weight: float = setting(0.3, "weight of the mean squared error of pixels beside it", least=0.0, fixed=True)
     distance: str = setting(
         "squared",
@@ -63,10 +63,10 @@ class Imle:
     pool_factor: float = setting(5.0, "candidates per image in a pool: m = pool_factor * n", least=0.01, fixed=True)
     pool_batch: int = setting(64, "candidates generated at once; memory and speed only", least=1, silent=True)
     refresh_epochs: int = setting(10, "epochs between two refreshes (every)", least=1)
-    features: str = setting("loss", "what is compared; loss: the training embedding", choices=("loss", *PERCEPTUAL), fixed=True)
+    features: str = setting("loss", "what is compared; loss: the training embedding", choices=("loss", *TEACHERS), fixed=True)
     sketch_dim: int = setting(0, "length of the random sketch of the features; 0 compares them whole", least=0, fixed=True)
     normalise: bool = setting(False, "scale features to length 1", fixed=True)
-    search: str = setting("exact", "how the nearest candidate is found", choices=("exact", "dci", "dciknn_cuda"))
+    search: str = setting("exact", "how the nearest candidate is found", choices=SEARCHES)
     epsilon: float = setting(0.0, "radius in feature units (fixed)", least=0.0)
     rejected_fraction: float = setting(0.1, "share of the pool to reject, nearest to any image first (share)", least=0.0, most=0.99)
     perturbation: float = setting(0.0, "standard deviation of the noise added to a matched latent at every step", least=0.0)

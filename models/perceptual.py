@@ -119,6 +119,7 @@ def _load_lpips_vgg(pretrained: bool) -> LpipsVgg:
 
 
 WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "pixels": ()} | {name: (name,) for name in efficientnet_lite.VARIANTS}
+TEACHERS = tuple(name for name in WEIGHTS_OF if name != "effnet-lite2")  # to train on; that one is kept to judge by
 
 
 def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True) -> Embedding:
