@@ -1,4 +1,4 @@
-"""Drawing images from what a checkpoint keeps of a run of IMLE. Needs torch alone."""
+"""Sample from an IMLE run's checkpoint. Needs only torch."""
 
 import torch
 
@@ -16,7 +16,7 @@ def build_generator(config: dict) -> Generator:
 
 
 def open_drawing(config: dict, sampled: dict, device: torch.device) -> Drawing:
-    """Return the average of a run. Raises RuntimeError where its weights and its configuration do not fit together."""
+    """Return the EMA of a run, with weights `sampled`. Raises RuntimeError if they do not fit the configuration."""
     generator = build_generator(config)
     generator.load_state_dict(sampled)
     generator.to(device).eval().requires_grad_(False)

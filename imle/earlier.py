@@ -1,13 +1,13 @@
-"""What earlier revisions wrote: settings that have other names now or are gone, and checkpoints of format 1.
+"""Files of earlier revisions: settings that were renamed or removed, and checkpoints of format 1.
 
-Checkpoints and the config.yaml of old runs are translated. A user who writes an old name is told the new one.
+Checkpoints and the config.yaml of old runs are translated. For an old name on a command line, an error gives the new one.
 """
 
 import math
 
 from errors import UserError
 
-# Settings that are gone, and what every run now has in their place.
+# Removed settings, and the value that every run has now.
 GONE = {
     "model.bottleneck": 0.25,
     "model.mapping": "mlp",
@@ -17,25 +17,25 @@ GONE = {
     "imle.top_up": 4,
     "imle.pool_precision": "train.precision",
 }
-UNREAD = {"tokens", "token_dim", "token_cycles", "token_steps"}  # of model; only mapping=tokens read them
-RENAMED = {"objective", "epsilon_mode"}  # of imle, to match and reject
-FIRST = RENAMED | {"epsilon_ema", "reject_after", "reject_below", "top_up"}  # settings of imle that every old run wrote down
+UNREAD = {"tokens", "token_dim", "token_cycles", "token_steps"}  # settings of model that only mapping=tokens read
+RENAMED = {"objective", "epsilon_mode"}  # settings of imle, now match and reject
+FIRST = RENAMED | {"epsilon_ema", "reject_after", "reject_below", "top_up"}  # settings of imle in every old run's config.yaml
 
 
 def upgraded(state: dict) -> dict:
-    """Return a checkpoint or export of format 1, which knew no method but this, as one of format 2.
+    """Return a checkpoint or export of format 1, which is always one of IMLE, in format 2.
 
-    Raises UserError if the run had something that is gone, KeyError where parts are missing.
+    Raises UserError if the run used a removed setting, KeyError if parts are missing.
     """
     state = _translated(state)
     parts = {"config": {"method": "imle", **state["config"]}, "sampled": state["ema"]}
-    if "generator" in state:  # which exports have not
+    if "generator" in state:  # not in exports
         network = state["generator"]
         if "heads" in state:
             network = {f"{name}.{key}": value for name in ("generator", "heads") for key, value in state[name].items()}
         learner = {"network": network} | {key: state[key] for key in ("optimizer", "usual_norms") if key in state}
         parts["method"] = {"learner": learner} | {key: state[key] for key in ("latents", "losses", "refreshes", "objective")}
-    kept = ("data", "step", "best", "log_position", "selected_by", "cpu_seconds")  # the last is the laboratory's
+    kept = ("data", "step", "best", "log_position", "selected_by", "cpu_seconds")  # lab/ adds cpu_seconds
     return {key: state[key] for key in kept if key in state} | parts
 
 
@@ -44,14 +44,14 @@ def _translated(state: dict) -> dict:
     if RENAMED & set(_section(config, "imle")):
         config = _renamed(config)
         if len(_section(state, "data").get("heldout") or ()) > 1:
-            state = state | {"best": math.inf}  # it was measured on these; best.pt is now chosen on the training images
+            state = state | {"best": math.inf}  # it was measured on held-out images; best.pt is now chosen on the training images
     return state | {"config": _without_gone(config)}
 
 
 def translated_settings(config: dict) -> dict:
-    """Return what a user gave, sections of settings as values or texts, without the old settings that do no harm.
+    """Return a user's settings, nested dicts of values or texts, without removed settings that have no effect.
 
-    A config.yaml of an old run is translated. Raises UserError for other old settings.
+    The config.yaml of an old run is translated. Raises UserError for other old settings.
     """
     names = set(_section(config, "imle"))
     if names >= FIRST:
@@ -72,7 +72,7 @@ def _renamed(config: dict) -> dict:
     if objective == "rs":
         today["reject"] = "share" if mode == "rejected_fraction" else mode
     if imle.get("search") == "faiss":
-        imle["search"] = "exact"  # which faiss was, up to rounding
+        imle["search"] = "exact"  # faiss gave the same matches up to rounding
     return config | {"imle": today | imle}
 
 
@@ -90,8 +90,7 @@ def _without_gone(config: dict) -> dict:
             harmless = always in (value, _number(value))
         if not harmless:
             raise UserError(
-                f"{key}={value}: this setting is gone, and every run has {always} in its place; "
-                "leave it out, or use the revision that had it"
+                f"{key}={value}: this setting was removed, and every run now has {always}; leave it out, or use the revision that had it"
             )
     if UNREAD & set(_section(config, "model")):
         config = config | {"model": {name: value for name, value in config["model"].items() if name not in UNREAD}}

@@ -1,14 +1,15 @@
-"""Search features phi: what candidates and targets are compared by when rejecting and matching.
+"""Search features phi: rejection and matching compare candidates and targets by these.
 
-The maps of an embedding are flattened into one vector, or folded into a short random sketch without ever forming
-that vector: at 256 pixels LPIPS has 8 million coordinates, and a dense 800-column projection of them would take 26 GB.
-Coordinates are multiplied by random signs and added up in k equally filled buckets (a count sketch, Charikar et al.
-2002); a bucket takes coordinates from all over the image, where c mod k would give it whole columns. Squared distances
-are unbiased, with a relative standard deviation of about sqrt(2/k), that of a dense Gaussian projection.
+The maps of an embedding are flattened into one vector, or reduced to a short random sketch without forming that vector:
+at 256 pixels LPIPS has 8 million coordinates, and a dense projection matrix with 800 columns would take 26 GB. The sketch
+is a count sketch (Charikar et al. 2002): it multiplies coordinates by random signs and adds them up in k equally filled
+buckets. A bucket takes coordinates from all over the image; with the bucket c mod k it would take whole columns. Squared
+distances are unbiased, with a relative standard deviation of about sqrt(2/k), as for a dense Gaussian projection.
 
-Measured with k = 800 on effnet-lite0 at 64 pixels, from 500 shifted mixtures of two of the shipped images to each of
-the 100, five seeds: distances err by 1.9% in the mean and 11.7% at most (dense projection: 2.0%, 12.5%). For 10% of
-the images another candidate seems nearest (dense: 8%); it is 2.3% farther in the mean and 9.5% at most (2.9%, 7.4%).
+Measured with k = 800 on effnet-lite0 at 64 pixels, between 500 shifted mixtures of two shipped images and each of the 100
+images, five seeds: the error of a distance is 1.9% on average and 11.7% at most (dense projection: 2.0%, 12.5%). For 10%
+of the images another candidate appears nearest (dense: 8%), which is 2.3% farther on average and 9.5% at most (2.9%,
+7.4%).
 """
 
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from training import rng
 
-TURNS = 16  # by how many different amounts the rows of k coordinates are turned before they are added
-GOLDEN = (5**0.5 - 1) / 2  # of k: multiples of it spread evenly round the circle
+TURNS = 16  # number of different rotations of the rows of k coordinates before they are added
+GOLDEN = (5**0.5 - 1) / 2  # rotations are multiples of this share of k, which spread evenly round the circle
 
 
 class SearchFeatures(nn.Module):

@@ -1,6 +1,6 @@
 """IMLE (Li & Malik 2018), Adaptive IMLE (Aghabozorgi et al. 2023) and RS-IMLE (Vashist et al. 2024): `step` is the algorithm.
 
-Which images take a new match, and when, is in imle.objectives; how a pool is drawn, rejected and matched in imle.refresh.
+imle.objectives decides which images take a new match, and when. imle.refresh draws a pool, rejects and matches.
 """
 
 import time
@@ -34,7 +34,7 @@ Networks = tuple[Generator, Embedding, SearchFeatures]  # generator, training em
 
 
 class Imle:
-    """Pull the match of every image towards it."""
+    """Train a generator: match every image to a latent, and pull the latent's sample towards the image."""
 
     log: Callable[[str, int, dict[str, float], float], None]
 
@@ -47,23 +47,23 @@ class Imle:
         pretrained: bool = True,
         networks: Callable[[Config, torch.device, bool], Networks] | None = None,
     ):
-        """Prepare to learn uint8 `images` (n, 3, H, W). Raises MissingWeights.
+        """Prepare to train on uint8 `images` (n, 3, H, W). Raises MissingWeights.
 
-        `networks` makes others than the settings ask for.
+        `networks` replaces `make_networks`; benchmarks and tests pass other networks.
         """
         self.config, self.device, n = config, device, len(images)
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
         self.generator, embedding, self.search_features = (networks or make_networks)(config, device, pretrained)
-        # Heads are made after the generator, which so begins the same with them and without.
+        # The heads come after the generator, so that its initial weights are the same with and without them.
         network = Staged(self.generator, make_heads(self.generator).to(device)) if config.loss.stage_weight else self.generator
         self.learner = Learner(network, config.train, n=n, device=device, averaged=self.generator)
         self.distance = make_distance(config.loss)
         self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
-        self.embedding = torch.compile(embedding) if config.train.compile else embedding  # of a step; the pool's are not compiled
+        self.embedding = torch.compile(embedding) if config.train.compile else embedding  # for steps; a pool uses the plain networks
         self.refresher = Refresher(config, self.targets.features)
         self.objective = OBJECTIVES[config.imle.match](config.imle, n, self.learner.steps_per_epoch)
-        self.latents = torch.zeros(n, config.model.latent_dim, device=device)  # z*, every image's match
-        self.losses = torch.zeros(n, device=device)  # every image's loss when it was last trained on
+        self.latents = torch.zeros(n, config.model.latent_dim, device=device)  # z_sigma(i), the match of image i
+        self.losses = torch.zeros(n, device=device)  # each image's loss at its last step
         self.refreshes = 0
 
     @property
@@ -72,15 +72,21 @@ class Imle:
         return self.targets.features
 
     def step(self, index: Tensor, step: int) -> None:
-        """Take step number `step` on the images numbered `index` (B,), x_i. Vashist et al. 2024, algorithm 1.
+        """Take step `step` on the batch S = `index` (B,) of images x_i: algorithm 1 of Vashist et al. 2024. Raises Diverged.
 
-        Raises Diverged.
+        Notation: n images x_i, generator G with weights theta, m latents z_j, rejection radius epsilon. The distance d
+        compares search features in a refresh, and the training embedding's maps in an update.
         """
-        self.rematch(step)  # where it is time: draw z_1 ... z_m, reject T(z_j) within epsilon of any x_i, sigma(i) = nearest of the rest
-        self.pull(index, step)  # theta <- theta - eta * gradient of the sum over i of d(x_i, T_theta(z_sigma(i)))
+        # If a refresh is due:
+        #   draw a pool              z_1, ..., z_m ~ N(0, I)
+        #   reject near candidates   drop z_j if d(x_i, G(z_j)) < epsilon for any i = 1, ..., n   (other rules: imle.epsilon)
+        #   match every image        sigma(i) = argmin over the remaining j of d(x_i, G(z_j))
+        self.rematch(step)
+        # Update the generator       theta <- theta - eta * gradient of (1 / B) * sum over i in S of d(x_i, G(z_sigma(i)))
+        self.pull(index, step)
 
     def rematch(self, step: int) -> None:
-        """Give a new latent to every image that asks for one."""
+        """Give a new match to every image that asks for one before step `step`."""
         asking = self.objective.asking(step, self.losses)
         if asking is None:
             return
@@ -93,7 +99,7 @@ class Imle:
         self.latents[asking.to(self.device)] = self.objective.take(asking, offers).to(self.device)
 
     def pull(self, index: Tensor, step: int) -> None:
-        """Pull the matches of the images numbered `index` (B,) towards these."""
+        """Take a gradient step that pulls the matches' samples towards the images numbered `index` (B,)."""
         latents = self.latents[index]
         if self.config.imle.perturbation:
             noise = rng.normal(tuple(latents.shape), self.config.seed, "perturb", step)
@@ -101,7 +107,10 @@ class Imle:
         self.losses[index] = self.learner.step((index, latents), self.loss, step)
 
     def loss(self, index: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distances (B,) of images numbered `index` (B,) to what `z` give, with and without their stages."""
+        """Return the distances (B,) between the images numbered `index` (B,) and the samples of `z` (B, latent_dim).
+
+        Two tensors: the distance to minimise, which includes the stages' errors, and the distance to report, without them.
+        """
         with self.autocast():
             drawn = self.learner.forward(z)
             *stages, image = drawn if isinstance(self.learner.network, Staged) else [drawn]
@@ -115,16 +124,16 @@ class Imle:
 
     @torch.inference_mode()
     def embed_latents(self, latents: Tensor) -> Tensor:
-        """Return the search features (B, D) of the images of `latents`."""
+        """Return the search features (B, D) of the generator's images of `latents` (B, latent_dim)."""
         with self.autocast():
             return self.search_features(self.generator(send(latents, self.device)).to(latents.dtype))
 
     def autocast(self) -> torch.autocast:
-        """Compute in bf16 where `train.precision` says so."""
+        """Compute in bf16 if `train.precision` is bf16."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def draw(self, seeds: list[int]) -> Tensor:
-        """Return float images (N, 3, H, W) of the average, one per seed."""
+        """Generate float images (N, 3, H, W) with the EMA, one per seed."""
         return generate(self.learner.ema.module, rng.sample_latents(seeds, self.config.model.latent_dim).to(self.device))
 
     def embed(self, images: Tensor) -> Tensor:
@@ -132,19 +141,19 @@ class Imle:
         return embed(self.search_features, images)
 
     def sheets(self) -> dict[str, Tensor]:
-        """Return the first images, each beside what its match gives."""
+        """Return the first 32 images, each followed by its match's sample."""
         pairs = torch.stack([self.targets.images[:32], to_uint8(generate(self.generator, self.latents[:32]))], dim=1)
         return {"matches": pairs.flatten(0, 1).cpu()}
 
     def numbers(self, step: int) -> dict[str, float]:
-        """Return the mean loss and the last learning rate."""
+        """Return the mean loss, and the learning rate of the step before `step`."""
         return {"loss": self.losses.mean().item(), "lr": self.learner.learning_rate(step - 1)}
 
     def facts(self) -> dict[str, str]:
-        """Return the size of the generator, and of the targets' maps."""
+        """Return the sizes of the generator, the pool and the targets' maps."""
         with FlopCounterMode(display=False) as counter:
             self.generator(self.latents[:1])
-        over = "" if self.targets.cached else ", over loss.cache_gb: embedded again at each step"
+        over = "" if self.targets.cached else ", more than loss.cache_gb: each step embeds its images again"
         return {
             "parameters": f"{sum(p.numel() for p in self.generator.parameters()):,}",
             "an image": f"{counter.get_total_flops() / 2e9:.3f} GMAC forward",
@@ -153,7 +162,7 @@ class Imle:
         }
 
     def work(self) -> dict[str, Work]:
-        """Return a step without a refresh, and one batch of a refresh's pool."""
+        """Return two jobs: a step without a refresh, and one batch of a refresh's pool."""
         settings = self.config.imle
         latents = torch.randn(settings.pool_batch, self.config.model.latent_dim)
         index = torch.arange(min(self.config.train.batch_size, len(self.latents)), device=self.device)
@@ -168,11 +177,11 @@ class Imle:
         }
 
     def check(self, step: int, weights: bool = False) -> None:
-        """Raise Diverged if something was not finite before `step`, with `weights` also in the weights."""
+        """Raise Diverged if a step before `step`, or with `weights` a weight, is not finite."""
         self.learner.check(step, weights)
 
     def state_dict(self) -> dict:
-        """Return all that the next steps depend on, but for the average."""
+        """Return everything that the next steps depend on, except the EMA."""
         return {
             "learner": self.learner.state_dict(),
             "latents": self.latents,
@@ -182,11 +191,11 @@ class Imle:
         }
 
     def sampled(self) -> dict:
-        """Return the weights of the average."""
+        """Return the weights of the EMA."""
         return self.learner.ema.module.state_dict()
 
     def load_state_dict(self, state: dict, sampled: dict) -> None:
-        """Go on from what the two returned."""
+        """Restore what `state_dict` and `sampled` returned."""
         self.learner.load_state_dict(state["learner"], sampled)
         self.latents.copy_(state["latents"])
         self.losses.copy_(state["losses"])
@@ -195,9 +204,9 @@ class Imle:
 
 
 def make_networks(config: Config, device: torch.device, pretrained: bool = True) -> Networks:
-    """Return the untrained generator, the training embedding and the search features, which share it where `imle.features` is `loss`.
+    """Return the untrained generator, the training embedding and the search features. Raises MissingWeights.
 
-    Raises MissingWeights.
+    If `imle.features` is `loss`, the search features use the training embedding.
     """
     settings = config.imle
     generator = build_generator(to_dict(config)).to(device)

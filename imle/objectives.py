@@ -1,9 +1,8 @@
-"""Objectives as a question of who takes a new match, and when. All share one refresh.
+"""The objectives: which images take a new match, and when. All use the same refresh.
 
-IMLE and RS-IMLE: every image, every `refresh_epochs`. Adaptive IMLE (Aghabozorgi et al. 2023): an image, once its
-distance has fallen below its own threshold tau. All images share one pool, which is drawn anew only when an image
-that has already taken its match from it asks again; since a pool is matched against all images when it is drawn, what
-is kept of it is one offer per image.
+IMLE and RS-IMLE: every image, every `refresh_epochs`. Adaptive IMLE (Aghabozorgi et al. 2023): each image once its
+loss falls below its own threshold tau. A refresh matches the pool to all images; an image that asks later takes its
+match from the same pool. A new pool is drawn when an image asks that has already taken its match from the present one.
 """
 
 from collections.abc import Callable
@@ -16,26 +15,26 @@ from imle.settings import Imle
 
 
 class Objective(Protocol):
-    """Who takes a new match, and when."""
+    """Choose which images take a new match, and when."""
 
     def asking(self, step: int, losses: Tensor) -> Tensor | None:
-        """Return which images want a new match before this step, bool (n,), or None for none."""
+        """Return which images need a new match before `step`, bool (n,), or None if none does; `losses` (n,) are the last ones."""
 
     def needs_pool(self, asking: Tensor) -> bool:
-        """Tell whether a new pool must be drawn to serve them."""
+        """Return whether the images `asking`, bool (n,), need a new pool."""
 
     def take(self, asking: Tensor, offers: Tensor | None) -> Tensor:
-        """Return the latents that the asking images take; `offers` (n, latent_dim) are those of a new pool."""
+        """Return the new matches (k, latent_dim) of the k images `asking`; `offers` (n, latent_dim) are a new pool's, if any."""
 
     def state_dict(self) -> dict:
-        """Return what the next answers depend on."""
+        """Return everything that the next decisions depend on."""
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
 
 
 class Everyone:
-    """All images take a new match together (every)."""
+    """Rematch all images at once (imle.match=every)."""
 
     def __init__(self, config: Imle, n: int, steps_per_epoch: int):
         self.every = config.refresh_epochs * steps_per_epoch
@@ -48,7 +47,7 @@ class Everyone:
         return True
 
     def take(self, asking: Tensor, offers: Tensor | None) -> Tensor:
-        assert offers is not None  # every question has a pool of its own
+        assert offers is not None  # needs_pool is always True
         return offers[asking]
 
     def state_dict(self) -> dict:
@@ -59,22 +58,22 @@ class Everyone:
 
 
 class Adaptive:
-    """Every image takes a new match when it is near enough to its present one (adaptive)."""
+    """Rematch each image once its loss is below its threshold tau (imle.match=adaptive)."""
 
     def __init__(self, config: Imle, n: int, steps_per_epoch: int):
         self.config, self.steps_per_epoch = config, steps_per_epoch
         self.tau = torch.full((n,), float("inf"))
-        self.age = torch.zeros(n, dtype=torch.int64)  # epochs since the present match
-        self.new = torch.zeros(n, dtype=torch.bool)  # matched anew, tau to be set from the first distance seen
-        self.used = torch.ones(n, dtype=torch.bool)  # has taken its offer from the present pool
-        self.offers: Tensor | None = None
+        self.age = torch.zeros(n, dtype=torch.int64)  # epochs since the last match
+        self.new = torch.zeros(n, dtype=torch.bool)  # just rematched: the next loss sets tau
+        self.used = torch.ones(n, dtype=torch.bool)  # took its match from the present pool
+        self.offers: Tensor | None = None  # (n, latent_dim), the present pool's matches
 
     def asking(self, step: int, losses: Tensor) -> Tensor | None:
         if step % self.steps_per_epoch:
             return None
         losses = losses.cpu()
         if self.offers is None:
-            return torch.ones_like(self.used)  # a real first match; tau stays at infinity until the second
+            return torch.ones_like(self.used)  # the first match; tau stays at infinity until the second
         self.age += 1
         self.tau = torch.where(self.new, self.config.adaptive_decay * losses, self.tau)
         near = (losses < self.tau) & (self.age >= self.config.staleness)
@@ -91,7 +90,7 @@ class Adaptive:
             self.used = torch.zeros_like(self.used)
         self.used |= asking
         self.age[asking] = 0
-        assert self.offers is not None  # an image that asks first finds no pool
+        assert self.offers is not None  # `used` starts as True, so the first request draws a pool
         return self.offers[asking]
 
     def state_dict(self) -> dict:

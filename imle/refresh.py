@@ -1,9 +1,9 @@
-"""A refresh: draw a pool, reject what lies too near to any image, match every image to its nearest survivor.
+"""A refresh: draw a pool, reject candidates too near to any image, match every image to its nearest survivor.
 
-RS-IMLE, algorithm 1 (Vashist et al. 2024); with nothing rejected it is IMLE (Li & Malik 2018). One streaming pass:
-images are dropped as soon as they are embedded and features as soon as they are compared, so that memory does not
-grow with the pool. Several processes share the pool out in runs of whole chunks, the very chunks that one process would
-generate; what they tell each other is the pilot's distances, the number of survivors and the match.
+RS-IMLE, algorithm 1 (Vashist et al. 2024); without rejection it is IMLE (Li & Malik 2018). The pool is streamed: a
+candidate's image is dropped once it is embedded, and its features once they are compared, so memory does not grow with
+the pool. Several processes divide the pool into the same chunks that one process would generate. They exchange the
+pilot's distances, the number of survivors and the matches.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from imle.search.bounds import block_size
 from imle.settings import Config
 from training import processes, rng
 
-# Epsilon is measured on the first candidates of a pool, so that it passes only once: draws are independent, and the
-# share of the rest that a quantile of 4096 of them rejects has a standard error below 0.8 percentage points. Their
-# features must all be held till then, so there is a limit to them too: 1 GiB.
+# Epsilon is measured on the first candidates, the pilot, so that the pool is generated once. Candidates are independent:
+# a quantile of 4096 of them rejects a share of the rest with a standard error below 0.8 percentage points. The pilot's
+# features are all held in memory, up to 1 GiB.
 PILOT = 4096
 PILOT_ELEMENTS = 2**28
 TOP_UP = 4  # if too few candidates survive, draw up to this many pools
@@ -28,18 +28,18 @@ TOP_UP = 4  # if too few candidates survive, draw up to this many pools
 
 @dataclass(frozen=True)
 class Matches:
-    """What a refresh chose for every image, and what it saw on the way."""
+    """Every image's match, and diagnostics of the refresh."""
 
-    latents: Tensor  # (n, latent_dim) CPU
-    distance: Tensor  # (n,) in feature units, from image to match
+    latents: Tensor  # (n, latent_dim), on the CPU
+    distance: Tensor  # (n,) from each image to its match, in feature units
     diagnostics: dict[str, float]
 
 
 class Refresher:
-    """Choose a latent for every image, whether all of them take it or not."""
+    """Find a match for every image; the objective decides which images take theirs."""
 
     def __init__(self, config: Config, targets: Tensor):
-        """Compare candidates with `targets` (n, D), the images' search features."""
+        """Prepare to match `targets` (n, D), the images' search features."""
         self.config = config
         self.targets = targets
         self.n = len(targets)
@@ -49,7 +49,7 @@ class Refresher:
 
     @torch.no_grad()
     def refresh(self, embed: Callable[[Tensor], Tensor], number: int) -> Matches:
-        """Draw pool `number` and match. `embed` maps latents (B, latent_dim) to features of their images (B, D).
+        """Draw pool `number` and match. `embed` maps latents (B, latent_dim) to the features (B, D) of their images.
 
         If no candidate survives for an image, it falls back to its nearest candidate, rejected or not.
         """
@@ -96,9 +96,9 @@ class Refresher:
         return processes.share(start, stop, self.config.imle.pool_batch)
 
     def _candidates(self, embed: Callable[[Tensor], Tensor], number: int, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the first id and the features (B, D) of candidates `start` to `stop`, generated `pool_batch` at a time."""
+        """Yield candidates `start` to `stop` in chunks: the first pool id and the features (B, D)."""
         size, seed, dim = self.config.imle.pool_batch, self.config.seed, self.config.model.latent_dim
-        step = size * max(1, block_size(self.targets.shape[1], self.n) // size)  # gathered, for matching has costs per call
+        step = size * max(1, block_size(self.targets.shape[1], self.n) // size)  # several batches: each call of the matcher has a cost
         for first in range(start, stop, step):
             last = min(first + step, stop)
             parts = [embed(rng.pool_latents(seed, number, at, min(at + size, last), dim)) for at in range(first, last, size)]
@@ -106,9 +106,9 @@ class Refresher:
 
 
 def latent_gap(latents: Tensor, seed: int, number: int, probes: int = 512) -> float:
-    """Return how much farther fresh latents lie from the selected ones than from as many fresh ones (1: no gap).
+    """Return how much farther new latents lie from the matched `latents` than from as many new ones; 1 means no gap.
 
-    The 95% quantile of the distance to the nearest, over the same for fresh latents.
+    It is a ratio of two 95% quantiles of the distance to the nearest latent.
     """
     fresh = rng.normal((probes, latents.shape[1]), seed, "latent_gap", number, 0)
     control = rng.normal(tuple(latents.shape), seed, "latent_gap", number, 1)

@@ -1,4 +1,4 @@
-"""Targets: the training images' maps and search features, computed once per run."""
+"""Targets: the training images' maps and search features. Maps that exceed loss.cache_gb are computed at every step."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ BATCH = 16  # images embedded at once
 
 
 class Targets:
-    """Hold uint8 images (n, 3, H, W) and what the embeddings make of them."""
+    """Hold uint8 images (n, 3, H, W), their maps and their search features."""
 
     def __init__(self, images: Tensor, embedding: nn.Module, search_features: nn.Module, cache_bytes: float):
-        """Embed all images; their maps are kept if they fit into `cache_bytes`."""
+        """Embed all images; keep their maps if they fit into `cache_bytes`."""
         self.images, self.embedding = images, embedding
         self.features = embed(search_features, images)  # (n, D)
         one = embedding(to_float(images[:1]))

@@ -251,5 +251,5 @@ def test_another_method_s_settings_are_refused_and_help_is_of_the_method_that_is
 def test_a_run_does_not_go_on_with_another_method(run):
     folder = run("imle", steps=2)
     shutil.move(folder, folder.with_name("toy-run"))
-    with pytest.raises(UserError, match="^method: this run began with 'imle' and cannot go on with 'toy'"):
+    with pytest.raises(UserError, match="^method: this run began with 'imle' and cannot continue with 'toy'"):
         run("toy", "run")

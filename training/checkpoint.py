@@ -1,4 +1,4 @@
-"""Checkpoints: one file of tensors, numbers, strings, lists and dicts, which loads without running anybody's code."""
+"""Checkpoints: one file of tensors, numbers, strings, lists and dicts. Loading it runs no code from the file."""
 
 import io
 import warnings
@@ -13,13 +13,13 @@ from errors import UserError
 from training.folder import RunFolder
 
 FORMAT = "rs-imle/2"
-EARLIER = ("rs-imle/1",)  # that `methods.load` upgrades
+EARLIER = ("rs-imle/1",)  # `methods.load` upgrades these
 
 
 def save(state: dict, path: Path) -> None:
-    """Write `state` to `path`, whole or not at all, so that it survives a power cut.
+    """Write `state` to `path`, whole or not at all; the file survives a power cut.
 
-    Raises UserError when it cannot be written; the file that was there is then intact.
+    Raises UserError if it cannot be written; a file that was at `path` is then intact.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
@@ -34,16 +34,16 @@ def save(state: dict, path: Path) -> None:
 
 
 def load(path: Path) -> dict:
-    """Return what `save` of this or an earlier revision wrote, on the CPU.
+    """Return the state that `save` of this or an earlier revision wrote, on the CPU.
 
     Raises UserError for a file that is missing, damaged, of another kind or format, or would run code when loaded.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # what torch says of files that are refused anyway
+        with warnings.catch_warnings(action="ignore"):  # torch warns about some files that are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception:  # there is no end to what a damaged or hostile file can raise
+    except Exception:  # a damaged or hostile file can raise anything
         raise UserError(f"{path}: not a checkpoint of this project, or damaged; nothing in it was run") from None
     if not isinstance(state, dict) or not str(state.get("format", "")).startswith("rs-imle/"):
         raise UserError(f"{path}: a checkpoint of another program; this one reads its own (format {FORMAT})")
@@ -54,20 +54,20 @@ def load(path: Path) -> dict:
 
 @contextmanager
 def unpacking(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while the content of a checkpoint is put in its place into a UserError that names the file."""
+    """Turn errors from unpacking the content of checkpoint `path` into a UserError that names the file."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, RuntimeError, AssertionError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
-            f"{path}: lacks what is needed here, or its parts do not fit each other ({reason}); an export can be sampled but not trained on"
+            f"{path}: lacks a needed part, or its parts do not fit each other ({reason}); an export can be sampled but not trained on"
         ) from None
 
 
 def find(path: Path) -> Path:
-    """Return the checkpoint meant by a run folder (its last one) or by a checkpoint's own path.
+    """Return the checkpoint at `path`, which is a run folder (its last checkpoint) or a checkpoint file.
 
-    Raises UserError when there is none.
+    Raises UserError if there is none.
     """
     if path.is_dir():
         last = RunFolder(path).last

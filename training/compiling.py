@@ -1,4 +1,4 @@
-"""torch.compile for the networks of a step, and what is told where this machine cannot."""
+"""torch.compile for the networks of a step: its failure as a UserError."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from errors import UserError
 
 @contextmanager
 def telling_of_compilation() -> Iterator[None]:
-    """Turn a failure to compile, which comes with the first step, into a UserError."""
+    """Turn a failed compilation into a UserError; torch compiles in the first step."""
     try:
         yield
     except RuntimeError as error:

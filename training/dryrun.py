@@ -1,4 +1,4 @@
-"""What a run would cost: size, memory and time, from a few real steps on this machine."""
+"""The dry run: the size, memory and time of a run, measured on a few real steps on this machine."""
 
 import sys
 import time
@@ -13,19 +13,19 @@ from training.trainer import Method
 
 
 def dry_run(config: Settings, make: Callable[..., Method], device: torch.device, num_images: int = 100) -> str:
-    """Return a report from the method's jobs on noise in place of `num_images` images; `make` is methods.make.
+    """Return a report; it times the method's jobs on `num_images` images of noise. `make` is `methods.make`.
 
-    Weights that are missing are named, and random ones timed in their place: they cost the same.
+    The report names missing pretrained weights and times random ones instead, which cost the same.
     """
     images = torch.randint(256, (num_images, 3, *resolution(config)), dtype=torch.uint8)
     method, missing = _made(config, make, images, device)
-    lines = {"images": f"{num_images}, assumed", **method.facts()}
+    lines = {"images": f"{num_images} (assumed)", **method.facts()}
     hours = 0.0
     for name, (job, per_epoch, part) in method.work().items():
         seconds, times = _seconds(job, device) / part, config.train.epochs * per_epoch
         hours += seconds * times / 3600
         lines[name] = f"{seconds:.3f} s, {times:,.0f} times"
-    lines["the run"] = f"about {hours:.1f} hours on this {device.type}, saves and sheets aside"
+    lines["the run"] = f"about {hours:.1f} hours on this {device.type}, without saves and sheets"
     lines["peak memory"] = f"{_peak_memory(device)} on {device.type}"
     width = max(map(len, lines)) + 2
     return "".join(f"{name:<{width}}{value}\n" for name, value in lines.items()) + missing
@@ -35,12 +35,12 @@ def _made(config: Settings, make: Callable[..., Method], images: Tensor, device:
     try:
         return make(config, images, device=device), ""
     except MissingWeights as error:
-        missing = f"\nmissing, and timed with random weights in their place:\n{error}\n"
+        missing = f"\nweights are missing; the times above are with random weights, which cost the same:\n{error}\n"
         return make(config, images, device=device, pretrained=False), missing
 
 
 def _seconds(job: Callable[[], None], device: torch.device) -> float:
-    """Time `job` once, after a first time that warms up."""
+    """Return the seconds of one call of `job`, after a call that warms up."""
     for _ in range(2):
         started = time.perf_counter()
         job()
@@ -54,7 +54,7 @@ def _peak_memory(device: torch.device) -> str:
         return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB"
     if sys.platform == "win32":
         return "not measured"
-    import resource  # Windows has none
+    import resource  # not on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"

@@ -1,4 +1,4 @@
-"""The exponential moving average of the generator: what is sampled, scored and exported."""
+"""The exponential moving average (EMA) of the generator. Samples, scores and exports use the EMA."""
 
 import copy
 
@@ -15,7 +15,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Move towards `module`; over the first steps by more, so that the start is soon forgotten."""
+        """Move the average towards `module`; the first steps count more, so that the initial weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
         for ours, theirs in zip(self.module.buffers(), module.buffers()):

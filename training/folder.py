@@ -1,4 +1,4 @@
-"""The run folder: where the files of a run lie."""
+"""The run folder: the paths of a run's files."""
 
 from itertools import chain
 from pathlib import Path
@@ -7,12 +7,12 @@ from atomic import LEFTOVERS
 
 
 class RunFolder:
-    """The paths of what a run writes under `path`."""
+    """The paths of the files that a run writes under `path`."""
 
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.yaml"  # the settings of the last start
-        self.environment = path / "environment.json"  # what it ran on
+        self.environment = path / "environment.json"  # the machine and versions of the last start
         self.images = path / "images.png"  # the training images as they are used
         self.metrics = path / "metrics.jsonl"  # the log
         self.tensorboard = path / "tensorboard"  # a folder
@@ -24,11 +24,11 @@ class RunFolder:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def sheet(self, kind: str, step: int) -> Path:
-        """Return the path of a sheet: "samples", or what a method has to look at."""
+        """Return the path of a sheet; `kind` is "samples" or a key of `Method.sheets`."""
         return self.path / kind / f"step-{step:07d}.png"
 
     def remove_leftovers(self) -> None:
-        """Remove what killed processes left of files they were writing. Nobody else may be writing them now."""
+        """Remove the unfinished files of killed processes. No other process may be writing to the folder."""
         sheets = self.path.glob(f"*/step-*.png{LEFTOVERS}")
         others = [path.parent.glob(path.name + LEFTOVERS) for path in (self.config, self.environment, self.images, self.last, self.best)]
         for part in chain(sheets, *others):

@@ -1,4 +1,4 @@
-"""One network and all that updates it: guard, clipping, learning rate, optimiser, average, several processes."""
+"""One network and everything that updates it: guard, clipping, learning rate, optimiser, EMA, several processes."""
 
 import math
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from training.settings import Train
 
 
 class Learner:
-    """Update a network by the gradient of a loss, and average it."""
+    """Update a network by the gradient of a loss, and keep its EMA."""
 
     def __init__(self, network: nn.Module, settings: Train, *, n: int, device: torch.device, averaged: nn.Module | None = None):
-        """Prepare to update `network` on `n` images; `averaged` is the part of it that is sampled, if not all."""
+        """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of `network` (None: all of it)."""
         self.network, self.settings, self.device = network, settings, device
         self.steps_per_epoch = settings.steps_per_epoch(n)
         self.averaged = network if averaged is None else averaged
@@ -28,13 +28,13 @@ class Learner:
         self.clipping = Clipping(list(network.parameters()), settings.clip) if settings.clip else None
         self.guard = Guard(self.optimizer, device)
         self.parallel = processes.parallel(network)
-        self.forward = torch.compile(self.parallel) if settings.compile else self.parallel  # for the loss to call
+        self.forward = torch.compile(self.parallel) if settings.compile else self.parallel  # the loss calls this
 
     def step(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]], step: int) -> Tensor:
-        """Take step number `step` down the mean loss of a batch, without waiting for a GPU; return its losses (B,).
+        """Take step `step` down the gradient of a batch's mean loss, without host synchronisation; return the losses (B,).
 
-        `loss` takes a part of the batch (tensors whose rows belong together) and returns two losses (b,): the one to
-        make smaller, and the one to report. Raises Diverged on a CPU; on a GPU `check` does.
+        `batch` holds tensors (B, ...). `loss` takes a micro-batch of them, (b, ...) each, and returns two losses (b,): the
+        one to minimise and the one to report. Raises Diverged on a CPU; on a GPU `check` does.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(batch, loss)
@@ -48,10 +48,10 @@ class Learner:
         return losses
 
     def _backward(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
-        """Add up the gradient of the mean loss, a micro-batch at a time; return what is reported, (B,).
+        """Accumulate the gradient of the mean loss over micro-batches; return the reported losses (B,).
 
-        Every process takes its share of the batch, and a row without weight where there are fewer rows than processes:
-        all must take part in averaging the gradients.
+        Every process takes its share of the batch. If there are fewer rows than processes, a process without a row takes
+        row 0 with weight 0, because all must take part in averaging the gradients.
         """
         num = len(batch[0])
         share = slice(processes.rank(), None, processes.count())
@@ -77,22 +77,22 @@ class Learner:
         return rate
 
     def check(self, step: int, weights: bool = False) -> None:
-        """Raise Diverged if a step before `step`, or with `weights` a weight, was not finite; the host waits for the device."""
+        """Raise Diverged if a step before `step`, or with `weights` a weight, is not finite; the host waits for the device."""
         self.guard.check()
         if weights and not torch.isfinite(nn.utils.get_total_norm(self.network.parameters())):
             raise Diverged("a weight", step)
 
     def state_dict(self) -> dict:
-        """Return all that the next steps depend on, but for the average."""
+        """Return everything that the next steps depend on, except the EMA."""
         state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         return state | ({"usual_norms": self.clipping.usual} if self.clipping else {})
 
     def load_state_dict(self, state: dict, average: dict) -> None:
-        """Go on from what `state_dict` returned and the average's weights, perhaps under settings that resume allows to change."""
+        """Restore what `state_dict` returned and the EMA's weights; settings that may change keep their present values."""
         self.network.load_state_dict(state["network"])
         self.ema.module.load_state_dict(average)
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # which the state brings as they were
+        for group in self.optimizer.param_groups:  # the state holds the weight decay of the earlier start
             group["weight_decay"] = self.settings.weight_decay
-        if self.clipping and "usual_norms" in state:  # not where clipping was asked for later
+        if self.clipping and "usual_norms" in state:  # absent if the run trained without clipping so far
             self.clipping.usual.copy_(state["usual_norms"])

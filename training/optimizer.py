@@ -1,8 +1,8 @@
 """The optimisers: AdamW, or Muon for the convolutions with AdamW for the rest.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) steps along the orthogonal matrix nearest to the momentum
-of the gradient, so that all its directions are learnt at one pace. Multiplied by 0.2 sqrt(max(rows, columns)) its steps
-are as long as AdamW's (Liu et al. 2025, section 2.2), and one learning rate serves both.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) updates a weight matrix by the orthogonal matrix nearest to
+the gradient's momentum, so that the step has the same size in all directions. Multiplied by 0.2 sqrt(max(rows, columns))
+the step is as long as AdamW's (Liu et al. 2025, section 2.2), so both use one learning rate.
 """
 
 import math
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from training.settings import Train
 
 MOMENTUM = 0.95
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: fast, and singular values only near 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: converges fast, to singular values near 1 but not equal to 1
 ITERATIONS = 3
-SMALLEST = 8  # rows and columns: colours and the like, of fewer, have little to be orthogonal to
+SMALLEST = 8  # AdamW updates matrices with fewer rows or columns, such as the output colours
 
 
 def make_optimizer(network: nn.Module, settings: Train) -> "torch.optim.Optimizer | MuonAdamW":
-    """Return the optimiser of a generator, or of one with heads, that `train.optimizer` names."""
+    """Return the optimiser that `train.optimizer` names, for a network with its heads, if any."""
     if settings.optimizer == "adamw":
         return adamw(dict(network.named_parameters()), settings)
     return MuonAdamW(network, settings)
 
 
 def adamw(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.Optimizer:
-    """Return AdamW in fused kernels for parameters by name; a group's "share" says how much of the learning rate it has."""
+    """Return fused AdamW for parameters by name; a group's "share" multiplies the learning rate."""
     groups: list[dict[str, Any]] = [{"params": list(parameters.values())}]
     if settings.mapping_rate != 1:
         mapping = {name for name in parameters if "mapping." in name}
@@ -41,7 +41,7 @@ def adamw(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.O
 
 
 def set_learning_rate(optimizer: "torch.optim.Optimizer | MuonAdamW", rate: float) -> None:
-    """Give every group its share of the learning rate."""
+    """Set every group's learning rate to its share of `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)
 
@@ -49,7 +49,7 @@ def set_learning_rate(optimizer: "torch.optim.Optimizer | MuonAdamW", rate: floa
 class MuonAdamW:
     """Muon for the convolutions, AdamW for everything else.
 
-    To orthogonalise the mapping network and the styles' affine layers too gained nothing, and takes longer than all
+    Muon for the mapping network and the styles' affine layers improved nothing, and takes longer than for all
     convolutions together.
     """
 
@@ -65,11 +65,11 @@ class MuonAdamW:
 
     @property
     def param_groups(self) -> list[dict]:
-        """Return AdamW's groups; the learning rate of the first is Muon's too."""
+        """Return AdamW's groups; Muon uses the learning rate and weight decay of the first."""
         return self.rest.param_groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Clear all gradients."""
         self.rest.zero_grad(set_to_none)
         for matrix in (matrix for stack in self.stacks for matrix in stack.matrices):
             matrix.grad = None
@@ -80,22 +80,22 @@ class MuonAdamW:
         group, failed = self.param_groups[0], self.found_inf > 0
         for stack in self.stacks:
             stack.step(group["lr"], group["lr"] * group["weight_decay"], failed)
-        self.rest.found_inf = self.found_inf  # type: ignore[attr-defined]  # what its fused kernels look at
+        self.rest.found_inf = self.found_inf  # type: ignore[attr-defined]  # the fused kernels read it
         self.rest.step()
 
     def state_dict(self) -> dict:
-        """Return what the next steps depend on besides the weights."""
+        """Return everything that the next steps depend on, except the weights."""
         return {"momenta": [stack.momentum for stack in self.stacks], "rest": self.rest.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for stack, saved in zip(self.stacks, state["momenta"], strict=True):
             stack.momentum.copy_(saved)
         self.rest.load_state_dict(state["rest"])
 
 
 class Stack:
-    """Matrices of similar shapes, which are worked on together: filled up with zeros, which stay zeros."""
+    """Matrices of similar shapes, updated as one batch; each is padded with zeros, which stay zeros."""
 
     def __init__(self, group: list[nn.Parameter]):
         self.matrices = group
@@ -109,42 +109,42 @@ class Stack:
     def step(self, rate: float, decay: float, failed: Tensor) -> None:
         """Update the matrices by their gradients, unless `failed` ()."""
         torch._foreach_copy_(self._places(self.gradient), [wide(gradient_of(matrix)) for matrix in self.matrices])
-        gradient = torch.where(failed, self.momentum, self.gradient)  # towards itself the momentum does not move
+        gradient = torch.where(failed, self.momentum, self.gradient)  # lerp towards itself leaves the momentum unchanged
         self.momentum.lerp_(gradient, 1 - MOMENTUM)
         steps = orthogonal(gradient.lerp(self.momentum, MOMENTUM)).mul_(self.lengths * (-rate * ~failed))
         torch._foreach_mul_(list[Tensor](self.matrices), torch.where(failed, 1.0, 1 - decay))
         torch._foreach_add_([wide(matrix) for matrix in self.matrices], self._places(steps))
 
     def _places(self, stack: Tensor) -> list[Tensor]:
-        """Return the part of each matrix of `stack` that is not filled up."""
+        """Return each matrix of `stack` without its padding."""
         return [matrix[:rows, :columns] for matrix, (rows, columns) in zip(stack, self.shapes)]
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:
-    """Return the gradient of a parameter, which has one."""
+    """Return the gradient of a parameter; it must have one."""
     assert parameter.grad is not None
     return parameter.grad
 
 
 def wide(weight: Tensor) -> Tensor:
-    """Return a convolution's weight as a matrix (outputs, inputs times places), or its transpose if that is wider."""
+    """Return a convolution's weight as a matrix (outputs, inputs * height * width), or its transpose if that is wider."""
     matrix = weight.flatten(1)
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
 
 
 def bucket(side: int) -> int:
-    """Return the least of 2, 8, 32, 128 ... that is not below `side`."""
+    """Return the smallest of 2, 8, 32, 128 ... that is at least `side`."""
     return 2 * 4 ** math.ceil(math.log(side / 2, 4)) if side > 2 else 2
 
 
 def matrices(generator: nn.Module) -> list[nn.Parameter]:
-    """Return the weights that Muon updates: the convolutions, but for small ones."""
+    """Return the weights that Muon updates: all convolutions except small ones."""
     weights = [layer.get_parameter("weight") for layer in generator.modules() if isinstance(layer, nn.Conv2d)]
     return [weight for weight in weights if min(weight.flatten(1).shape) >= SMALLEST]
 
 
 def orthogonal(stack: Tensor) -> Tensor:
-    """Return about the nearest matrices to `stack` (k, rows, columns >= rows) whose singular values are all near 1."""
+    """Return `stack` (k, rows, columns >= rows) with the singular values of every matrix moved near 1 (Newton-Schulz)."""
     a, b, c = NEWTON_SCHULZ
     x = stack / (torch.linalg.matrix_norm(stack, keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):

@@ -1,4 +1,4 @@
-"""Whether a checkpoint may go on under the present configuration and images, and what there is to tell of it."""
+"""The rules of resuming: whether a run may continue under the present configuration and images, and what is reported."""
 
 from pathlib import Path
 
@@ -8,19 +8,20 @@ from training.settings import Settings, facts, to_dict
 
 
 def check_same_run(state: dict, config: Settings, data: Record) -> list[str]:
-    """Return a line for every setting that changed and may; `state` is a checkpoint, `data` the images there are now.
+    """Return a line for every setting that changed and may change.
 
-    Raises UserError saying what changed when the run cannot go on with it.
+    `state` is the run's checkpoint, `data` the record of the present images. Raises UserError that names a change with
+    which the run cannot continue.
     """
     now, notices = to_dict(config), []
     for key, default, known in facts(type(config)):
-        old, new = _value(state["config"], key, default), _value(now, key, default)  # an old checkpoint knows fewer settings
+        old, new = _value(state["config"], key, default), _value(now, key, default)  # an old checkpoint has fewer settings
         if old == new or known.silent:
             continue
         if known.fixed:
             instead = f" ({known.fixed})" if isinstance(known.fixed, str) else ""
             raise UserError(
-                f"{key}: this run began with {old!r} and cannot go on with {new!r}; change it back{instead} or choose another --run"
+                f"{key}: this run began with {old!r} and cannot continue with {new!r}; change it back{instead} or choose another --run"
             )
         effect = known.effect if known.under in (None, config.train.schedule) else ""
         notices.append(f"{key}: {old} -> {new} from step {state['step']}{effect}")
@@ -38,11 +39,11 @@ def _value(values: dict, key: str, default: object) -> object:
 
 
 def nothing_to_do(run: Path, state: dict, *, epochs: int, steps_per_epoch: int) -> str:
-    """Say why a checkpoint that has taken the steps of so many `epochs`, or more, does not go on."""
+    """Return the line that says why a run does not continue: its checkpoint has trained `epochs` epochs or more."""
     epoch, before = state["step"] / steps_per_epoch, state["config"]["train"]["epochs"]
     if epoch == epochs >= before:
-        return f"{run} is finished, at step {state['step']}; more than train.epochs={epochs} would go on"
-    return f"{run} stays as it is, at epoch {epoch:.5g} of {before}: train.epochs={epochs} asks for no more; a larger number goes on"
+        return f"{run} is finished, at step {state['step']}; a train.epochs above {epochs} continues it"
+    return f"{run} is at epoch {epoch:.5g} of {before}, and train.epochs={epochs} asks for no more; a larger number continues it"
 
 
 def _difference(before: Record, now: Record) -> str:
@@ -52,7 +53,7 @@ def _difference(before: Record, now: Record) -> str:
         for what, names in (("removed", old - new), ("added", new - old))
         if names
     ]
-    other = " and ".join(changes) or "the same names, other pixels"
+    other = " and ".join(changes) or "the names are the same, the pixels differ"
     if before.reader > 1:
         return other
-    return f"{other} (this revision converts colours to sRGB and reads more files than the one that began it)"
+    return f"{other} (this revision converts colours to sRGB and reads more files than the one that began the run)"

@@ -1,4 +1,4 @@
-"""What a run writes on its way: metrics.jsonl (the truth), TensorBoard (a view of it), sheets, the environment."""
+"""The log of a run: metrics.jsonl (complete), TensorBoard (a view of it), sheets, the environment."""
 
 import json
 import math
@@ -23,13 +23,13 @@ from training.sheets import grid, save_png
 
 
 class RunLog:
-    """Write what happens in a run under `folder`."""
+    """Write the log of a run in `folder`."""
 
     def __init__(self, folder: Path, resume_at: int = 0, step: int = 0):
-        """Open the log; `resume_at` is the length of metrics.jsonl at the checkpoint that the run goes on from.
+        """Open the log. The run continues at `step`; metrics.jsonl was `resume_at` bytes long at that checkpoint.
 
-        Rows after it were written by steps that will be run again, and are cut off. Raises UserError where another
-        process has the log open, before anything is changed.
+        Later rows are cut off, because their steps will run again. Raises UserError, before it changes anything, if another
+        process has the log open.
         """
         self.folder = RunFolder(folder)
         for place in (self.folder.last.parent, self.folder.tensorboard):
@@ -42,14 +42,14 @@ class RunLog:
         self.view = View(self.folder.tensorboard, step)
 
     def describe(self, settings: str, environment: dict, images: Tensor) -> None:
-        """Write down what the run is: its settings as YAML, what it runs on, and uint8 images (N, 3, H, W) as it uses them."""
+        """Write the settings (YAML), the environment and a sheet of the uint8 images (N, 3, H, W) as the run uses them."""
         for path, text in ((self.folder.config, settings), (self.folder.environment, json.dumps(environment, indent=2))):
             with written(path) as part:
                 part.write_text(text, encoding="utf-8")
         save_png(grid(images, columns=20), self.folder.images)
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
-        """Append one row of numbers; one that is not finite, which JSON does not know, is written as null."""
+        """Append one row of numbers; a number that is not finite becomes null, because JSON has no NaN or infinity."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         row = {"kind": kind, "step": step, **finite, "seconds": round(seconds, 3)}
         self.file.write(json.dumps(row).encode() + b"\n")
@@ -58,7 +58,7 @@ class RunLog:
             self.view.add("scalar", f"{kind}/{name}", value, step)
 
     def position(self) -> int:
-        """Return the length of metrics.jsonl so far, safely on disk."""
+        """Return the length of metrics.jsonl in bytes, after syncing it to disk."""
         os.fsync(self.file.fileno())
         return self.file.tell()
 
@@ -75,21 +75,21 @@ class RunLog:
 
 
 class View:
-    """What TensorBoard shows; where it cannot be written it ends with a warning, and the run goes on."""
+    """The TensorBoard view. If it cannot be written, it stops with a warning and the run continues."""
 
     def __init__(self, folder: Path, step: int):
-        """Begin a file in `folder`, in which what an earlier one has from `step` on is out of date."""
+        """Begin an event file in `folder`; it replaces the events of earlier files from `step` on."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder, self.writer = folder, None
-        # It writes in a thread of its own, whose failure reaches us at the next call: no need for a traceback as well.
+        # The writer has its own thread. Its failure is raised at our next call, so its traceback is suppressed.
         usual = threading.excepthook
         threading.excepthook = lambda args: None if type(args.thread).__module__.startswith("tensorboard") else usual(args)
         with self.ending():
             self.writer = SummaryWriter(str(folder), purge_step=step)
 
     def add(self, kind: str, *what: object) -> None:
-        """Add a "scalar" or an "image": its name, its value and its step."""
+        """Add a "scalar" or an "image"; `what` is its name, value and step."""
         with self.ending():
             if self.writer:
                 getattr(self.writer, f"add_{kind}")(*what)
@@ -101,22 +101,22 @@ class View:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End where something cannot be written."""
+        """Stop the view if something cannot be written."""
         try:
             yield
         except OSError as error:
             self.writer = None
             tqdm.write(
-                f"warning: {self.folder} cannot be written ({error.strerror or error}), and shows nothing from here on; "
-                "metrics.jsonl still has it all",
+                f"warning: {self.folder} cannot be written ({error.strerror or error}); TensorBoard shows nothing from here on, "
+                "metrics.jsonl stays complete",
                 file=sys.stderr,
             )
 
 
 def keep_to_oneself(file: BinaryIO, folder: Path) -> None:
-    """Lock an open file until it is closed, or its process ends in whatever way; Windows and some network disks have no locks.
+    """Lock an open file until it is closed or its process ends; do nothing on Windows and on disks without locks.
 
-    Raises UserError where another process has locked it.
+    Raises UserError if another process has locked it.
     """
     with suppress(ImportError, OSError):
         import fcntl
@@ -124,11 +124,11 @@ def keep_to_oneself(file: BinaryIO, folder: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"--run {folder}: another process is training in it; wait for its end, or choose another --run") from None
+            raise UserError(f"--run {folder}: another process is training in it; wait until it ends, or choose another --run") from None
 
 
 class SilentLog:
-    """Stand in for the log in all processes but the main one."""
+    """Replace the log in all processes except the main one."""
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
         pass
@@ -138,7 +138,7 @@ class SilentLog:
 
 
 def environment(device: torch.device, command: list[str]) -> dict:
-    """Describe what the run ran on."""
+    """Return the command, versions and device of the run."""
     import numpy
 
     return {

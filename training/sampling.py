@@ -1,4 +1,4 @@
-"""Sampling from a run's average (EMA). Needs torch, numpy and pillow alone."""
+"""Sampling from a run's EMA. Needs only torch, numpy and pillow."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,24 +14,23 @@ from models.pixels import to_uint8
 from training import checkpoint, rng
 from training.transform import sides
 
-# A GPU always runs the generator on this many latents, the last group filled up, and a CPU on one: in batches of another
-# shape, and with some processors' kernels in another place of the batch, an image's last bits differ, enough to change a
-# byte here and there.
+# A GPU always runs the generator on this many latents (the last group is padded), a CPU on one. In a batch of another
+# size, and on some processors at another position in the batch, an image's last bits differ, which can change a byte.
 GROUP = 8
 
 
 class Drawing(NamedTuple):
-    """What sample.py and evaluate.py are given of a method's average, which is on a device."""
+    """A method's EMA on a device, as sample.py and evaluate.py use it."""
 
-    draw: Callable[[list[int]], Tensor]  # seeds -> float images (N, 3, H, W); a seed is one picture for ever
-    generator: nn.Module | None  # latents (B, latent_dim) -> images, with gradients; None where there is no such map
+    draw: Callable[[list[int]], Tensor]  # seeds -> float images (N, 3, H, W); a seed always gives the same image
+    generator: nn.Module | None  # latents (B, latent_dim) -> images, with gradients; None if the method has none
     latent_dim: int | None
-    why: str = ""  # there is no generator, and what cannot be had of it
+    why: str = ""  # if there is no generator: why, and what is therefore not possible
 
 
 @torch.inference_mode()
 def generate(generator: nn.Module, latents: Tensor) -> Tensor:
-    """Return float images (B, 3, H, W) for latents (B, latent_dim), the same whatever they are batched with."""
+    """Return float images (B, 3, H, W) for latents (B, latent_dim); an image does not depend on the others in the batch."""
     images, size = [], 1 if latents.device.type == "cpu" else GROUP
     for group in latents.split(size):
         filled = torch.cat([group, group[-1:].expand(size - len(group), -1)])
@@ -40,13 +39,13 @@ def generate(generator: nn.Module, latents: Tensor) -> Tensor:
 
 
 class Sampler:
-    """Draw images from a run folder, a checkpoint or an export."""
+    """Sample images from a run folder, a checkpoint or an export."""
 
     def __init__(self, path: Path, state: dict, drawing: Drawing, device: torch.device):
-        """Draw by `drawing` what the checkpoint `path`, of content `state`, holds."""
+        """Sample with `drawing`; the checkpoint at `path` has the content `state`."""
         self.checkpoint_path, self.drawing, self.device = path, drawing, device
         self.config: dict = state["config"]
-        self.data = Record(**state["data"])  # of the images that it was trained on
+        self.data = Record(**state["data"])  # the training images
         self.step: int = state["step"]
         self.selected_by: str | None = state.get("selected_by")  # the score that chose this among checkpoints
         self.sampled: dict = state["sampled"]
@@ -58,29 +57,29 @@ class Sampler:
 
     @property
     def generator(self) -> nn.Module:
-        """Return the map from latents to images. Raises UserError for a method that has none."""
+        """Return the generator, a map from latents to images. Raises UserError if the method has none."""
         if self.drawing.generator is None:
-            raise UserError(f"{self.checkpoint_path}: has no latents to go through: {self.drawing.why}")
+            raise UserError(f"{self.checkpoint_path}: has no generator: {self.drawing.why}")
         return self.drawing.generator
 
     def latents(self, seeds: list[int]) -> Tensor:
-        """Return the latents (N, latent_dim) of seeds. Raises UserError for a method without latents."""
+        """Return the latents (N, latent_dim) of seeds. Raises UserError if the method has no generator."""
         assert self.generator and self.drawing.latent_dim is not None
         return rng.sample_latents(seeds, self.drawing.latent_dim)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return uint8 images (B, 3, H, W) on the CPU for `latents` (B, latent_dim). Raises UserError for broken weights."""
+        """Return uint8 images (B, 3, H, W) on the CPU for `latents` (B, latent_dim). Raises UserError if one is not finite."""
         return self._bytes(generate(self.generator, latents.to(self.device)))
 
     def _bytes(self, images: Tensor) -> Tensor:
         if not images.isfinite().all():
-            raise UserError(f"{self.checkpoint_path}: gives images that are not finite; its weights are broken, take another checkpoint")
+            raise UserError(f"{self.checkpoint_path}: gives images that are not finite; its weights are broken, use another checkpoint")
         return to_uint8(images).cpu()
 
     def batches(self, seeds: Sequence[int], batch_size: int = 64) -> Iterator[Tensor]:
-        """Yield uint8 images, `batch_size` at a time, one per seed; its size changes no image."""
+        """Yield uint8 images (B, 3, H, W) on the CPU, one per seed; `batch_size` changes no image."""
         for start in range(0, len(seeds), batch_size):
-            with memory_for("drawing samples", f"lower --batch-size (now {batch_size}), or take --device cpu"):
+            with memory_for("generating samples", f"lower --batch-size (now {batch_size}), or use --device cpu"):
                 images = self._bytes(self.drawing.draw(list(seeds[start : start + batch_size])))
             yield images
 
@@ -89,9 +88,9 @@ class Sampler:
         return torch.cat(list(self.batches(seeds, batch_size)))
 
     def export(self, path: Path) -> None:
-        """Write the average and what it needs to be sampled and scored, without the training state.
+        """Write an export: the EMA and what sampling and scoring need, without the training state.
 
-        Raises UserError where it cannot be written, or would replace the checkpoint that it is taken from.
+        Raises UserError if it cannot be written, or if it would replace the checkpoint itself.
         """
         if path.exists() and path.samefile(self.checkpoint_path):
             raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")

@@ -1,9 +1,9 @@
-"""Settings: how every method's are declared, read, checked, explained and written, and the sections that all methods share.
+"""Settings: declare, read, check, explain and write them, for all methods; and the sections that all methods share.
 
 A method's Config adds its sections to those of `Settings`. Values come from the fields' defaults, then one YAML file, then
-`section.key=value` words. The resolved configuration is written to the run and is itself a valid `--config`. Of YAML only the
-structure is used: every value arrives as its text and is converted to the type of its field, so that `no` stays a text where
-a text is asked for, `1e-3` becomes a number and 010 means ten.
+`section.key=value` words. The run writes the resolved configuration, which is itself a valid `--config`. YAML gives only
+the structure: every value is read as text and converted to its field's type, so `no` stays text in a text field, `1e-3` is
+a number, and 010 means ten.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ import yaml
 from errors import UserError
 from training.transform import sides
 
-RATE = "; the learning rate is from now on what it would be, had it been so from the start"
+RATE = "; from now on the learning rate is that of a run with this value from the start"
 
 
 class Facts(NamedTuple):
-    """What is to be known of a setting beside its default and its type."""
+    """The facts of a setting, besides its default and type."""
 
     meaning: str
-    least: float | None = None  # inclusive bounds of a number, or of each in a list
+    least: float | None = None  # inclusive bounds of a number, or of each number in a list
     most: float | None = None
     choices: tuple[str, ...] = ()
-    fixed: bool | str = False  # a run cannot go on with another value; a text says what can be done instead
-    silent: bool = False  # changes nothing but speed, memory or where things are
-    effect: str = ""  # of a change on a run that goes on, where that is not plain
-    under: str | None = None  # the train.schedule under which it has this effect; None: any
+    fixed: bool | str = False  # a resumed run may not change it; a text says what to do instead
+    silent: bool = False  # changes only speed, memory or paths; a resumed run does not report the change
+    effect: str = ""  # what a change does to a resumed run, if that needs saying
+    under: str | None = None  # `effect` holds under this train.schedule only; None: under any
 
 
 def setting(default: Any, meaning: str, **facts: Any) -> Any:
@@ -53,7 +53,7 @@ class Data:
 
     path: str = setting("data/fluent_faces", "folder or zip of training images", silent=True)
     resolution: int | list[int] = setting(64, "side in pixels, or [height, width]", least=8, most=2048, fixed=True)
-    fit: str = setting("crop", "how an image of another shape becomes this one", choices=("crop", "pad", "stretch"), fixed=True)
+    fit: str = setting("crop", "how an image of another shape is made to fit", choices=("crop", "pad", "stretch"), fixed=True)
     background: str = setting("white", "colour under transparent pixels and around padded images", fixed=True)
     flips: bool = setting(False, "train on left-right mirror images too (doubles n)", fixed=True)
     holdout: float | list[str] = setting(
@@ -63,31 +63,31 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """The steps."""
+    """The optimisation."""
 
     epochs: int = setting(350, "passes over the images", least=1, effect=RATE, under="cosine")
     batch_size: int = setting(10, "images in a step", least=1, fixed="train.micro_batch saves memory and gives the same result")
-    micro_batch: int = setting(0, "images of a step that a process takes at once, to save memory; 0 takes all", least=0, silent=True)
+    micro_batch: int = setting(0, "images that a process takes at once in a step, to save memory; 0: all", least=0, silent=True)
     optimizer: str = setting(
-        "adamw", "what updates the weights; muon does the convolutions, and adamw the rest", choices=("adamw", "muon"), fixed=True
+        "adamw", "optimiser; muon: Muon for the convolutions, AdamW for the rest", choices=("adamw", "muon"), fixed=True
     )
-    learning_rate: float = setting(2e-3, "of the optimiser", least=0.0)
-    mapping_rate: float = setting(1.0, "the mapping network's learning rate, as a share of the others'", least=0.0, fixed=True)
-    betas: list[float] = setting([0.9, 0.99], "of AdamW", least=0.0, most=0.9999999, fixed=True)
-    weight_decay: float = setting(0.01, "of the optimiser", least=0.0)
-    clip: float = setting(0.0, "clip each weight's gradient at so many times its usual norm; 0 does not", least=0.0)
+    learning_rate: float = setting(2e-3, "peak learning rate", least=0.0)
+    mapping_rate: float = setting(1.0, "factor on the mapping network's learning rate", least=0.0, fixed=True)
+    betas: list[float] = setting([0.9, 0.99], "AdamW's betas", least=0.0, most=0.9999999, fixed=True)
+    weight_decay: float = setting(0.01, "decoupled weight decay", least=0.0)
+    clip: float = setting(0.0, "clip each weight's gradient at this many times its usual norm; 0: do not clip", least=0.0)
     warmup_steps: int = setting(10, "steps over which the learning rate rises from 0", least=0, effect=RATE)
     schedule: str = setting(
         "cosine", "how the learning rate falls after the warm-up; cosine ends at 0", choices=("constant", "cosine", "step"), effect=RATE
     )
     decay_epochs: int = setting(4000, "epochs between two decays (step)", least=1, effect=RATE, under="step")
     decay_factor: float = setting(0.25, "factor of one decay (step)", least=0.0, most=1.0, effect=RATE, under="step")
-    ema_decay: float = setting(0.998, "of the averaged network, which is what is sampled; shorter at the start", least=0.0, most=1.0)
-    precision: str = setting("fp32", "bf16: autocast of all networks, in steps and for the pool", choices=("fp32", "bf16"))
-    compile: bool = setting(False, "torch.compile what a step runs: some minutes at the start for faster steps", silent=True)
+    ema_decay: float = setting(0.998, "decay of the EMA, which is what is sampled; smaller in the first steps", least=0.0, most=1.0)
+    precision: str = setting("fp32", "bf16: autocast all networks, in steps and in the pool", choices=("fp32", "bf16"))
+    compile: bool = setting(False, "torch.compile the networks of a step; costs minutes at the start", silent=True)
 
     def steps_per_epoch(self, n: int) -> int:
-        """Return how many steps pass over `n` images."""
+        """Return the number of steps in an epoch of `n` images."""
         return math.ceil(n / self.batch_size)
 
     def check(self) -> None:
@@ -95,37 +95,39 @@ class Train:
         if len(self.betas) != 2:
             raise UserError(f"train.betas: expected two numbers, found {self.betas}")
         if 0 < self.clip <= 1:
-            raise UserError(f"train.clip: at {self.clip} times the usual norm gradients die out; use more than 1, or 0 for none")
+            raise UserError(
+                f"train.clip: at {self.clip} times the usual norm gradients shrink at every step; use more than 1, or 0 for none"
+            )
 
 
 @dataclass(frozen=True)
 class Log:
-    """What a run shows and saves, and when."""
+    """Sheets, scores and checkpoints."""
 
     sheet_epochs: int = setting(25, "epochs between two sample sheets and scores", least=1)
     checkpoint_epochs: int = setting(10, "epochs between two checkpoints", least=1)
-    num_scored: int = setting(100, "EMA samples drawn for the score that chooses best.pt", least=2)
+    num_scored: int = setting(100, "EMA samples in the score that chooses best.pt", least=2)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a run: the sections of every method, to which a method's own Config adds its sections."""
+    """The settings that all methods share; a method's Config adds its own sections."""
 
-    method: str = setting("", "what is trained", fixed=True)
-    seed: int = setting(0, "of every random choice", fixed=True)
+    method: str = setting("", "method to train", fixed=True)
+    seed: int = setting(0, "seed of every random choice", fixed=True)
     data: Data = field(default_factory=Data)
     train: Train = field(default_factory=Train)
     log: Log = field(default_factory=Log)
 
     def check(self) -> None:
-        """Raise UserError for settings that do not fit each other."""
+        """Raise UserError for settings that contradict each other."""
         if isinstance(self.data.resolution, list) and len(self.data.resolution) != 2:
             raise UserError(f"data.resolution: expected one number or [height, width], found {self.data.resolution}")
         self.train.check()
 
     @staticmethod
     def translated(values: dict) -> dict:
-        """Return what a file or a checkpoint of an earlier revision says, under today's names."""
+        """Return the `values` of a file or a checkpoint, with an earlier revision's names replaced by the present ones."""
         return values
 
 
@@ -138,7 +140,7 @@ def resolution(config: Settings) -> tuple[int, int]:
 
 
 def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict:
-    """Return what a YAML file and `section.key=value` words say, as nested dicts of texts. Raises UserError."""
+    """Return the values of a YAML file and of `section.key=value` words as nested dicts of texts. Raises UserError."""
     values = _read_yaml(Path(path)) if path is not None else {}
     for word in overrides:
         key, sign, text = word.partition("=")
@@ -155,9 +157,9 @@ def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict:
 
 
 def from_dict(cls: type[C], values: dict) -> C:
-    """Return the configuration that nested dicts describe; what is not named keeps its default.
+    """Return the configuration of nested dicts; missing settings keep their defaults.
 
-    Raises UserError naming the key, the value and what is expected.
+    Raises UserError that names the key, the value and what is expected.
     """
     config = _build(cls, cls.translated(values), "")
     config.check()
@@ -170,7 +172,7 @@ def to_dict(config: Settings) -> dict:
 
 
 def to_yaml(config: Settings) -> str:
-    """Return the configuration as YAML that is read back to the same."""
+    """Return the configuration as YAML, which reads back to the same configuration."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
@@ -198,7 +200,7 @@ def _default(f: dataclasses.Field) -> Any:
 
 
 class _Loader(yaml.BaseLoader):
-    """Read every value as its text; a key that is given twice is an error, where YAML forgets the first."""
+    """Read every value as text; a key that is given twice is an error, whereas plain YAML drops the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -213,7 +215,7 @@ def _read_yaml(path: Path) -> dict:
     try:
         values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}; the recipes that come with the project are in configs/") from None
+        raise UserError(f"--config {path}: {error.strerror}; the project's recipes are in configs/") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--config {path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not values:
@@ -224,7 +226,7 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _build(config: type, values: dict, prefix: str, section: Any = None) -> Any:
-    """Return a Config, or one section of it, of what `values` name."""
+    """Return the Config, or its section `section`, that `values` describe; `prefix` is the path to it in the keys."""
     cls = section or config
     if not isinstance(values, dict):
         raise UserError(f"{prefix.rstrip('.')}: expected a section of settings, found {_shown(values)}")
@@ -249,7 +251,7 @@ def _unknown_key(key: str, config: type) -> str:
 
 
 def _check(key: str, value: Any, hint: Any, known: Facts) -> Any:
-    """Return `value` as the type that `hint` asks for, within what is `known` of the setting, or raise UserError."""
+    """Return `value` converted to the type `hint`. Raises UserError if it does not fit the type or the facts `known`."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         converted = _convert(value, option)
@@ -278,7 +280,7 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 
 
 def _convert(value: Any, option: Any) -> Any:
-    """Return `value`, which may be its text, as `option`, or None where it is something else."""
+    """Return `value`, or the value of its text, as the type `option`; None if it is of another type."""
     if typing.get_origin(option) is list:
         (item,) = typing.get_args(option)
         converted = [_convert(v, item) for v in _as_list(value)]
@@ -295,11 +297,11 @@ def _convert(value: Any, option: Any) -> Any:
         return number
     if not number.is_integer() or abs(number) >= 2**63:
         return None
-    return int(text) if re.fullmatch(r"[-+]?\d+", text) else int(number)  # 1e5 is whole too
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) else int(number)  # 1e5 is a whole number too
 
 
 def _as_list(value: Any) -> list:
-    """Return a list, read from its text when it comes from the command line; [None] where it is none."""
+    """Return `value` as a list; a text is parsed as YAML. Return [None] if it is not a list."""
     try:
         value = yaml.load(value, _Loader) if isinstance(value, str) else value
     except (yaml.YAMLError, RecursionError):
@@ -315,6 +317,6 @@ def _type_name(option: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as an error message quotes it, however long it is."""
+    """Return `value` for an error message, shortened to 80 characters."""
     text = reprlib.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

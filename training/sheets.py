@@ -1,4 +1,4 @@
-"""Images as pictures: grids, PNG files. Needs torch, numpy and pillow alone."""
+"""Sheets: image grids and PNG files. Needs only torch, numpy and pillow."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from atomic import written
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """Tile uint8 images (N, 3, H, W) row by row into one picture (3, rows, columns) on white."""
+    """Tile uint8 images (N, 3, H, W) row by row into one image (3, height, width), `gap` white pixels apart."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     sheet = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""The training loop: order of the images, steps, log, sheets, scores, saving and stopping. It knows no method."""
+"""The training loop: it orders the images, takes steps, logs, scores, saves and stops. It knows no method."""
 
 import math
 import time
@@ -19,78 +19,78 @@ from training.runlog import RunLog
 from training.scores import distances, energy_distance, nearest_other
 from training.settings import Settings, to_dict
 
-SHEET = 64  # samples on a sheet, of seeds 0 to 63: the pictures that sample.py gives for these seeds
+SHEET = 64  # samples on a sheet: seeds 0 to 63, the same images that sample.py writes for these seeds
 
 
 class Work(NamedTuple):
-    """A job that recurs while training, to be timed."""
+    """A recurring job of training, to be timed."""
 
     job: Callable[[], None]
-    per_epoch: float  # how often it recurs; at the most, where that depends on the run
-    part: float = 1.0  # how much of it the job does
+    per_epoch: float  # times per epoch; the most, if the number depends on the run
+    part: float = 1.0  # the share of the work that one call of `job` does
 
 
 class Method(Protocol):
     """What a run trains."""
 
-    features: Tensor  # (n, D) of the training images, as `embed` gives them
+    features: Tensor  # (n, D), `embed` of the training images
     log: Callable[[str, int, dict[str, float], float], None]  # RunLog.row, set before the first step
 
     def step(self, index: Tensor, step: int) -> None:
-        """Take step number `step` on the images numbered `index` (B,), without waiting for a GPU. Raises Diverged."""
+        """Take step `step` on the images numbered `index` (B,), without host synchronisation. Raises Diverged."""
 
     def draw(self, seeds: list[int]) -> Tensor:
-        """Return float images (N, 3, H, W) of the average, one per seed, whatever else is drawn with it."""
+        """Generate float images (N, 3, H, W) with the EMA, one per seed; the other seeds do not change an image."""
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return features (N, D) of uint8 images (N, 3, H, W), for the score that chooses best.pt."""
+        """Return the features (N, D) of uint8 images (N, 3, H, W); the score that chooses best.pt compares them."""
 
     def sheets(self) -> dict[str, Tensor]:
-        """Return more to look at: the sheet's folder, and uint8 images for eight columns."""
+        """Return further sheets: folder name -> uint8 images (N, 3, H, W), shown in eight columns."""
 
     def numbers(self, step: int) -> dict[str, float]:
-        """Return what the log has of an epoch that ends at `step`; "loss" is shown."""
+        """Return the numbers to log for the epoch that ends at `step`; the progress bar shows "loss"."""
 
     def facts(self) -> dict[str, str]:
-        """Return what `--dry-run` tells of the networks; "parameters" is told at every start."""
+        """Return what `--dry-run` prints about the networks; every run prints "parameters" when it starts."""
 
     def work(self) -> dict[str, Work]:
-        """Return the jobs of an epoch, for the dry run, budgets and benchmarks."""
+        """Return the jobs of an epoch by name, for the dry run, budgets and benchmarks."""
 
     def check(self, step: int, weights: bool = False) -> None:
-        """Raise Diverged if something was not finite before `step`, with `weights` also in the weights."""
+        """Raise Diverged if a step before `step`, or with `weights` a weight, is not finite."""
 
     def state_dict(self) -> dict:
-        """Return all that the next steps depend on, but for what is sampled."""
+        """Return everything that the next steps depend on, except what `sampled` returns."""
 
     def sampled(self) -> dict:
-        """Return what is sampled: the average."""
+        """Return the weights to sample from: the EMA."""
 
     def load_state_dict(self, state: dict, sampled: dict) -> None:
-        """Go on from what the two returned."""
+        """Restore what `state_dict` and `sampled` returned."""
 
 
 class Trainer:
     """Train a method on n images, from step 0 or from a checkpoint."""
 
     def __init__(self, config: Settings, method: Method, n: int, *, data: dict, device: torch.device):
-        """Prepare to train; `data` is what checkpoints say of the images."""
+        """Prepare to train on `n` images; `data` describes the images in checkpoints."""
         self.config, self.method, self.n, self.data, self.device = config, method, n, data, device
         self.steps_per_epoch = config.train.steps_per_epoch(n)
         self.total_steps = config.train.epochs * self.steps_per_epoch
-        self.order = -1, torch.empty(0)  # an epoch, and the numbers of the images in its order, int64 (n,)
+        self.order = -1, torch.empty(0)  # an epoch and its order of the images, int64 (n,)
         self.step, self.best = 0, math.inf
-        self.saved_step: int | None = None  # of checkpoints/last.pt
+        self.saved_step: int | None = None  # the step of checkpoints/last.pt
 
     def write_to(self, log: RunLog) -> None:
-        """Write what happens to `log` from now on."""
+        """Use `log` from now on."""
         self.log = log
         self.method.log = log.row
 
     def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Train to the last step, or until `should_stop` in any process; save either way.
+        """Train to the last step, or until `should_stop` returns True in any process; then save.
 
-        Raises UserError when an update would not have been finite.
+        Raises UserError before an update that is not finite.
         """
         self.write_to(log)
         started = time.monotonic()
@@ -108,7 +108,7 @@ class Trainer:
         self.save("last")
 
     def advance(self) -> None:
-        """Take one step. Raises UserError for one that is not finite, on a GPU at the end of the epoch."""
+        """Take one step. Raises UserError if the step is not finite; on a GPU `end_epoch` does."""
         try:
             with memory_for("a training step", self.remedy()):
                 self.method.step(self.batch(self.step), self.step)
@@ -117,7 +117,7 @@ class Trainer:
         self.step += 1
 
     def batch(self, step: int) -> Tensor:
-        """Return the numbers of the images in a step's batch."""
+        """Return the numbers (B,) of the images in a step's batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self.order[0] != epoch:
             self.order = epoch, send(rng.permutation(self.n, self.config.seed, "order", epoch), self.device)
@@ -125,7 +125,7 @@ class Trainer:
         return self.order[1][position * size : (position + 1) * size]
 
     def end_epoch(self, seconds: float, progress: tqdm) -> None:
-        """Log the epoch, and show and save when it is time."""
+        """Log the epoch, `seconds` after `run` began; show and save when due."""
         self.check()
         epoch, last = self.step // self.steps_per_epoch, self.step == self.total_steps
         numbers = self.method.numbers(self.step)
@@ -138,7 +138,7 @@ class Trainer:
 
     @torch.no_grad()
     def show(self) -> None:
-        """Save sheets of fixed seeds, score the average, and keep it if it is the best so far; the main process does."""
+        """Save sheets and score the EMA; save best.pt if the score is the best so far. Only the main process does this."""
         if not processes.is_main():
             return
         with memory_for("the sheets and the score", f"lower log.num_scored (now {self.config.log.num_scored})"):
@@ -148,12 +148,12 @@ class Trainer:
             self.save("best")
 
     def draw_and_score(self) -> float:
-        """Save sheets of fixed seeds, and return the energy distance of samples of the average to the training images."""
+        """Save sheets of fixed seeds; return the energy distance between samples of the EMA and the training images."""
         samples = self.method.draw(list(range(max(SHEET, self.config.log.num_scored))))
         self.log.sheet("samples", self.step, to_uint8(samples[:SHEET]).cpu(), 8)
         for name, images in self.method.sheets().items() if self.step else ():
             self.log.sheet(name, self.step, images, 8)
-        features = self.method.embed(to_uint8(samples[: self.config.log.num_scored]))  # as they are exported
+        features = self.method.embed(to_uint8(samples[: self.config.log.num_scored]))  # rounded to bytes, as sample.py writes them
         score = energy_distance(features, self.method.features)
         self.log.row(
             "score",
@@ -168,7 +168,7 @@ class Trainer:
         return score
 
     def save(self, name: str) -> None:
-        """Write everything that the rest of the run depends on. Raises UserError for what is not finite."""
+        """Write the checkpoint `name` ("last" or "best"). Raises UserError if a loss, gradient or weight is not finite."""
         self.check(weights=True)
         if processes.is_main():
             selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
@@ -177,32 +177,32 @@ class Trainer:
             self.saved_step = self.step
 
     def check(self, weights: bool = False) -> None:
-        """Raise UserError if a step, or with `weights` a weight, was not finite."""
+        """Raise UserError if a step, or with `weights` a weight, is not finite."""
         try:
             self.method.check(self.step, weights)
         except Diverged as error:
             raise self.stopped(error) from None
 
     def stopped(self, error: Diverged) -> UserError:
-        """Return the error to raise, with nothing updated or saved since, when something was not finite."""
+        """Return the UserError for a divergence; nothing has been updated or saved since."""
         good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
         return UserError(
             f"{error}, and the run was stopped before using it; {good}. "
-            "Lower train.learning_rate and run again, or begin anew with another --run"
+            "Lower train.learning_rate and give the same command again, or start over with another --run"
         )
 
     def remedy(self) -> str:
-        """Say what makes a step take less memory, first what this run can go on with."""
+        """Return advice to make a step take less memory; settings that a resumed run may change come first."""
         settings = self.config.train
         at_once = settings.micro_batch or -(-min(settings.batch_size, self.n) // processes.count())
         smaller = f"set train.micro_batch={at_once // 2} (a step then takes {at_once // 2} images at once, with the same result), or "
         return (
             f"{smaller if at_once > 1 else ''}try train.precision=bf16; "
-            f"a smaller train.batch_size (now {settings.batch_size}) needs a new run"
+            f"a smaller train.batch_size (now {settings.batch_size}) needs another --run"
         )
 
     def state(self) -> dict:
-        """Return everything that the rest of the run depends on."""
+        """Return the content of a checkpoint: everything that the rest of the run depends on."""
         return {
             "config": to_dict(self.config),
             "data": self.data,
@@ -214,7 +214,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict) -> None:
-        """Go on from what `state` returned, perhaps under settings that have changed since in a way that resume allows."""
+        """Restore what `state` returned; training.resume checks which settings may have changed since."""
         self.step, self.best = state["step"], state["best"]
         self.saved_step = self.step
         self.method.load_state_dict(state["method"], state["sampled"])

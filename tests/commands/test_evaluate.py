@@ -468,7 +468,7 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
         ([tmp_path / "bad.npz", "--data", one], "images are one uint8 array (N, H, W, 3)"),
         ([], "give what to score, or --compare with two evaluations"),
         ([run, "--num-samples", "0"], "not a whole number from 1 up"),
-        ([run, "--device", "cuda:99"], "--device cuda:99: not to be had here"),
+        ([run, "--device", "cuda:99"], "--device cuda:99: not available here"),
         ([run, "--out", one / "000.png"], "cannot be made"),
     ]:
         with pytest.raises((UserError, SystemExit)) as caught:

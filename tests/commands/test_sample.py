@@ -211,7 +211,7 @@ def test_torch_numpy_and_pillow_are_all_it_needs(smoke_run, drawn, tmp_path):
         (["--batch-size", "0"], "--batch-size must be between"),
         (["--interpolate", "3", "--frames", "0"], "--frames must be between"),
         (["--interpolate", "3", "--grid"], "without --grid"),
-        (["--device", "cuda:99"], "--device cuda:99: not to be had here"),
+        (["--device", "cuda:99"], "--device cuda:99: not available here"),
         (["--nearest", "nowhere"], "no folder or .zip 'nowhere'"),
     ],
 )

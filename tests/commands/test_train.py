@@ -244,8 +244,8 @@ def test_half_a_line_in_the_log_is_cut_back_and_epochs_may_grow(images, command,
 def test_a_finished_run_says_so_and_stays_as_it_is(images, command, finished):
     before = hashes(finished)
     for settings, told in (
-        ([], "is finished, at step 12; more than train.epochs=4 would go on"),
-        (["train.epochs=2"], "stays as it is, at epoch 4 of 4: train.epochs=2 asks for no more; a larger number goes on"),
+        ([], "is finished, at step 12; a train.epochs above 4 continues it"),
+        (["train.epochs=2"], "is at epoch 4 of 4, and train.epochs=2 asks for no more; a larger number continues it"),
     ):
         result = command("train.py", *words(images, finished, *TINY, "log.sheet_epochs=2", *settings))
         assert result.returncode == 0, result.stderr
@@ -276,7 +276,7 @@ def spoil_by_one_pixel(folder):
     [
         (spoil_by_removing, "1 removed (1f467-1f3fc.png)"),
         (spoil_by_adding, "1 added (zz.png)"),
-        (spoil_by_one_pixel, "the same names, other pixels"),
+        (spoil_by_one_pixel, "the names are the same, the pixels differ"),
     ],
 )
 def test_changed_images_are_refused(spoil, told, images, command, finished, tmp_path):
@@ -310,7 +310,7 @@ def test_a_run_of_an_earlier_reader_goes_on_with_it_or_is_told_what_is_read_othe
     Image.open(first).save(first, icc_profile=DISPLAY_P3)
     line = one_line(train("train.epochs=4"))
     assert (
-        "the same names, other pixels (this revision converts colours to sRGB" in line
+        "the names are the same, the pixels differ (this revision converts colours to sRGB" in line
         and "1 converted to sRGB" in train("train.epochs=4").stdout
     )
 
@@ -425,7 +425,7 @@ def test_a_run_has_one_process_at_a_time(images, command, finished):
     finally:
         log.close()
     shutil.rmtree(finished / "tensorboard")  # the log above left its own file
-    assert told == f"error: --run {finished}: another process is training in it; wait for its end, or choose another --run\n"
+    assert told == f"error: --run {finished}: another process is training in it; wait until it ends, or choose another --run\n"
     assert {name: value for name, value in before.items() if "tensorboard" not in name} == hashes(finished)
     assert command("train.py", *go_on).returncode == 0
 
@@ -506,7 +506,7 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(setting, told, images, c
 def test_a_device_that_is_not_there_is_told(images, command, tmp_path):
     for device in ("tpu", "meta", *([] if torch.cuda.is_available() else ["cuda", "cuda:7"])):
         line = one_line(command("train.py", *words(images, tmp_path / "run"), "--device", device))
-        assert line.startswith(f"error: --device {device}: not to be had here (")
+        assert line.startswith(f"error: --device {device}: not available here (")
     assert not (tmp_path / "run").exists()
 
 

@@ -73,7 +73,7 @@ def test_a_checkpoint_that_used_what_is_gone_is_told_so(key, old_run):
     torch.save(state, path)
     with pytest.raises(UserError) as told:
         open_sampler(old_run)
-    assert str(told.value).startswith(f"{path}: {key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place")
+    assert str(told.value).startswith(f"{path}: {key}={OTHER[key]}: this setting was removed, and every run now has {GONE[key]}")
 
 
 @pytest.mark.parametrize(
@@ -152,10 +152,10 @@ def test_what_a_user_writes_of_what_is_gone(key, tmp_path):
         with pytest.raises(UserError) as told:
             load_config(*given)
         assert str(told.value) == (
-            f"{key}={OTHER[key]}: this setting is gone, and every run has {GONE[key]} in its place; "
+            f"{key}={OTHER[key]}: this setting was removed, and every run now has {GONE[key]}; "
             "leave it out, or use the revision that had it"
         )
-    with pytest.raises(UserError, match="nonsense: this setting is gone"):
+    with pytest.raises(UserError, match="nonsense: this setting was removed"):
         load_config(None, [f"{key}=nonsense"])
 
 
@@ -173,7 +173,7 @@ def test_sizes_of_the_token_mapper_beside_the_mlp_change_nothing(tmp_path):
         path.write_text("model:\n" + "".join(f"  {name}: {value}\n" for name, value in given.items()))
         assert load_config(path) == load_config(None, [f"model.{name}={value}" for name, value in given.items()]) == Config()
     path.write_text(path.read_text().replace("mlp", "tokens"))
-    with pytest.raises(UserError, match="^model.mapping=tokens: this setting is gone, and every run has mlp in its place"):
+    with pytest.raises(UserError, match="^model.mapping=tokens: this setting was removed, and every run now has mlp"):
         load_config(path)
 
 
@@ -190,6 +190,5 @@ def test_a_checkpoint_with_the_new_names_may_have_had_the_token_mapper(old_run):
     with pytest.raises(UserError) as told:
         open_sampler(old_run)
     assert str(told.value) == (
-        f"{path}: model.mapping=tokens: this setting is gone, and every run has mlp in its place; "
-        "leave it out, or use the revision that had it"
+        f"{path}: model.mapping=tokens: this setting was removed, and every run now has mlp; leave it out, or use the revision that had it"
     )

@@ -196,6 +196,6 @@ def test_parts_that_do_not_fit_are_one_line(spoil, smoke_run, tmp_path):
     state = checkpoint.load(smoke_run / "checkpoints" / "last.pt")
     spoil(state)
     checkpoint.save(state, tmp_path / "x.pt")
-    with pytest.raises(UserError, match=r"x\.pt: lacks what is needed here, or its parts do not fit each other") as caught:
+    with pytest.raises(UserError, match=r"x\.pt: lacks a needed part, or its parts do not fit each other") as caught:
         open_sampler(tmp_path / "x.pt")
     assert "\n" not in str(caught.value)

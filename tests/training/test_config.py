@@ -211,7 +211,7 @@ def test_aliases_that_grow_without_bound_are_one_line(tmp_path):
 
 
 def test_missing_files_and_folders_are_told(tmp_path):
-    assert "No such file or directory; the recipes that come with the project are in configs/" in refused(path=tmp_path / "x.yaml")
+    assert "No such file or directory; the project's recipes are in configs/" in refused(path=tmp_path / "x.yaml")
     assert "Is a directory" in refused(path=tmp_path)
 
 

@@ -347,7 +347,7 @@ def test_stopped_killed_and_continued_on_other_numbers_of_processes(words, torch
     assert agent.wait(60) != 0
     killed = checkpoint.load(last)["step"]
     assert killed > stopped and f"going on from step {stopped} of 300000" in said.read_text()
-    assert f"another process of this job ended or is out of reach; {last}, of step {killed}, is good" in said.read_text()
+    assert f"another process of this job ended or cannot be reached; {last}, of step {killed}, is good" in said.read_text()
 
     done = killed // 3
     for processes_, epochs in ((1, done + 2), (2, done + 4)):

@@ -27,7 +27,7 @@ def test_a_checkpoint_that_does_not_know_a_setting_was_trained_with_its_default(
     old = copy.deepcopy(checkpoint())
     del old["config"]["train"]["optimizer"], old["config"]["train"]["precision"]
     assert check_same_run(old, Config(), DATA) == []
-    with pytest.raises(UserError, match="train.optimizer: this run began with 'adamw' and cannot go on with 'muon'"):
+    with pytest.raises(UserError, match="train.optimizer: this run began with 'adamw' and cannot continue with 'muon'"):
         check_same_run(old, Config(train=Train(optimizer="muon")), DATA)
 
 
@@ -57,7 +57,7 @@ def test_another_batch_size_is_refused_with_what_helps(size):
     with pytest.raises(UserError) as told:
         check_same_run(checkpoint(), Config(train=Train(batch_size=size)), DATA)
     assert str(told.value) == (
-        f"train.batch_size: this run began with 10 and cannot go on with {size}; change it back "
+        f"train.batch_size: this run began with 10 and cannot continue with {size}; change it back "
         "(train.micro_batch saves memory and gives the same result) or choose another --run"
     )
 
@@ -131,7 +131,7 @@ def test_what_may_change_is_told(section, name):
     (line,) = check_same_run(checkpoint(), from_dict(values), DATA)
     assert line.startswith(f"{section}.{name}: {old} -> {value} from step 7")
     effect = {"imle.adaptive_decay": ", for each image from its next match on"}
-    rate = "; the learning rate is from now on what it would be, had it been so from the start"
+    rate = "; from now on the learning rate is that of a run with this value from the start"
     scheduled = name in ("epochs", "warmup_steps", "schedule")  # the default is cosine, of which decay_epochs and decay_factor are no part
     assert line.endswith("from step 7" + effect.get(f"{section}.{name}", rate if scheduled else ""))
 
@@ -178,7 +178,7 @@ def test_an_optimiser_takes_over_its_state_and_no_setting(optimizer):
     for ours, theirs in zip(later.method.learner.optimizer.param_groups, fresh.method.learner.optimizer.param_groups, strict=True):
         assert ours.keys() == theirs.keys() and all(ours[name] == theirs[name] for name in ours if name not in ("params", "lr"))
         assert ours["weight_decay"] == 0.3
-    with pytest.raises(UserError, match=r"train.betas: this run began with \[0.9, 0.99\] and cannot go on"):
+    with pytest.raises(UserError, match=r"train.betas: this run began with \[0.9, 0.99\] and cannot continue"):
         resumed(state, train={"optimizer": optimizer, "betas": [0.5, 0.9]})
 
 
@@ -215,11 +215,11 @@ def test_usual_norms_are_forgotten_by_a_session_that_does_not_clip():
 @pytest.mark.parametrize(
     "step, before, asked, told",
     [
-        (40, 20, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
-        (40, 10, 20, "run is finished, at step 40; more than train.epochs=20 would go on"),
-        (20, 20, 10, "run stays as it is, at epoch 10 of 20: train.epochs=10 asks for no more; a larger number goes on"),
-        (40, 20, 1, "run stays as it is, at epoch 20 of 20: train.epochs=1 asks for no more; a larger number goes on"),
-        (21, 20, 10, "run stays as it is, at epoch 10.5 of 20: train.epochs=10 asks for no more; a larger number goes on"),
+        (40, 20, 20, "run is finished, at step 40; a train.epochs above 20 continues it"),
+        (40, 10, 20, "run is finished, at step 40; a train.epochs above 20 continues it"),
+        (20, 20, 10, "run is at epoch 10 of 20, and train.epochs=10 asks for no more; a larger number continues it"),
+        (40, 20, 1, "run is at epoch 20 of 20, and train.epochs=1 asks for no more; a larger number continues it"),
+        (21, 20, 10, "run is at epoch 10.5 of 20, and train.epochs=10 asks for no more; a larger number continues it"),
     ],
 )
 def test_finished_is_said_of_all_epochs_that_were_ever_asked_for(step, before, asked, told):
