@@ -49,7 +49,7 @@ class Imle:
     ):
         """Prepare to train on uint8 `images` (n, 3, H, W). Raises MissingWeights.
 
-        `networks` replaces `make_networks`; benchmarks and tests pass other networks.
+        `networks` replaces `make_networks`.
         """
         self.config, self.device, n = config, device, len(images)
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())

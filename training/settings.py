@@ -96,7 +96,7 @@ class Train:
             raise UserError(f"train.betas: expected two numbers, found {self.betas}")
         if 0 < self.clip <= 1:
             raise UserError(
-                f"train.clip: at {self.clip} times the usual norm gradients shrink at every step; use more than 1, or 0 for none"
+                f"train.clip: at {self.clip} times the usual norm gradients shrink at every step; use more than 1, or 0 to clip none"
             )
 
 

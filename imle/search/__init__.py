@@ -1,7 +1,7 @@
-"""Searching: reject the candidates too near to any target, match each target to its nearest survivor.
+"""Nearest-neighbour search: reject the candidates too near to any target, match each target to its nearest survivor.
 
-`PoolMatcher` is RS-IMLE's inner problem (arXiv 2409.17439, algorithm 1); `nearest` and the indexes answer plain
-nearest-neighbour queries. Needs torch alone, save for the optional indexes in `adapters`.
+`PoolMatcher` solves RS-IMLE's inner problem (arXiv 2409.17439, algorithm 1). `nearest` and the indexes answer plain
+nearest-neighbour queries. Needs only torch, except for the optional index in `adapters`.
 """
 
 from imle.search.dci import DCI

@@ -1,6 +1,6 @@
-"""The neighbour index of another library, imported only when it is asked for by name.
+"""The neighbour index of another library, which is imported only if a setting names it.
 
-It is given centred points, which its float32 arithmetic needs; what it returns is measured again in float64.
+Points are centred first, because the library computes in float32. Its neighbours' distances are computed again in float64.
 """
 
 import torch
@@ -12,11 +12,11 @@ from imle.search.exact import Nearest, append, measured
 
 
 class DciknnCudaIndex:
-    """The DCI authors' CUDA code (dciknn_cuda 0.1.11), called so that its faults do not show.
+    """The DCI authors' CUDA code (dciknn_cuda 0.1.11), called in a way that avoids its faults.
 
-    One thread a block (ts=1), because with more the blocks overwrite each other's results; never more neighbours than
-    points; ids, which come as float32, are rounded back, so that 2^24 points are the most. It accepts points only
-    once: they are handed over at the first query after `add`.
+    It runs one thread per block (ts=1), because with more threads the blocks overwrite each other's results. It never asks
+    for more neighbours than points. The library returns ids as float32, so there may be 2^24 points at most. The library
+    accepts points only once, so they are passed at the first query after `add`.
     """
 
     MOST_POINTS = 2**24
@@ -27,10 +27,10 @@ class DciknnCudaIndex:
         except ImportError as error:
             raise UserError(
                 f"imle.search=dciknn_cuda: {error}; requirements.txt says how to build it (CUDA only), "
-                "or choose dci, our own, which runs everywhere"
+                "or choose imle.search=dci, which runs everywhere"
             ) from error
         if not torch.cuda.is_available():
-            raise UserError("imle.search=dciknn_cuda needs a CUDA GPU; choose dci, our own, which runs everywhere")
+            raise UserError("imle.search=dciknn_cuda: needs a CUDA GPU; choose imle.search=dci, which runs everywhere")
         self.library = dciknn_cuda
         self.points: Tensor | None = None  # (N, d)
         self.index = None
@@ -40,7 +40,7 @@ class DciknnCudaIndex:
         self.points = append(self.points, finite_features(points, "points", like=self.points))
         self.index = None
         if len(self.points) > self.MOST_POINTS:
-            raise UserError(f"imle.search=dciknn_cuda takes {self.MOST_POINTS} points at most; choose dci")
+            raise UserError(f"imle.search=dciknn_cuda: takes {self.MOST_POINTS} points at most; choose imle.search=dci")
 
     def query(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances float32 (n, k), ascending, and ids int64 (n, k); a missing neighbour is (inf, -1)."""

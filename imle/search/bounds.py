@@ -1,9 +1,9 @@
 """Bounds on squared distances: a float32 matrix product filters, float64 differences decide.
 
-Rejecting and matching (RS-IMLE, arXiv 2409.17439, section 4) need only comparisons of distances. The expansion
-|p|^2 - 2 p.q + |q|^2 gives a whole block of them for one matrix product, but its last bits depend on the shape of
-the block, on the library and on cancellation. So it serves here as a filter with a proven error band, and whatever
-lies within the band is decided by `squared_distances`, whose bits depend on the two points alone.
+Rejecting and matching (RS-IMLE, arXiv 2409.17439, section 4) only compare distances. The expansion
+|p|^2 - 2 p.q + |q|^2 gives a block of squared distances by one matrix product, but its last bits depend on the shape of
+the block, on the library and on cancellation. So the product is only a filter with a proven error band. Within the band
+`squared_distances` decides; its bits depend on the two points alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,19 +15,19 @@ from torch import Tensor
 from errors import UserError
 from models.precision import true_fp32
 
-BLOCK_POINTS = 8192  # columns of one matrix product; a block has costs of its own, which more columns share
-BLOCK_PAIRS = 2**20  # but no more than 4 MiB of float32 bounds, which stay in the caches from pass to pass
-BLOCK_FEWEST = 1024  # unless so few columns were left that the GEMM would starve
-BLOCK_ELEMENTS = 2**23  # and never more than 32 MiB of float32 features, beyond which malloc hands out cold pages
+BLOCK_POINTS = 8192  # most columns of one matrix product; large blocks, because each block has a fixed cost
+BLOCK_PAIRS = 2**20  # at most 4 MiB of float32 bounds, so that they stay in the caches
+BLOCK_FEWEST = 1024  # at least this many columns, even beyond BLOCK_PAIRS: with fewer the matrix product is slow
+BLOCK_ELEMENTS = 2**23  # at most 32 MiB of float32 features, in any case: beyond that malloc returns new pages every time
 LARGEST_NORM = 1e18  # squared distances of larger features could overflow float32
-SLICE = 2048  # longest sum left to the library: its error grows with its length
+SLICE = 2048  # longest sum that the library computes: its error grows with its length
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 
 
 def as_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:
-    """Return `points` as float32 (N, D) without gradient, on the device and of the width of `like`.
+    """Return `points` as float32 (N, D) without gradient, on the device of `like`.
 
-    Raises ValueError if the shape or type is not that of features; `name` is what the error calls them.
+    Raises ValueError if they are not floating-point (N, D), or not as wide as `like`; the error calls them `name`.
     """
     if points.ndim != 2 or not points.is_floating_point():
         raise ValueError(f"{name} must be a floating-point (N, D) tensor, not {points.dtype} {tuple(points.shape)}")
@@ -37,7 +37,7 @@ def as_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor
 
 
 def check_finite(norms: Tensor, name: str) -> None:
-    """Raise UserError unless every norm (N,) is finite and small enough to square; one host sync."""
+    """Raise UserError unless every norm (N,) is finite and small enough to square; one host synchronisation."""
     if not bool((norms < LARGEST_NORM).all()):  # False for NaN too
         raise UserError(
             f"{name} hold NaN, infinity or values beyond {LARGEST_NORM:g}, so their distances "
@@ -46,36 +46,36 @@ def check_finite(norms: Tensor, name: str) -> None:
 
 
 def finite_features(points: Tensor, name: str, like: Tensor | None = None) -> Tensor:
-    """Return `as_features`, after making sure that they are finite; raises UserError if not."""
+    """Return `as_features` of `points`. Raises UserError if one is not finite."""
     points = as_features(points, name, like)
     check_finite(torch.linalg.vector_norm(points, dim=1), name)
     return points
 
 
 def block_size(width: int, rows: int) -> int:
-    """Say how many points of so many dimensions one matrix product with `rows` others should take."""
+    """Return how many points of `width` dimensions one matrix product with `rows` others should take."""
     fitting = max(BLOCK_FEWEST, BLOCK_PAIRS // max(1, rows))
     return max(1, min(BLOCK_POINTS, fitting, BLOCK_ELEMENTS // max(1, width)))
 
 
 def blocks(points: Tensor, rows: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index of the first, block) over `points` (N, D), in blocks that fit one matrix product with `rows` others."""
+    """Yield (index of its first point, block) for blocks of `points` (N, D) that fit one matrix product with `rows` others."""
     step = block_size(points.shape[1], rows)
     for first in range(0, len(points), step):
         yield first, points[first : first + step]
 
 
 def tile_rows(points: Tensor) -> int:
-    """Say how many rows of width D an elementwise pass should take at once: cache-sized on CPU, large on a GPU."""
+    """Return how many rows of `points` (N, D) an elementwise pass should take: as many as fit a CPU's cache, more on a GPU."""
     return max(1, (2**17 if points.device.type == "cpu" else 2**24) // max(1, points.shape[1]))
 
 
 def squared_distances(queries: Tensor, points: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Return |queries[rows] - points[columns]|^2 in float64, (pairs,).
 
-    This is the project's definition of a distance: float32 features, differences, squares and sums in float64. The
-    sum is taken by halving, in elementwise additions, because a library reduction may change its order with the
-    shape: so the bits are the same in every chunk and on every device.
+    This is the project's definition of a distance: features in float32; differences, squares and sums in float64. The sum
+    adds the upper half of the terms to the lower half until one is left. A library's reduction may change its order with
+    the shape; this order is fixed, so the bits are the same in every chunk and on every device.
     """
     step = tile_rows(points)
     squared = torch.empty(len(rows), dtype=torch.float64, device=points.device)
@@ -94,7 +94,7 @@ def squared_distances(queries: Tensor, points: Tensor, rows: Tensor, columns: Te
 
 
 def slices(dim: int) -> list[slice]:
-    """Cut D dimensions into slices that are summed one by one."""
+    """Return the slices of `dim` dimensions that are summed one by one."""
     return [slice(first, first + SLICE) for first in range(0, dim, SLICE)]
 
 
@@ -104,11 +104,11 @@ def squared_norms(points: Tensor) -> Tensor:
 
 
 class Queries:
-    """Points (n, D) that many blocks are compared with, and the origin of the arithmetic.
+    """Points (n, D) to compare with many blocks, and the origin of the arithmetic.
 
-    Both sides are taken relative to the queries' mean where it is far from zero compared with their spread: a common
-    offset would widen the error band. Elsewhere the band gains too little to pay for a centred copy of every block.
-    Raises UserError, calling the points `name`, if one is not finite.
+    If the queries' mean is far from zero compared with their spread, queries and blocks are centred on it, because a
+    common offset widens the error band. Otherwise the band gains too little to pay for a centred copy of every block.
+    Raises UserError, which calls the points `name`, if one is not finite.
     """
 
     def __init__(self, points: Tensor, name: str):
@@ -126,22 +126,22 @@ class Queries:
         return rows, squared_norms(rows)
 
     def relative(self, points: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return points (N, D) relative to the origin."""
+        """Return `points` (N, D) minus the origin."""
         return points.to(dtype) if self.origin is None else points.to(dtype) - self.origin
 
 
 class Bounds:
     """Bounds low <= |q_i - p_j|^2 <= low + width for n queries and one block of c points.
 
-    With u the unit roundoff and q, p relative to the origin, any order of summation keeps a dot product of length D
-    within D u |q||p| and a squared norm within D u |p|^2 (Higham, Accuracy and Stability of Numerical Algorithms,
-    section 3.1); summed in slices of length S, within S + 2 D/S in place of D. Centring, the other additions, and
-    rounding what low is compared with cost less than 32 u (|q| + |p|)^2 more. So the band is
-    (S + 2 D/S + 32) u (|q| + |p|)^2, times 1.1 for errors of second order, plus a term for underflow; whatever it
-    decides, `squared_distances` would decide alike.
+    Let u be the unit roundoff, and q, p relative to the origin. In any order of summation the error of a dot product of
+    length D is at most D u |q||p|, and that of a squared norm at most D u |p|^2 (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1). Summed in slices of length S, the factor D becomes S + 2 D/S. Centring, the other
+    additions, and rounding the number that low is compared with add less than 32 u (|q| + |p|)^2. So the band is
+    (S + 2 D/S + 32) u (|q| + |p|)^2, times 1.1 for errors of second order, plus a term for underflow. Outside the band a
+    comparison agrees with `squared_distances`.
 
-    Raises UserError, calling the points `name`, if one is not finite. Attributes: points (c, D); low (n, c); width
-    (c,), the same for all queries so that it costs no pass over low.
+    Raises UserError, which calls the points `name`, if one is not finite. Attributes: points (c, D); low (n, c); width
+    (c,), the same for all queries, so that it costs no pass over low.
     """
 
     def __init__(self, queries: Queries, points: Tensor, name: str, dtype: torch.dtype = torch.float32):
@@ -160,23 +160,23 @@ class Bounds:
         self.width = 2 * band
 
     def estimates(self, columns: Tensor) -> Tensor:
-        """Return about the squared distances (n, chosen) of the block's points numbered `columns` (chosen,).
+        """Return approximate squared distances (n, chosen) of the block's points numbered `columns` (chosen,).
 
-        They lie a tenth of the width above its middle, which rounding in practice does not reach: equal distances are
-        then not taken for smaller ones.
+        They lie a tenth of the width above the middle of the bounds. Rounding errors are smaller than that in practice, so
+        an equal distance does not count as smaller.
         """
         return self.low.index_select(1, columns).add_(self.width[columns], alpha=0.6)
 
     @cached_property
     def sharper(self) -> "Bounds":
-        """The same bounds from a float64 product: about twice the work, a band 5e8 times narrower."""
+        """Return the same bounds from a float64 product: about twice the work, a band 5e8 times narrower."""
         return Bounds(self.queries, self.points, self.name, torch.float64)
 
     def settle(self, doubtful: Callable[["Bounds"], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Return what `doubtful` finds here, or in the sharper bounds if it leaves many pairs; pairs come first.
+        """Return `doubtful` of these bounds, or of the sharper bounds if it returns many pairs.
 
-        A collapsed generator puts a whole pool within the float32 band; one float64 product is then far cheaper
-        than measuring its pairs one by one.
+        `doubtful` returns the rows and columns of undecided pairs first. If the generator has collapsed, a whole pool lies
+        within the float32 band; one float64 product is then much faster than computing the pairs one by one.
         """
         found = doubtful(self)
         crowd = self.low.numel() // 32 + len(self.low)
@@ -184,7 +184,7 @@ class Bounds:
 
 
 def not_positive(margins: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (row, column) pairs of `margins` (n, c) that are 0 or less, in row order; fast if columns are few."""
+    """Return the (row, column) pairs of `margins` (n, c) that are 0 or less, in row order; fast if they lie in few columns."""
     columns = (margins.amin(0) <= 0).nonzero()[:, 0]
     rows, slots = (margins.index_select(1, columns) <= 0).nonzero(as_tuple=True)
     return rows, columns[slots]

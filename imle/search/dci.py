@@ -1,9 +1,9 @@
 """Prioritized Dynamic Continuous Indexing in torch operations (Li & Malik, arXiv 1512.00442 and 1703.00440).
 
-A composite index is m simple indices, each an order of the points along one random direction u. Its priority queue
-hands out a point once it was met along all m directions, that is in ascending order of max_j |u_j.(p - q)|: the k0
-candidates of a composite index are the k0 points for which this maximum is smallest, ties to the lowest id. Searching
-for them by tiles of the pool is what a GPU does well, and needs no trees.
+A composite index consists of m simple indices. A simple index orders the points along one random direction u. The
+composite index's priority queue returns a point once it was visited along all m directions, that is in ascending order
+of max_j |u_j.(p - q)|. So its k0 candidates are the k0 points with the smallest such maximum (of equal ones the lowest
+ids). They are found here without trees, over tiles of the pool, which is fast on a GPU.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ UNDERFLOW = 1e-16  # below this a float32 distance may have lost squares
 
 @dataclass(frozen=True)
 class Setting:
-    """How much DCI looks at."""
+    """The sizes of a DCI index."""
 
-    num_composite: int  # L of the paper: more find what one misses
-    num_simple: int  # m of the paper: more make the order along a composite index truer
-    k0: Callable[[int], int]  # points indexed -> candidates of a composite index
+    num_composite: int  # L in the paper: one composite index finds neighbours that another misses
+    num_simple: int  # m in the paper: with more, the order along a composite index is nearer to the true one
+    k0: Callable[[int], int]  # number of points -> candidates per composite index
 
 
 SETTINGS = {
@@ -37,10 +37,10 @@ SETTINGS = {
 
 
 class DCI:
-    """A neighbour index that measures only the union of its composite indices' candidates.
+    """A neighbour index that computes distances only to its composite indices' candidates.
 
-    The candidates are exactly those of the paper's algorithm with its bound k1 on visited points removed. With
-    k0 >= N the answer is exact. Directions come from `generator` (None: a fixed seed) when the first points arrive.
+    The candidates are exactly those of the paper's algorithm without its bound k1 on visited points. If k0 >= N the result
+    is exact. The first `add` draws the directions from `generator` (None: a fixed seed).
     """
 
     def __init__(self, setting: Setting = SETTINGS["default"], *, generator: torch.Generator | None = None):
@@ -60,14 +60,14 @@ class DCI:
         self.keys = keys if self.keys is None else torch.cat((self.keys, keys), 1)
 
     def _draw_directions(self, points: Tensor) -> None:
-        """Draw unit vectors, and fix the origin of projections near the data: a common offset would cost digits."""
+        """Draw unit vectors, and set the origin to the points' mean, because a common offset would cost digits."""
         shape = (points.shape[1], self.setting.num_composite * self.setting.num_simple)
         directions = torch.randn(shape, generator=self.generator, device=self.generator.device)
         self.directions = (directions / directions.norm(dim=0)).to(points.device)  # (d, L m)
         self.origin = points.mean(0) if len(points) else points.new_zeros(shape[0])  # (d,)
 
     def project(self, points: Tensor) -> Tensor:
-        """Return the projections u_jl.p of points (N, d), up to a constant each: (L, N, m)."""
+        """Return the projections u_jl.p of `points` (N, d), each up to a constant: (L, N, m)."""
         num_composite, num_simple = self.setting.num_composite, self.setting.num_simple
         keys = points.new_empty((num_composite, len(points), num_simple))
         for first, block in blocks(points, self.directions.shape[1]):
@@ -78,7 +78,7 @@ class DCI:
 
     @torch.no_grad()
     def candidates(self, queries: Tensor) -> Tensor:
-        """Return the candidates of every composite index for queries (n, d): ascending ids int64 (n, L, min(k0, N))."""
+        """Return the candidates of every composite index for `queries` (n, d): ascending ids int64 (n, L, min(k0, N))."""
         keys = self.project(queries)  # (L, n, m)
         k0 = min(self.setting.k0(len(self.points)), len(self.points))
         return torch.stack([smallest(mine, points, k0) for mine, points in zip(keys, self.keys)], 1)
@@ -94,14 +94,14 @@ class DCI:
         return joined([self._nearest_candidates(part, k) for part in queries.split(step)])
 
     def _nearest_candidates(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return the k nearest of the candidates of each query (n, d), by true distance."""
+        """Return distances (n, k) and ids (n, k) of each query's k nearest candidates, by true distance."""
         ids = self.candidates(queries).flatten(1).sort(1).values  # (n, L k0)
         once = torch.ones_like(ids, dtype=torch.bool)
         once[:, 1:] = ids[:, 1:] != ids[:, :-1]
         rows, slots = once.nonzero(as_tuple=True)
         rough = torch.full(ids.shape, torch.inf, device=ids.device)  # (n, L k0) float32 distances
         rough[rows, slots] = rough_distances(queries, self.points, rows, ids[rows, slots])
-        # Each is a sum of squares, right to (d + 8) roundoffs of itself: only what may be among the k best is measured.
+        # The relative error of a rough distance is at most d + 8 roundoffs: true distances are computed only within this band.
         band = 1 + 4 * (self.points.shape[1] + 8) * torch.finfo(torch.float32).eps
         worst = rough.topk(min(k, rough.shape[1]), largest=False).values[:, -1:] * band + UNDERFLOW
         rows, slots = ((rough <= worst) & once).nonzero(as_tuple=True)
@@ -111,10 +111,10 @@ class DCI:
 
 
 def smallest(queries: Tensor, keys: Tensor, k0: int) -> Tensor:
-    """Return the k0 points of one composite index met first from each query, as ascending ids int64 (n, k0).
+    """Return each query's k0 candidates in one composite index, as ascending ids int64 (n, k0).
 
-    `queries` (n, m) and `keys` (N, m) are projections; a running choice over tiles of the points keeps the memory at
-    a few tables of TABLE_ELEMENTS.
+    `queries` (n, m) and `keys` (N, m) are projections. The points are processed in tiles, so that memory stays at a few
+    tables of TABLE_ELEMENTS.
     """
     parts = [queries.new_empty((0, k0), dtype=torch.int64)]
     step = max(k0, BLOCK_POINTS)
@@ -133,7 +133,7 @@ def smallest(queries: Tensor, keys: Tensor, k0: int) -> Tensor:
 
 
 def first_smallest(values: Tensor, k: int) -> Tensor:
-    """Mark the k smallest of each row of `values` (n, c), the leftmost ones of those equal to the k-th."""
+    """Return a mask (n, c) of the k smallest of each row of `values` (n, c); of equal values the leftmost count."""
     kth = values.topk(k, largest=False).values[:, -1:]  # (n, 1)
     less, equal = values < kth, values == kth
     return less | (equal & (equal.cumsum(1) <= k - less.sum(1, keepdim=True)))

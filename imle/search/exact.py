@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by streaming over the points: the default search and the oracle for the others.
+"""Exact nearest neighbours by streaming over the points: the default search, and the reference for the others.
 
 Matching in IMLE (Li & Malik, arXiv 1809.09087, algorithm 1) is a nearest-neighbour query per image.
 """
@@ -10,7 +10,7 @@ from imle.search.bounds import Bounds, Queries, as_features, blocks, finite_feat
 
 
 class Nearest:
-    """The k nearest points seen so far of n queries: by float64 distance, then by lowest id; memory O(n k)."""
+    """The k nearest points so far of n queries, by float64 distance, then by lowest id; memory O(n k)."""
 
     def __init__(self, num: int, k: int, device: torch.device):
         self.squared = torch.full((num, k), torch.inf, dtype=torch.float64, device=device)  # (n, k) ascending
@@ -21,9 +21,9 @@ class Nearest:
         return self.squared.sqrt().float(), self.ids
 
     def update(self, bounds: Bounds, first: int, hidden: Tensor | None = None) -> None:
-        """Take in one block of points, ids from `first` up and above all before.
+        """Add one block of points, whose ids start at `first`, above all earlier ids.
 
-        The points numbered `hidden` (h,) are passed over, and taken out of the bounds.
+        The block's points numbered `hidden` (h,) are ignored; their bounds become infinite.
         """
         rows, columns = bounds.settle(lambda bounds: self._contenders(bounds, hidden))
         squared = squared_distances(bounds.queries.points, bounds.points, rows, columns)
@@ -34,12 +34,12 @@ class Nearest:
         low, k = bounds.low, self.squared.shape[1]  # (n, c)
         if hidden is not None:
             low.index_fill_(1, hidden, torch.inf)  # in place: a copy of the block would take several times as long
-        ceiling = self.squared[:, -1].clamp(max=torch.finfo(low.dtype).max).to(low.dtype)  # (n,) finite: inf is hidden
+        ceiling = self.squared[:, -1].clamp(max=torch.finfo(low.dtype).max).to(low.dtype)  # (n,) finite: only hidden points have inf
         lowest = low.amin(1)  # (n,)
-        live = (lowest <= ceiling).nonzero()[:, 0]  # few rows, once the pool is under way
+        live = (lowest <= ceiling).nonzero()[:, 0]  # only a few rows after the first blocks
         if len(live) == 0:
             return live, live
-        low, ceiling = low.index_select(0, live) if len(live) < len(low) else low, ceiling[live]  # a copy that can be spared
+        low, ceiling = low.index_select(0, live) if len(live) < len(low) else low, ceiling[live]  # no copy if all rows are live
         if low.shape[1] >= k:
             kth = lowest[live] if k == 1 else low.topk(k, largest=False).values[:, -1]
             ceiling = torch.minimum(ceiling, kth + bounds.width.max())
@@ -47,7 +47,7 @@ class Nearest:
         return live[rows], columns
 
     def merge(self, rows: Tensor, ids: Tensor, squared: Tensor) -> None:
-        """Take in measured pairs (pairs,), in row order and in ascending id within a row."""
+        """Add pairs (pairs,) with their float64 squared distances, ordered by row and by id within a row."""
         if len(rows) == 0:
             return
         counts = torch.bincount(rows, minlength=len(self.ids))  # (n,)
@@ -57,7 +57,7 @@ class Nearest:
         new_ids = self.ids.new_full(shape, -1)
         new_squared[rows, slot] = squared
         new_ids[rows, slot] = ids
-        # Stable: at equal distance what stands further left, the lower id, stays ahead.
+        # A stable sort: at equal distance the left entry, which has the lower id, stays first.
         ordered, order = torch.cat((self.squared, new_squared), 1).sort(dim=1, stable=True)
         k = self.squared.shape[1]
         self.squared = ordered[:, :k].contiguous()
@@ -66,11 +66,11 @@ class Nearest:
 
 @torch.no_grad()
 def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """Find the k nearest of `points` (N, D) for each of `queries` (n, D), exactly.
+    """Return the k nearest of `points` (N, D) for each of `queries` (n, D), exactly.
 
-    Returns distances float32 (n, k), ascending, and row numbers int64 (n, k), on the device of `queries`; equal
-    distances go to the lower row number, and (inf, -1) fills up where k > N. Extra memory O(block (n + D)). Raises
-    UserError on non-finite features.
+    Returns distances float32 (n, k), ascending, and row numbers int64 (n, k), on the device of `queries`. Of equal
+    distances the lower row number comes first; if k > N, (inf, -1) fills the rest. Extra memory O(block (n + D)). Raises
+    UserError if a feature is not finite.
     """
     queries = as_features(queries, "queries")
     points = as_features(points, "points", like=queries)
@@ -84,7 +84,7 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor
 
 
 def joined(answers: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Put the answers to consecutive queries into one."""
+    """Concatenate the answers (distances, ids) to consecutive queries."""
     distance, ids = zip(*answers)
     return torch.cat(distance), torch.cat(ids)
 
@@ -92,7 +92,7 @@ def joined(answers: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def clearance(features: Tensor, targets: Tensor) -> Tensor:
     """Return the exact distance of each candidate (chunk, D) to its nearest target (n, D), float32 (chunk,).
 
-    Its quantiles set epsilon for a wished share of rejections.
+    A quantile of these distances is the epsilon that rejects this share.
     """
     return nearest(features, targets)[0][:, 0]
 
@@ -101,9 +101,9 @@ def clearance(features: Tensor, targets: Tensor) -> Tensor:
 def distances(features: Tensor, targets: Tensor) -> Tensor:
     """Return all distances between candidates (chunk, D) and targets (n, D), float32 (chunk, n).
 
-    Taken from a float64 product: a squared distance errs by less than 3e-13 r^2, r being the sum of the two points'
-    norms, less a large offset that all share. So a distance beyond 0.002 r is right to float32 rounding, and one of 0
-    may read as up to 6e-7 r. For quantiles, not for verdicts. Raises UserError on non-finite features.
+    Computed by a float64 product. Let r be the sum of the two points' norms after centring. The error of a squared distance
+    is less than 3e-13 r^2, so a distance above 0.002 r is right to float32 rounding, and a distance of 0 may come out as up
+    to 6e-7 r. Use them for quantiles, not to decide rejection. Raises UserError if a feature is not finite.
     """
     targets = as_features(targets, "targets")
     features = as_features(features, "candidate features", like=targets)
@@ -132,14 +132,14 @@ class ExactIndex:
 
 
 def append(points: Tensor | None, more: Tensor) -> Tensor:
-    """Return an index's points (N, d) with `more` (M, d) behind them."""
+    """Return `points` (N, d), if any, followed by `more` (M, d)."""
     return more if points is None else torch.cat((points, more))
 
 
 def measured(queries: Tensor, points: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k nearest of the points whose ids (n, any) a library found, by true distance.
+    """Return the k nearest of the points that a library found, by true distance; `ids` (n, any) are their ids.
 
-    Ids out of range are missing. Returns distances float32 (n, k) and ids int64 (n, k), missing ones as (inf, -1).
+    Ids out of range count as missing. Returns distances float32 (n, k) and ids int64 (n, k); a missing neighbour is (inf, -1).
     """
     found = Nearest(len(queries), k, queries.device)
     ids = ids.sort(1).values

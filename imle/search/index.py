@@ -1,4 +1,4 @@
-"""The neighbour searches by name, and what they have in common: `imle.search` in the config."""
+"""The neighbour searches by name (setting `imle.search`), and their common interface."""
 
 from typing import Protocol
 
@@ -14,19 +14,19 @@ SEARCHES = ("exact", "dci", "dciknn_cuda")
 
 
 class NeighbourIndex(Protocol):
-    """Points to which the nearest ones of a query are looked up."""
+    """An index of points that finds the nearest points of a query."""
 
     def add(self, points: Tensor) -> None:
-        """Append finite float32 points (N, d); may be called repeatedly, ids count on."""
+        """Append finite float32 points (N, d); ids count all points in the order of addition."""
 
     def query(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return distances float32 (n, k), ascending, and ids int64 (n, k); a missing neighbour is (inf, -1)."""
 
 
 def open_index(search: str, generator: torch.Generator | None = None) -> NeighbourIndex:
-    """Create an empty index; `generator` seeds the random directions of `dci`.
+    """Return an empty index; `generator` draws the random directions of `dci`.
 
-    Raises UserError if there is no such search or if it is not installed.
+    Raises UserError if `search` is unknown or not installed.
     """
     if search == "exact":
         return ExactIndex()

@@ -1,6 +1,6 @@
 """Reject and match one pool: the inner problem of RS-IMLE (arXiv 2409.17439, section 4, algorithm 1).
 
-A candidate nearer than epsilon to any target is rejected; each target is matched to its nearest surviving candidate.
+A candidate nearer than epsilon to any target is rejected. Each target is matched to its nearest surviving candidate.
 """
 
 from collections.abc import Callable
@@ -13,45 +13,43 @@ from imle.search.bounds import Bounds, Queries, as_features, blocks, check_finit
 from imle.search.exact import Nearest, nearest
 from imle.search.index import NeighbourIndex, open_index
 
-SAMPLE_SIZE = 2048  # candidates kept for counting `Match.nearer`
+SAMPLE_SIZE = 2048  # candidates kept to count `Match.nearer`
 
 
 @dataclass(frozen=True)
 class Match:
-    """What became of a pool; pool ids count the candidates in the order they were offered.
+    """The result of a pool. Pool ids count the candidates in the order in which they were offered.
 
-    `nearer` cannot be known in one pass with bounded memory, for only the last candidate settles which distances
-    count. So it is counted at the end, over every s-th of the candidates that can be nearer, times s, the smallest
-    power of two for which at most SAMPLE_SIZE of them are kept. With `exact` only rejected candidates can be nearer: it
-    is right up to SAMPLE_SIZE rejections. Other searches may overlook survivors: it is right up to SAMPLE_SIZE
-    candidates. Beyond, it is an unbiased estimate; a share u of the pool has a standard error below
-    sqrt(2 u / SAMPLE_SIZE). It is a diagnostic, and content with float32 distances.
+    One pass with bounded memory cannot count `nearer` exactly, because it depends on the final match. So every s-th of the
+    candidates that can be nearer is kept, and counts s times; s is the smallest power of two that keeps at most SAMPLE_SIZE.
+    With `exact` only rejected candidates can be nearer: the count is exact up to SAMPLE_SIZE rejections. Other searches may
+    miss survivors: the count is exact up to SAMPLE_SIZE candidates. Beyond that it is an unbiased estimate; a share u of the
+    pool has a standard error below sqrt(2 u / SAMPLE_SIZE). It is a diagnostic and uses float32 distances.
     """
 
-    index: Tensor  # int64 (n,) pool id of each target's nearest surviving candidate (or `ranks`-th), -1 = none survived
-    distance: Tensor  # float32 (n,) its Euclidean distance, rounded from float64; inf where none survived
-    taken: Tensor  # int64 (n,) the same, but where all were rejected the nearest of these; -1 only for an empty pool
+    index: Tensor  # int64 (n,) pool id of each target's nearest (or `ranks`-th) survivor; -1 if none survived
+    distance: Tensor  # float32 (n,) Euclidean distance to it, rounded from float64; inf if none survived
+    taken: Tensor  # int64 (n,) `index`, or the nearest rejected candidate if none survived; -1 only for an empty pool
     taken_distance: Tensor  # float32 (n,)
-    seen: int  # candidates offered
-    rejected: int  # of these, rejected
-    nearer: Tensor  # int64 (n,) candidates strictly nearer than the match (with `ranks`, before it); `seen` where none survived
+    seen: int  # number of candidates
+    rejected: int  # number of rejected candidates
+    nearer: Tensor  # int64 (n,) number of candidates strictly nearer than the match (with `ranks`, before it); `seen` if none survived
 
 
 def alone(values: Tensor) -> Tensor:
-    """Return the values of the only matcher there is, as (1, *shape)."""
+    """Return `values` as (1, *shape): the all_gather of a single matcher."""
     return values[None]
 
 
 class PoolMatcher:
     """Match targets to a pool that is offered chunk by chunk; the result does not depend on the chunks.
 
-    Nor does it with `exact` if a pool is dealt out to several matchers, which put their results together; other
-    searches then look in their own survivors, and the nearest of what they find, by true distance, is the match.
+    A pool may be divided among several matchers that merge their results. With `exact` this does not change the result. With
+    other searches each matcher searches its own survivors, and the nearest of their finds, by true distance, is the match.
 
-    With `exact` candidates are compared and dropped: memory O(n block + block D), whatever the size of the pool.
-    Other searches reject just as exactly, but keep the survivors' features (memory grows with them) and look for
-    matches among them when the result is asked for. With epsilon 0 nothing is rejected, not even copies of a target,
-    and they compare nothing before that.
+    `exact` compares candidates and drops them: memory is O(n block + block D) for any pool. Other searches reject just as
+    exactly, but keep the survivors' features, and search these in `result`; memory grows with them. With epsilon 0 nothing
+    is rejected, not even copies of a target, and other searches compare nothing before `result`.
     """
 
     def __init__(
@@ -65,10 +63,10 @@ class PoolMatcher:
     ):
         """Prepare for `targets` (n, D) with radius `epsilon`, one number or one per target (n,), in feature units.
 
-        With `ranks`, int64 (n,) from 1, which only `exact` can count, target i is matched to its ranks[i]-th nearest
-        survivor; memory then grows with the largest of them. `generator` seeds `dci` and is not advanced. Raises
-        UserError if a target is not finite, or if `search` is unknown or not installed; ValueError on a wrong shape
-        or a radius that is negative or NaN.
+        With `ranks`, int64 (n,) from 1, target i is matched to its ranks[i]-th nearest survivor; only `exact` can do this,
+        and memory grows with the largest rank. `generator` seeds `dci` and is not advanced. Raises UserError if a target is
+        not finite, or if `search` is unknown or not installed; ValueError for a wrong shape or a radius that is negative or
+        NaN.
         """
         targets = as_features(targets, "targets")
         if len(targets) == 0:
@@ -77,16 +75,16 @@ class PoolMatcher:
         self._epsilon = as_radii(epsilon, targets)  # float64 (n, 1) or (1, 1)
         self._rejects = bool((self._epsilon > 0).any())
         self._search, self._generator = search, generator
-        self._open_index()  # what is missing should be missed before a pool is generated
+        self._open_index()  # raises for a missing library before a pool is generated
         assert ranks is None or self._exact
         self._ranks = torch.ones(len(targets), dtype=torch.int64) if ranks is None else ranks
         self._ranks = self._ranks.to(targets.device)
         self._match = Nearest(len(targets), int(self._ranks.max()), targets.device)  # among survivors
-        self._any = Nearest(len(targets), 1, targets.device)  # among all, as long as all are rejected
+        self._any = Nearest(len(targets), 1, targets.device)  # among all candidates, until one survives
         self._some_survived = not self._rejects
         self._survivors, self._survivor_ids = [targets[:0]], [self._match.ids[:0, 0]]  # stay empty with `exact`
         self._sample = Sample(targets)
-        self._seen = self._skipped = 0  # candidates offered here, and those before the next one that were not
+        self._seen = self._skipped = 0  # candidates offered to this matcher, and earlier ones offered to others
         self._rejected = torch.zeros((), dtype=torch.int64, device=targets.device)
 
     @property
@@ -98,10 +96,10 @@ class PoolMatcher:
 
     @torch.no_grad()
     def offer(self, features: Tensor, first: int | None = None) -> Tensor:
-        """Take in the next candidates (chunk, D) and return which are rejected, bool (chunk,).
+        """Add the next candidates (chunk, D); return which are rejected, bool (chunk,).
 
-        Their pool ids begin at `first`, above all before, or where the last chunk's ended. Raises UserError if one is
-        not finite.
+        Their pool ids start at `first`, which must be above all earlier ids (None: after the last chunk). Raises UserError
+        if one is not finite.
         """
         features = as_features(features, "candidate features", like=self._queries.points)
         flags = [torch.zeros(0, dtype=torch.bool, device=features.device)]
@@ -132,7 +130,7 @@ class PoolMatcher:
         return rejected
 
     def _keep_sample(self, squared: Callable[[Tensor], Tensor], eligible: Tensor) -> None:
-        """Keep of a block's `eligible` (c,) candidates what the sample takes; `squared` gives distances (n, chosen) of those."""
+        """Offer a block's `eligible` (c,) candidates to the sample; `squared` maps chosen ones to squared distances (n, chosen)."""
         if self._rejects or not self._exact:
             ids = torch.arange(self._seen, self._seen + len(eligible), device=eligible.device)
             self._sample.add(ids, eligible, squared)
@@ -141,7 +139,7 @@ class PoolMatcher:
         return Bounds(self._queries, features, "candidate features").estimates(torch.arange(len(features), device=features.device))
 
     def _reject(self, bounds: Bounds) -> Tensor:
-        """Say which candidates of a block are nearer than epsilon to any target, bool (c,)."""
+        """Return which candidates of a block are nearer than epsilon to any target, bool (c,)."""
         rows, columns, rejected = bounds.settle(self._verdicts)
         squared = squared_distances(self._queries.points, bounds.points, rows, columns)
         near = squared.sqrt() < self._epsilon.expand(len(self._queries.points), 1)[rows, 0]
@@ -149,7 +147,7 @@ class PoolMatcher:
         return rejected
 
     def _verdicts(self, bounds: Bounds) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the (row, column) pairs that the bounds cannot tell from epsilon, and the surely rejected (c,).
+        """Return the (row, column) pairs that the bounds cannot decide, and the candidates that are surely rejected, bool (c,).
 
         Pairs of a surely rejected candidate are left out. Subtraction keeps the order of its operands, so a radius
         too large or small to square in float32 does no harm.
@@ -163,9 +161,9 @@ class PoolMatcher:
 
     @torch.no_grad()
     def result(self, all_gather: Callable[[Tensor], Tensor] = alone) -> Match:
-        """Return the match of everything offered so far; more may be offered afterwards.
+        """Return the match of all candidates so far; more may be offered afterwards.
 
-        `all_gather` returns the values of all matchers that a pool was dealt out to, (matchers, *shape); all must ask.
+        `all_gather` returns the values of all matchers that share the pool, (matchers, *shape); all of them must call `result`.
         """
         ids, squared = (self._match.ids, self._match.squared) if self._exact else self._look_up()
         index, squared = merge(all_gather(ids), all_gather(squared), self._ranks)
@@ -176,7 +174,7 @@ class PoolMatcher:
         return Match(index, squared.sqrt().float(), taken, taken_squared.sqrt().float(), seen, rejected, nearer.where(index >= 0, seen))
 
     def _look_up(self) -> tuple[Tensor, Tensor]:
-        """Find each target's nearest survivor with the index: pool ids (n, 1) and squared distances float64 (n, 1)."""
+        """Return the pool ids (n, 1) and float64 squared distances (n, 1) of the targets' nearest survivors in the index."""
         targets = self._queries.points
         points, ids = torch.cat(self._survivors), torch.cat(self._survivor_ids)
         self._survivors, self._survivor_ids = [points], [ids]
@@ -185,7 +183,7 @@ class PoolMatcher:
         index = self._open_index()
         index.add(points)
         found = index.query(targets)[1][:, 0]  # (n,) rows of points
-        lost = (found < 0).nonzero()[:, 0]  # an approximate index may come back with nothing
+        lost = (found < 0).nonzero()[:, 0]  # an approximate index may find nothing
         if len(lost):
             found[lost] = nearest(targets[lost], points)[1][:, 0]
         rows = torch.arange(len(targets), device=targets.device)
@@ -193,9 +191,10 @@ class PoolMatcher:
 
 
 def merge(ids: Tensor, squared: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each target's ranks[i]-th nearest (n,) of what several matchers found (matchers, n, k).
+    """Return the id (n,) and squared distance (n,) of each target's ranks[i]-th nearest candidate.
 
-    By distance, then by lowest id, as every matcher orders its own. A missing one, (-1, inf), comes last.
+    `ids` and `squared` (matchers, n, k) are the finds of all matchers. The order is by distance, then by lowest id, as
+    in each matcher. A missing candidate, (-1, inf), comes last.
     """
     ids, squared = ids.movedim(0, 1).flatten(1), squared.movedim(0, 1).flatten(1)  # (n, matchers * k)
     ids, order = ids.sort(dim=1)
@@ -205,9 +204,9 @@ def merge(ids: Tensor, squared: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Sample:
-    """The distances of every `stride`-th of the candidates given to it by id, so few that they fit SAMPLE_SIZE.
+    """The squared distances of every `stride`-th candidate by id, at most SAMPLE_SIZE of them.
 
-    The stride ends up as the smallest power of two that suffices, whatever the chunks.
+    The final stride is the smallest power of two that suffices; it does not depend on the chunks.
     """
 
     def __init__(self, targets: Tensor):
@@ -216,7 +215,7 @@ class Sample:
         self.squared = [targets.new_zeros((len(targets), 0))]  # (n, s) in parts
 
     def add(self, ids: Tensor, eligible: Tensor, squared: Callable[[Tensor], Tensor]) -> None:
-        """Take in the `eligible` (c,) of the `ids` (c,)-th candidates; `squared` gives distances (n, chosen) of those chosen."""
+        """Add candidates `ids` (c,), if `eligible` (c,); `squared` maps chosen positions to squared distances (n, chosen)."""
         chosen = (eligible & (ids % self.stride == 0)).nonzero()[:, 0]
         while len(self.ids) + len(chosen) > SAMPLE_SIZE:
             self.stride *= 2
@@ -228,12 +227,12 @@ class Sample:
             self.squared.append(squared(chosen))
 
     def count_nearer(self, squared: Tensor) -> Tensor:
-        """Estimate how many candidates are nearer to target i than the root of `squared[i]`, float64 (n,): int64 (n,)."""
+        """Estimate for each target the number of nearer candidates, int64 (n,); `squared` (n,) are its match's squared distances."""
         return (torch.cat(self.squared, dim=1) < squared[:, None]).sum(dim=1) * self.stride
 
 
 def as_radii(epsilon: float | Tensor, targets: Tensor) -> Tensor:
-    """Return epsilon as float64, (1, 1) if there is one for all targets (n, D), (n, 1) if each has its own."""
+    """Return epsilon as float64: (1, 1) for one number, (n, 1) for one per target; `targets` are (n, D)."""
     radii = torch.as_tensor(epsilon, dtype=torch.float64, device=targets.device)
     if radii.ndim > 1 or (radii.ndim == 1 and len(radii) != len(targets)):
         raise ValueError(f"epsilon must be one number or one per target ({len(targets)}), not {tuple(radii.shape)}")

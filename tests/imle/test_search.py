@@ -686,7 +686,7 @@ def test_the_adapter_rejects_exactly(stand_in):
 def test_dciknn_cuda_needs_a_gpu_and_few_enough_points(stand_in, monkeypatch):
     index = open_index(stand_in)
     monkeypatch.setattr(type(index), "MOST_POINTS", 9)
-    with pytest.raises(UserError, match="choose dci"):
+    with pytest.raises(UserError, match="choose imle.search=dci"):
         index.add(normal(10, 2))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="needs a CUDA GPU"):

@@ -151,7 +151,9 @@ def test_wrong_values(word, told):
 
 def test_ranks_are_counted_by_an_exact_search_alone():
     for mode in RANKED:
-        assert refused([f"imle.reject={mode}", "imle.search=dci"]).endswith("which imle.search=dci does not; use exact")
+        assert refused([f"imle.reject={mode}", "imle.search=dci"]).endswith(
+            "needs imle.search=exact, which counts every candidate; dci does not"
+        )
     load_config(None, ["imle.reject=quantile", "imle.search=dci"])
 
 
