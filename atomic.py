@@ -1,19 +1,19 @@
-"""Files that are written whole or not at all: a reader sees the old file or the new one, whatever happens."""
+"""Atomic writes: a reader sees either the old file or the complete new one."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LEFTOVERS = ".*part"  # after a file's name: the pattern of what killed processes, of earlier revisions too, left beside it
+LEFTOVERS = ".*part"  # NAME + this pattern matches the unfinished files of killed processes, also of earlier revisions
 
 
 @contextmanager
 def written(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Give a path NAME.PID.part to write to; replace `path` by it at the end.
+    """Yield a path NAME.PID.part to write to; on exit move it to `path`.
 
-    With `durable` the file and its name survive a power cut. Where anything is raised, also by Ctrl-C, the file that
-    was at `path` is intact, and nothing is left beside it. Raises OSError.
+    With `durable` the file and its name survive a power cut. After an exception, Ctrl-C included, the file that was at
+    `path` is intact, and the part is removed. Raises OSError.
     """
     part = path.parent / f"{path.name}.{os.getpid()}.part"
     try:

@@ -1,4 +1,4 @@
-"""How every command ends: errors that the user can mend, exit codes, and output whose failure ends nothing."""
+"""How every command ends: errors that the user can correct, exit codes, and output that never fails."""
 
 import io
 import os
@@ -11,19 +11,19 @@ from typing import TextIO
 
 
 class UserError(Exception):
-    """Say in one line what is wrong, where, and what to do; ends the program with exit code 2."""
+    """An error that the user can correct: one line says what is wrong, where, and what to do. Exit code 2."""
 
     exit_code = 2
 
 
 class MissingWeights(UserError):
-    """Say which pretrained weights are missing and how to get them; ends the program with exit code 3."""
+    """Pretrained weights are missing: the message names them and says how to get them. Exit code 3."""
 
     exit_code = 3
 
 
 def run_as_command(main: Callable[[list[str]], None]) -> None:
-    """Run `main` on the command line's words. What the user can mend is one line; any other error keeps its traceback."""
+    """Run `main` on the command line's words. A UserError is printed as one line; other errors keep their traceback."""
     keep_streams()
     try:
         main(sys.argv[1:])
@@ -32,7 +32,7 @@ def run_as_command(main: Callable[[list[str]], None]) -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        _end(f"{os.fsdecode(error.filename)}: cannot be used ({error.strerror}); mend that, or name another place", UserError.exit_code)
+        _end(f"{os.fsdecode(error.filename)}: cannot be used ({error.strerror}); correct that, or use another path", UserError.exit_code)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -44,20 +44,21 @@ def _end(message: str, code: int) -> None:
 
 
 def keep_streams() -> None:
-    """See to it that printing never fails, whatever becomes of the terminal, pipe or disk that this process prints to.
+    """Make printing never fail, even if the terminal, pipe or disk behind it fails.
 
-    Closed descriptors 0 to 2 are opened on the null device, or the next data files would get these numbers and what is
-    printed. Characters that a stream's encoding lacks are escaped. A stream that fails is dropped.
+    Closed descriptors 0 to 2 are opened on the null device; otherwise the next data file would get such a number, and
+    printed text would go into it. Characters outside a stream's encoding are escaped. After a failure a stream's output is
+    discarded.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open uses the lowest free number, which is this one
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8", errors="backslashreplace"))
-        elif name != "stdin" and stream is getattr(sys, f"__{name}__"):  # others are somebody's who wants them as they are
+        elif name != "stdin" and stream is getattr(sys, f"__{name}__"):  # leave a stream that somebody has replaced
             setattr(
                 sys,
                 name,
@@ -72,11 +73,11 @@ def keep_streams() -> None:
 
 
 class _Unfailing(io.RawIOBase):
-    """The bytes of a standard stream: from the first failure on they go nowhere."""
+    """A standard stream's bytes; after the first failure they are discarded."""
 
     def __init__(self, stream: TextIO):
-        self.stream = stream  # kept, because it closes its bytes when it is deleted
-        self.bytes = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer in between
+        self.stream = stream  # keep a reference: a deleted stream closes its bytes
+        self.bytes = getattr(stream.buffer, "raw", stream.buffer)  # with python -u the buffer is already the raw stream
 
     def writable(self) -> bool:
         return True
@@ -89,16 +90,16 @@ class _Unfailing(io.RawIOBase):
 
     def write(self, data: memoryview) -> int:  # type: ignore[override]
         try:
-            while (written := self.bytes.write(data)) is None:  # a pipe that is full and does not wait
+            while (written := self.bytes.write(data)) is None:  # a full non-blocking pipe
                 select.select([], [self], [])
             return written
         except OSError:
-            with suppress(OSError), open(os.devnull, "wb") as nowhere:  # for other writers to this descriptor too
+            with suppress(OSError), open(os.devnull, "wb") as nowhere:  # also for other writers to this descriptor
                 os.dup2(nowhere.fileno(), self.fileno())
             return len(data)
 
 
 def ending_signals() -> list[int]:
-    """Return the signals besides Ctrl-C that ask a command to end: SIGTERM, and a closed terminal's SIGHUP unless nohup ignores it."""
-    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    """Return the signals, besides Ctrl-C, that stop a command: SIGTERM, and SIGHUP (closed terminal) unless nohup ignores it."""
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
     return [signal.SIGTERM] if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN else [signal.SIGTERM, hangup]

@@ -1,4 +1,4 @@
-"""The methods, by name: the only file that knows them all. Each is imported when it is asked for."""
+"""The methods by name: the only file that names them all. A method is imported when it is used."""
 
 import argparse
 import importlib
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class Parts(NamedTuple):
-    """Where a method's parts are, each as module:name."""
+    """The parts of a method, each as module:name."""
 
-    config: str  # a training.settings.Settings
-    method: str  # a training.trainer.Method, made of a Config and uint8 images (n, 3, H, W), device= and pretrained=
-    drawing: str  # a function of a Config as dicts, what a checkpoint has as `sampled`, and a device: a training.sampling.Drawing
+    config: str  # a subclass of training.settings.Settings
+    method: str  # (Config, uint8 images (n, 3, H, W), device=, pretrained=) -> training.trainer.Method
+    drawing: str  # (Config as nested dicts, a checkpoint's `sampled`, device) -> training.sampling.Drawing
 
 
 METHODS = {"imle": Parts("imle.settings:Config", "imle.method:Imle", "imle.drawing:open_drawing")}
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> "Settings":
-    """Return the configuration of a YAML file changed by `section.key=value` words.
+    """Return the configuration of a YAML file and `section.key=value` words, which override the file.
 
-    Raises UserError naming the key, the value and what is expected.
+    Raises UserError that names the key, the value and what is expected.
     """
     from training.settings import read_values
 
@@ -40,7 +40,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> "Sett
 
 
 def from_dict(values: dict) -> "Settings":
-    """Return the configuration that nested dicts describe; what is not named keeps its default. Raises UserError."""
+    """Return the configuration of nested dicts; missing settings keep their defaults. Raises UserError."""
     from training import settings
 
     name = values.get("method", "imle")
@@ -55,7 +55,7 @@ def from_dict(values: dict) -> "Settings":
 
 
 def asked_for(words: Sequence[str]) -> "type[Settings]":
-    """Return the settings of the method that a command line names, in its `--config` or by method=NAME. Raises UserError."""
+    """Return the Config class of the method that a command line names, by method=NAME or in `--config`. Raises UserError."""
     from training.settings import read_values
 
     parser = argparse.ArgumentParser(add_help=False)
@@ -65,17 +65,17 @@ def asked_for(words: Sequence[str]) -> "type[Settings]":
 
 
 def config_class(name: str) -> "type[Settings]":
-    """Return the settings of a method. Raises UserError for an unknown one."""
+    """Return the Config class of a method. Raises UserError for an unknown method."""
     return _imported(_parts(name).config)
 
 
 def make(config: "Settings", images: Tensor, *, device: torch.device, pretrained: bool = True) -> "Method":
-    """Return the method that a configuration asks for, untrained, to learn uint8 images (n, 3, H, W). Raises MissingWeights."""
+    """Return the configuration's method, untrained, for uint8 images (n, 3, H, W). Raises MissingWeights."""
     return _imported(_parts(config.method).method)(config, images, device=device, pretrained=pretrained)
 
 
 def load(path: Path) -> dict:
-    """Return a checkpoint or an export of this or an earlier revision. Raises UserError as `checkpoint.load` does."""
+    """Return the content of a checkpoint or an export of this or an earlier revision. Raises UserError."""
     state = checkpoint.load(path)
     if state["format"] == checkpoint.FORMAT:
         return state
@@ -91,7 +91,7 @@ def load(path: Path) -> dict:
 def open_sampler(path: str | Path, device: str | torch.device = "cpu") -> Sampler:
     """Return a sampler of a run folder, a checkpoint or an export.
 
-    Raises UserError when there is nothing to load or it does not fit together.
+    Raises UserError if there is nothing to load, or if its parts do not fit each other.
     """
     file, device = checkpoint.find(Path(path)), torch.device(device)
     state = load(file)

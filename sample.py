@@ -1,4 +1,4 @@
-"""Draw images from a trained run: one per seed, the same whatever else is drawn with it. Needs torch, numpy, pillow."""
+"""Sample images from a trained run, one per seed; a seed always gives the same image. Needs only torch, numpy and pillow."""
 
 import argparse
 import os
@@ -20,28 +20,28 @@ from training.scores import distances
 from training.sheets import grid, save_png, to_pil
 from training.transform import transform
 
-MOST = 1_000_000  # seeds or frames at once; more is a slip of the finger
+MOST = 1_000_000  # most seeds or frames in one command; more is probably a typing error
 
 
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
-    parser.add_argument("--out", type=Path, help="folder for the pictures (not needed for --export alone)")
+    parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export alone)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--num", type=int, help="how many, from seed 0 on (64)")
-    which.add_argument("--seeds", type=parse_seeds, help="which, for example 0-63 or 3,8,12-20")
-    which.add_argument("--interpolate", type=parse_seeds, metavar="SEEDS", help="instead a looping film through these seeds")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once; changes no image")
-    parser.add_argument("--grid", action="store_true", help="also write all of them as one sheet, grid.png")
-    parser.add_argument("--frames", type=int, default=60, help="frames of the film")
-    parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also show each beside its 3 nearest training images")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the generator alone to a small file")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
+    which.add_argument("--num", type=int, help="number of samples, from seed 0 on (default: 64)")
+    which.add_argument("--seeds", type=parse_seeds, help="seeds of the samples, for example 0-63 or 3,8,12-20")
+    which.add_argument("--interpolate", type=parse_seeds, metavar="SEEDS", help="write a looping film through these seeds instead")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once (default: 64); changes no image")
+    parser.add_argument("--grid", action="store_true", help="also write all samples as one sheet, grid.png")
+    parser.add_argument("--frames", type=int, default=60, help="frames of the film (default: 60)")
+    parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also write nearest.png: each sample with 3 nearest training images")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write only the generator, to a small file")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     args = parser.parse_args(words)
     if args.out is None and (not args.export or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
         parser.error("--out is needed")
     if args.interpolate and (args.grid or args.nearest):
-        parser.error("--interpolate makes a film, without --grid or --nearest; draw those with another command")
+        parser.error("--interpolate makes a film, without --grid or --nearest; use another command for those")
     for name in ("num", "batch_size", "frames"):
         if getattr(args, name) is not None and not 1 <= getattr(args, name) <= MOST:
             parser.error(f"--{name.replace('_', '-')} must be between 1 and {MOST}")
@@ -60,7 +60,7 @@ def parse_seeds(text: str) -> list[int]:
         if not span:
             raise argparse.ArgumentTypeError(f"{part!r} names no seed; a range goes upwards, such as 0-63")
         if span[-1] - span[0] >= MOST - len(seeds):
-            raise argparse.ArgumentTypeError(f"{part!r} makes more than {MOST} seeds; draw them with several commands")
+            raise argparse.ArgumentTypeError(f"{part!r} makes more than {MOST} seeds; use several commands")
         seeds += span
     return seeds
 
@@ -85,12 +85,12 @@ def main(words: list[str]) -> None:
 
 
 def training_images(sampler: Sampler, path: Path) -> Tensor:
-    """Return the images at `path`, uint8 (n, 3, H, W), as the sampler's run took them. Raises UserError."""
+    """Return the images at `path`, uint8 (n, 3, H, W), decoded as for the sampler's run. Raises UserError."""
     return load_images(path, **transform(sampler.config)).images
 
 
 def write_samples(sampler: Sampler, args: argparse.Namespace, *, training: Tensor | None) -> None:
-    """Write one PNG per seed, and the sheets that are asked for."""
+    """Write one PNG per seed, and the sheets of --grid and --nearest."""
     seeds = args.seeds or list(range(args.num or 64))
     width, kept = max(4, len(str(max(seeds)))), []
     for start, images in zip(range(0, len(seeds), args.batch_size), sampler.batches(seeds, args.batch_size)):
@@ -107,7 +107,7 @@ def write_samples(sampler: Sampler, args: argparse.Namespace, *, training: Tenso
 
 
 def write_nearest(samples: Tensor, images: Tensor, *, out: Path) -> None:
-    """Write `nearest.png`: a row per sample, the sample first, then its nearest training images."""
+    """Write `nearest.png`: one row per sample, the sample first, then its nearest training images by pixels."""
     ids = distances(samples.flatten(1), images.flatten(1)).topk(min(3, len(images)), largest=False).indices  # (N, k)
     rows = torch.cat([samples[:, None], images[ids]], dim=1)  # (N, 1 + k, 3, H, W)
     save_png(grid(rows.flatten(0, 1), rows.shape[1]), out / "nearest.png")

@@ -1,4 +1,4 @@
-"""Train a generator on a folder of images. The same command goes on where it was stopped."""
+"""Train a generator on a folder of images. Give the same command again to resume the run."""
 
 import argparse
 import os
@@ -32,10 +32,10 @@ def parse(words: list[str]) -> argparse.Namespace:
         epilog=f"settings, with their defaults:\n{describe(methods.asked_for(words))}",
     )
     parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-64.yaml")
-    parser.add_argument("--run", required=True, type=Path, help="folder for everything the run writes; an existing run goes on")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
+    parser.add_argument("--run", required=True, type=Path, help="folder for everything that the run writes; an existing run is resumed")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--dry-run", action="store_true", help="print settings, size, memory and time, and stop")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that differ from the file")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that override the file")
     return parser.parse_intermixed_args(words)  # settings may stand anywhere
 
 
@@ -51,15 +51,15 @@ def main(words: list[str]) -> None:
 
 
 def train(args: argparse.Namespace, config: Settings, device: torch.device, folder: RunFolder) -> int:
-    """Train, from the last checkpoint in `folder` where there is one, and return the exit code."""
+    """Train, from the last checkpoint in `folder` if there is one; return the exit code."""
     if args.dry_run:
         tell(to_yaml(config) + "\n" + dry_run(config, methods.make, device).rstrip("\n"))
         return 0
     if Path(os.path.realpath(args.run)).is_relative_to(os.path.realpath(os.path.expanduser(config.data.path))):
-        raise UserError(f"--run {args.run}: lies in data.path, where its sheets would become training images; choose a place outside")
+        raise UserError(f"--run {args.run}: is inside data.path, so its sheets would become training images; choose a folder outside")
     state = methods.load(folder.last) if folder.last.exists() else None
     with checkpoint.unpacking(folder.last):
-        before = Record(**state["data"]) if state else Record("", [], [], READER)  # of a new run
+        before = Record(**state["data"]) if state else Record("", [], [], READER)  # empty for a new run
         known = before.all_names
     dataset = load_images(config.data.path, **transform(to_dict(config)), minimum=2, reader=before.reader).respelled(known)
     tell(*dataset.report)
@@ -97,28 +97,28 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
         raise UserError(f"--run {args.run}: cannot write there ({error.strerror or error}); what was saved before is intact") from None
     if trainer.step < trainer.total_steps:
         tell(f"stopped and saved at step {trainer.step} of {trainer.total_steps}; the same command goes on from there")
-        return 128 + (signals.number or signal.SIGTERM)  # it may have been another process that was told to stop
+        return 128 + (signals.number or signal.SIGTERM)  # the signal may have gone to another process
     tell(f"done: {folder.last}")
     return 0
 
 
 def kept(last: Path) -> str:
-    """Say what is left of a run that ended too soon."""
+    """Return a line about the checkpoint of a run that was cut off."""
     if not last.exists():
         return "nothing is saved yet"
     return f"{last}, of step {checkpoint.load(last)['step']}, is good, and the same command goes on from there"
 
 
 def tell(*lines: str) -> None:
-    """Print lines, in the main process."""
+    """Print lines in the main process only."""
     if processes.is_main():
         print(*lines, sep="\n", flush=True)
 
 
 class Signals:
-    """Remember Ctrl-C, SIGTERM and a closed terminal until the step is done; a second Ctrl-C ends at once.
+    """Remember Ctrl-C, SIGTERM and a closed terminal until the step is done; a second Ctrl-C stops at once.
 
-    Not so with several processes: torchrun passes on the Ctrl-C that they may have had from the terminal already.
+    With several processes a second Ctrl-C does not: each may get the first twice, from the terminal and from torchrun.
     """
 
     def __init__(self):
@@ -134,7 +134,7 @@ class Signals:
             said = b"\nstopping after this step; Ctrl-C again stops at once\n"
         if processes.is_main():
             with suppress(OSError):  # the terminal may be gone
-                os.write(2, said)  # print may be what was interrupted
+                os.write(2, said)  # not print: the signal may have interrupted a print
 
     def caught(self) -> bool:
         return bool(self.number)

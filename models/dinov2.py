@@ -1,6 +1,6 @@
-"""DINOv2's ViT-L/14: image features learned without labels, for inference alone (Oquab et al. 2023).
+"""DINOv2's ViT-L/14: image features learned without labels, for inference only (Oquab et al. 2023).
 
-The module names equal those of Facebook's dinov2_vitl14_pretrain.pth, so that it loads without renaming.
+The module names equal those in Facebook's dinov2_vitl14_pretrain.pth, so that the file loads without renaming.
 """
 
 import warnings
@@ -15,12 +15,12 @@ from errors import UserError
 from models.weights import WEIGHTS
 
 PATCH = 14  # pixels along each side of one patch
-GRID_EXCESS = 0.1  # patches by which the published models overstate a grid's sides when they stretch embeddings to it
+GRID_EXCESS = 0.1  # patches that the published models add to a grid's sides when they interpolate position embeddings
 NORM_EPSILON = 1e-6
 
 
 class Attention(nn.Module):
-    """Attend from every token to every token, in `heads` parts of the channels (Vaswani et al. 2017)."""
+    """Multi-head self-attention over tokens (B, N, width) (Vaswani et al. 2017)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -34,7 +34,7 @@ class Attention(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Multiply each channel by a learned factor of its own (Touvron et al. 2021)."""
+    """Multiply each channel by its own learned factor (Touvron et al. 2021)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -45,7 +45,7 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block that normalises before each of its two residuals. Tokens: float (B, N, width)."""
+    """Pre-norm transformer block: attention and MLP, each with a residual. Tokens: float (B, N, width)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -62,14 +62,14 @@ class Block(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """Give images' class tokens. Images: float (B, 3, H, W) in ImageNet's deviations from its mean, H and W in whole patches."""
+    """Map images to class tokens. Images: float (B, 3, H, W), normalised by ImageNet's mean and deviation; H, W multiples of 14."""
 
     def __init__(self, *, width: int = 1024, depth: int = 24, heads: int = 16, side: int = 518):
         super().__init__()
         self.grid = side // PATCH  # patches along each side of the images that the position embeddings were learned on
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file; of use in training alone
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file; only DINOv2's own training uses it
         self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, width, PATCH, PATCH)))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
@@ -84,10 +84,10 @@ class DinoV2(nn.Module):
         return self.norm(x[:, 0])
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Return the embeddings (1, 1 + rows * columns, width) of the class token and of the places in a grid, row by row.
+        """Return the position embeddings (1, 1 + rows * columns, width): the class token's, then the grid's, row by row.
 
-        Where the grid is not the learned one they are taken bicubically, as in Facebook's published models: not
-        antialiased, and with the excess, which at 224 pixels is up to a fifth of a learned place up and to the left.
+        For a grid other than the learned one they are interpolated bicubically as in Facebook's published models: without
+        antialiasing, and with GRID_EXCESS, which at 224 pixels shifts them by up to a fifth of a learned cell up and left.
         """
         if rows == columns == self.grid:
             return self.pos_embed
@@ -102,17 +102,17 @@ def load(path: Path) -> DinoV2:
 
     Raises UserError for a file that is missing, damaged, of another network, or would run code when loaded.
     """
-    with torch.device("meta"):  # 1.2 GB of random numbers would be made only to be thrown away
+    with torch.device("meta"):  # saves initialising 1.2 GB of weights that the file replaces
         network = DinoV2()
     try:
-        with warnings.catch_warnings(action="ignore"):  # what torch says of files that are refused anyway
+        with warnings.catch_warnings(action="ignore"):  # torch warns about some files that are refused below
             state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state, strict=True, assign=True)
         if any(parameter.dtype != torch.float32 for parameter in network.parameters()):
-            raise TypeError("rounded weights are others than the published")
+            raise TypeError("weights in another precision are not the published ones")
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); put the file from {WEIGHTS['dinov2'].url} there") from None
-    except Exception:  # there is no end to what a damaged or hostile file can raise
+    except Exception:  # a damaged or hostile file can raise anything
         fault = "not DINOv2's ViT-L/14, or damaged; nothing in it was run"
         raise UserError(f"{path}: {fault}; put the file from {WEIGHTS['dinov2'].url} there") from None
     return network.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0 and -Lite2: ImageNet features whose weights come through the package registry (Tan & Le 2019; Lite, 2020).
+"""EfficientNet-Lite0 and -Lite2: ImageNet features with weights from the package registry (Tan & Le 2019; Lite, 2020).
 
-The module names equal those of the published weights files, so that they load without renaming.
+The module names equal those in the published weights files, so that the files load without renaming.
 """
 
 import math
@@ -13,39 +13,39 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import weights
 
-# (expansion, channels, blocks, kernel, first stride) of the seven stages of MBConv blocks, before they are scaled.
+# (expansion, channels, blocks, kernel, first stride) of the seven stages of MBConv blocks, before scaling.
 STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))
 STEM, HEAD = 32, 1280  # channels before and after the stages, in every variant
-DIVISOR = 8  # of the channels of a scaled stage
+DIVISOR = 8  # a scaled stage's channels are a multiple of this
 BATCH_NORM_EPSILON = 1e-3
 
 
 class Variant(NamedTuple):
-    """How much wider and deeper than Lite0 a network is, and the side in pixels of the images that it was trained on."""
+    """A network's width and depth relative to Lite0, and the side in pixels of its training images."""
 
     width: float
     depth: float
     side: int
 
 
-VARIANTS = {"effnet-lite0": Variant(1.0, 1.0, 224), "effnet-lite2": Variant(1.1, 1.2, 260)}  # by their keys in models.weights
+VARIANTS = {"effnet-lite0": Variant(1.0, 1.0, 224), "effnet-lite2": Variant(1.1, 1.2, 260)}  # keys as in models.weights
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Return the channels of a wider stage: the nearest multiple of 8, and never a tenth less than asked for."""
+    """Return the channels of a stage scaled by `width`: the nearest multiple of 8 that is at least 90% of channels * width."""
     asked = channels * width
     rounded = max(DIVISOR, int(asked + DIVISOR / 2) // DIVISOR * DIVISOR)
     return rounded if rounded >= 0.9 * asked else rounded + DIVISOR
 
 
 def scaled_blocks(stage: int, depth: float) -> int:
-    """Return how many blocks a stage of a deeper network has; the first and the last stage stay as they are."""
+    """Return the number of blocks of a stage scaled by `depth`; the first and the last stage are not scaled."""
     blocks = STAGES[stage][2]
     return blocks if stage in (0, len(STAGES) - 1) else math.ceil(blocks * depth)
 
 
 class SamePadConv(nn.Conv2d):
-    """Convolve with TensorFlow's "same" padding, which is lopsided when the stride is 2."""
+    """Convolve with TensorFlow's "same" padding, which is asymmetric if the stride is 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         pads = []
@@ -58,7 +58,7 @@ class SamePadConv(nn.Conv2d):
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Return a batch norm with the constant of the network's TensorFlow original."""
+    """Return a batch norm with the epsilon of the original TensorFlow network."""
     return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPSILON)
 
 
@@ -86,13 +86,13 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """Classify images, or give the maps and the pooled features on the way there. Images: float (B, 3, H, W) in [-1, 1]."""
+    """ImageNet classifier that also returns maps and pooled features. Images: float (B, 3, H, W) in [-1, 1]."""
 
     def __init__(self, variant: Variant):
         super().__init__()
         self._conv_stem = SamePadConv(3, STEM, 3, 2, bias=False)
         self._bn0 = batch_norm(STEM)
-        blocks, inputs, self.ends = [], STEM, []  # ends: the number of the last block of each stage
+        blocks, inputs, self.ends = [], STEM, []  # ends: the index of each stage's last block
         for stage, (expansion, channels, _, kernel, stride) in enumerate(STAGES):
             outputs = scaled_channels(channels, variant.width)
             for i in range(scaled_blocks(stage, variant.depth)):
@@ -105,7 +105,7 @@ class EfficientNetLite(nn.Module):
         self._fc = nn.Linear(HEAD, 1000)
 
     def stages(self, images: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
-        """Return the maps (B, C, H', W') after the blocks numbered in `taps`; later blocks are not computed."""
+        """Return the maps (B, C, H', W') after the blocks with indices `taps`; later blocks are not computed."""
         x = F.relu6(self._bn0(self._conv_stem(self._network_input(images))))
         maps = []
         for number, block in enumerate(self._blocks[: max(taps) + 1]):
@@ -115,7 +115,7 @@ class EfficientNetLite(nn.Module):
         return maps
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Return the globally average-pooled head features (B, 1280), the network's last layer before its classes."""
+        """Return the average-pooled head features (B, 1280), the input of the classification layer."""
         (x,) = self.stages(images, (len(self._blocks) - 1,))
         return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
 
@@ -125,11 +125,11 @@ class EfficientNetLite(nn.Module):
 
     @staticmethod
     def _network_input(images: Tensor) -> Tensor:
-        return (images * 127.5 + 0.5) / 128  # (byte - 127) / 128, as the networks were trained
+        return (images * 127.5 + 0.5) / 128  # (byte - 127) / 128, as in the networks' training
 
 
 def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
-    """Fold every batch norm of a frozen network into the convolution before it: the same function in fewer passes."""
+    """Fold every batch norm of a frozen network into the convolution before it: the same function, faster."""
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
         pairs += [(block, "_expand_conv", "_bn0")] if block.expands else []
@@ -141,9 +141,9 @@ def fold_batch_norms(network: EfficientNetLite) -> EfficientNetLite:
 
 
 def load(name: str = "effnet-lite0", pretrained: bool = True) -> EfficientNetLite:
-    """Return the frozen network `name` of `VARIANTS` with its ImageNet weights; random ones only where a caller asks to time it.
+    """Return the frozen network `name` of `VARIANTS` with its ImageNet weights; `pretrained=False` is for timing only.
 
-    Raises MissingWeights when the weights file is not to be had.
+    Raises MissingWeights if the weights file is not available.
     """
     network = EfficientNetLite(VARIANTS[name])
     if pretrained:

@@ -1,9 +1,9 @@
-"""The generator: a mapping network, a learned constant, and residual bottleneck blocks steered by AdaIN.
+"""The generator: a mapping network, a learned constant, and residual bottleneck blocks with AdaIN.
 
-The decoder of a very deep VAE without its stochastic parts (Child 2021), as RS-IMLE uses it (Vashist et al. 2024,
-supplement), with two faults mended: it starts from a learned 4x4 constant, because instance norm erases a constant
-1x1 map and starves everything before it of gradient; and a convolution whose output is instance-normalised has no
-bias, because the norm would erase it too.
+It is the decoder of a very deep VAE (Child 2021) without its stochastic parts, as in RS-IMLE (Vashist et al. 2024,
+supplement), with two faults corrected. It starts from a learned 4x4 constant: instance norm erases a constant 1x1 map, so
+that nothing before the norm gets a gradient. Convolutions before an instance norm have no bias, because the norm erases
+it too.
 """
 
 import itertools
@@ -25,7 +25,7 @@ class MappingNetwork(nn.Module):
         super().__init__()
         sizes = [latent_dim] + [style_dim] * layers
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        for layer in self.layers:  # plain nn.Linear initialisation shrinks w a thousandfold over eight layers
+        for layer in self.layers:  # nn.Linear's own initialisation shrinks w a thousandfold over eight layers
             nn.init.kaiming_normal_(layer.weight, a=0.2)
             nn.init.zeros_(layer.bias)
 
@@ -37,7 +37,7 @@ class MappingNetwork(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """Normalise every channel of every image, then scale and shift it as the style says (Huang & Belongie 2017)."""
+    """Normalise every channel of every image, then scale and shift it by the style (Huang & Belongie 2017)."""
 
     def __init__(self, channels: int, style_dim: int):
         super().__init__()
@@ -48,12 +48,12 @@ class AdaIN(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         scale, shift = self.affine(w)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
-        # Group norm with one channel a group is instance norm, in a much faster kernel than torch.var_mean's.
+        # Group norm with one channel per group is instance norm; its kernel is much faster than torch.var_mean's.
         return torch.addcmul(shift, F.group_norm(x, x.shape[1], eps=NORM_EPSILON), scale)
 
 
 class Block(nn.Module):
-    """[widen or narrow, upsample] -> AdaIN -> x + bottleneck(x), the bottleneck with GELU before each convolution."""
+    """[change width, upsample] -> AdaIN -> x + bottleneck(x), with a GELU before each convolution of the bottleneck."""
 
     def __init__(self, inputs: int, outputs: int, style_dim: int, *, upsample: bool, last: bool):
         super().__init__()
@@ -74,7 +74,7 @@ class Block(nn.Module):
                 nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = self.resize(x)  # before the upsampling, where it costs a quarter
+        x = self.resize(x)  # before the upsampling, where it costs a quarter as much
         if self.upsample:
             x = F.interpolate(x, scale_factor=2, mode="nearest")
         x = h = self.norm(x, w)
@@ -84,7 +84,7 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-    """Turn latents into images.
+    """Map latents (B, latent_dim) to images (B, 3, H, W).
 
     `channels[k]` and `blocks[k]` are the width and the number of blocks at resolution `start * 2**k`, where `start` is
     the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles.
@@ -119,12 +119,12 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim)."""
-        for x in self.levels(z):  # noqa: B007  # the last one, with none of the others kept
+        for x in self.levels(z):  # noqa: B007  # keeps only the last level
             pass
         return self.to_rgb(x)
 
     def levels(self, z: Tensor) -> Iterator[Tensor]:
-        """Yield what the last block of each resolution gives, (B, C, h, w), smallest first."""
+        """Yield the output (B, C, h, w) of the last block of each resolution, smallest first."""
         w = self.mapping(z)
         x = self.constant.expand(len(z), -1, -1, -1)
         for block in self.blocks:

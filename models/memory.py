@@ -1,4 +1,4 @@
-"""Running out of memory, told in a line with the setting that mends it."""
+"""Out of memory as a UserError of one line, which names the setting to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ import torch
 
 from errors import UserError
 
-CPU_WORDS = ("can't allocate memory", "not enough memory")  # of the RuntimeError that torch's CPU allocator raises
+CPU_WORDS = ("can't allocate memory", "not enough memory")  # in the RuntimeErrors of torch's CPU allocator
 
 
 @contextmanager
 def memory_for(job: str, remedy: str) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or a CPU, into a UserError that says in which job, and what to do."""
+    """Turn an out-of-memory error, on a GPU or a CPU, into a UserError that names the `job` and the `remedy`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,8 +1,8 @@
-"""Perceptual distances as embeddings: maps whose squared Euclidean distance is the distance that is trained.
+"""Perceptual distances as embeddings: the squared Euclidean distance between two images' maps is the training distance.
 
-LPIPS (Zhang et al. 2018) is a weighted squared difference of unit-normalised VGG maps, averaged over space. Folding
-sqrt(weight) and 1/sqrt(H W) into each map makes it a plain squared distance, so that one embedding serves the loss,
-the matching and the nearest-image sheets, and every target is embedded once per run.
+LPIPS (Zhang et al. 2018) is a weighted squared difference of unit-normalised VGG maps, averaged over space. Each map is
+multiplied by sqrt(weight) / sqrt(H W), so that LPIPS becomes a plain squared distance. One embedding then serves the loss
+and the matching, and every target can be embedded once per run.
 """
 
 import math
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from models import efficientnet_lite, weights
 
-# Distances of unit-normalised maps need the epsilon inside the root: the lpips package's `x / (norm + eps)` has a NaN
-# gradient where a feature vector is exactly zero, as on a black image.
+# The epsilon must stand inside the root: the lpips package's `x / (norm + eps)` has a NaN gradient if a feature vector is
+# exactly zero, as on a black image.
 NORM_EPSILON = 1e-12
 
 
@@ -23,14 +23,14 @@ def unit_normalise(maps: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
 
 
 class Pixels(nn.Module):
-    """The image itself: squared distance = mean squared error."""
+    """The image as the only map: the squared distance is the mean squared error."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [images / math.sqrt(images[0].numel())]
 
 
 class LpipsVgg(nn.Module):
-    """LPIPS v0.1 with the VGG16 trunk: taps after relu1_2, 2_2, 3_3, 4_3 and 5_3."""
+    """LPIPS v0.1 with the VGG16 trunk: the maps after relu1_2, 2_2, 3_3, 4_3 and 5_3."""
 
     TAPS = (3, 8, 15, 22, 29)
 
@@ -53,9 +53,9 @@ class LpipsVgg(nn.Module):
 
 
 class EffNetLite(nn.Module):
-    """EfficientNet-Lite maps after the last blocks of four stages, unit-normalised like LPIPS and not weighted."""
+    """EfficientNet-Lite maps after the last blocks of four stages, unit-normalised as in LPIPS but not weighted."""
 
-    STAGES = (0, 1, 2, 4)  # at a half, a quarter, an eighth and a sixteenth of the images' side
+    STAGES = (0, 1, 2, 4)  # maps of 1/2, 1/4, 1/8 and 1/16 of the images' side
 
     def __init__(self, network: efficientnet_lite.EfficientNetLite):
         super().__init__()
@@ -68,7 +68,7 @@ class EffNetLite(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A perceptual embedding with the image itself as one more map, so that
+    """A perceptual embedding with the image itself as a further map:
 
     |e(a) - e(b)|^2 = perceptual distance(a, b) + pixel_weight * mean squared error(a, b).
     """
@@ -93,18 +93,18 @@ def squared_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
 
 
 def vgg16_trunk() -> nn.Sequential:
-    """Return VGG16's convolutions with random weights, named as in the published file less its `features.`."""
+    """Return VGG16's convolutions with random weights, named as in the published file without the prefix `features.`."""
     from torchvision.models.vgg import cfgs, make_layers
 
     trunk = make_layers(cfgs["D"], batch_norm=False)
     for layer in trunk:
         if isinstance(layer, nn.ReLU):
-            layer.inplace = False  # the taps are read after the next layer has run
+            layer.inplace = False  # the maps are used after the next layer has run
     return trunk
 
 
 def lpips_channel_weights() -> list[Tensor]:
-    """Return LPIPS v0.1's five channel weightings for VGG16, from the file that the lpips package carries."""
+    """Return LPIPS v0.1's channel weights for VGG16's five maps, from the lpips package's file."""
     state = torch.load(weights.require("lpips-vgg")["lpips-vgg"], map_location="cpu", weights_only=True)
     return [state[f"lin{i}.model.1.weight"].flatten() for i in range(5)]
 
@@ -119,13 +119,13 @@ def _load_lpips_vgg(pretrained: bool) -> LpipsVgg:
 
 
 WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "pixels": ()} | {name: (name,) for name in efficientnet_lite.VARIANTS}
-TEACHERS = tuple(name for name in WEIGHTS_OF if name != "effnet-lite2")  # to train on; that one is kept to judge by
+TEACHERS = tuple(name for name in WEIGHTS_OF if name != "effnet-lite2")  # for training; effnet-lite2 is kept for evaluation
 
 
 def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True) -> Embedding:
-    """Return the frozen embedding `name` of `WEIGHTS_OF`; with pixels, `pixel_weight` counts on top of 1.
+    """Return the frozen embedding `name` of `WEIGHTS_OF`; `pixels` weighs the mean squared error by 1 + `pixel_weight`.
 
-    Raises MissingWeights when its weights are not to be had. `pretrained=False` is for timing alone.
+    `pretrained=False` is for timing only. Raises MissingWeights if the weights are not available.
     """
     if name == "lpips-vgg":
         perceptual = _load_lpips_vgg(pretrained)

@@ -1,7 +1,7 @@
-"""Heads for the multi-stage loss: an image at every resolution on the way, each to be like the target made smaller.
+"""Heads for the multi-stage loss: an image at every lower resolution, compared with the target shrunk to it.
 
-After ROMS-IMLE (arXiv 2607.19332). A head is one 1x1 convolution behind the last block of a resolution. They are for
-training alone: the generator does not know them, and neither its average nor an export holds them.
+After ROMS-IMLE (arXiv 2607.19332). A head is one 1x1 convolution after the last block of a resolution. Heads are only for
+training: they are not part of the generator, its EMA or an export.
 """
 
 import math
@@ -18,22 +18,22 @@ def make_heads(generator: Generator) -> nn.ModuleList:
 
 
 class Staged(nn.Module):
-    """A generator with heads, as one network to run and to differentiate."""
+    """A generator and its heads as one network."""
 
     def __init__(self, generator: Generator, heads: nn.ModuleList):
         super().__init__()
         self.generator, self.heads = generator, heads
 
     def forward(self, z: Tensor) -> list[Tensor]:
-        """Return images (B, 3, h, w) of latents `z` (B, latent_dim) at every resolution; the last are the generator's."""
+        """Return images (B, 3, h, w) of latents `z` (B, latent_dim) at every resolution; the last is the generator's output."""
         return [draw(x) for draw, x in zip([*self.heads, self.generator.to_rgb], self.generator.levels(z))]
 
 
 def stage_maps(stages: list[Tensor]) -> list[Tensor]:
-    """Return maps (B, 3, h, w) of images at several resolutions; their squared distance is the sum of mean squared errors."""
+    """Scale images (B, 3, h, w) of several resolutions so that their squared distance is the sum of mean squared errors."""
     return [images / math.sqrt(images[0].numel()) for images in stages]
 
 
 def shrunk(images: Tensor, stages: list[Tensor]) -> list[Tensor]:
-    """Return `images` (B, 3, H, W) averaged over areas to the resolutions of `stages`."""
+    """Return `images` (B, 3, H, W) shrunk by area averaging to the resolution of each of `stages`."""
     return [F.adaptive_avg_pool2d(images, stage.shape[-2:]) for stage in stages]

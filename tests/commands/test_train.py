@@ -465,7 +465,7 @@ def position_of(run):
 
 
 def test_a_run_inside_its_own_images_is_refused(images, command):
-    assert "lies in data.path" in one_line(command("train.py", *words(images, images / "run")))
+    assert "is inside data.path" in one_line(command("train.py", *words(images, images / "run")))
     assert not (images / "run").exists()
 
 

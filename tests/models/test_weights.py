@@ -136,9 +136,9 @@ def test_download_ends_in_the_cache_whole(places, server, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "fate, told",
     [
-        ("wrong", "came wrong"),
-        ("long", "came wrong"),
-        ("truncated", "came wrong|IncompleteRead"),
+        ("wrong", "is not the published file"),
+        ("long", "is not the published file"),
+        ("truncated", "is not the published file|IncompleteRead"),
         ("absent", "404"),
         ("silent", "timed out"),
     ],
