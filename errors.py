@@ -23,7 +23,7 @@ class MissingWeights(UserError):
 
 
 def run_as_command(main: Callable[[list[str]], None]) -> None:
-    """Run `main` on the command line's words. A UserError is printed as one line; other errors keep their traceback."""
+    """Run `main` on the command line's words. A UserError or a file's OSError prints one line; other errors keep their traceback."""
     keep_streams()
     try:
         main(sys.argv[1:])

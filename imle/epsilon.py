@@ -1,4 +1,4 @@
-"""Which candidates are rejected: those within a radius epsilon, fixed or measured on the pool, or those of low rank."""
+"""Which candidates are rejected: those within a radius epsilon, fixed or measured on the pool, or those before a rank."""
 
 import torch
 from torch import Tensor

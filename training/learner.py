@@ -94,5 +94,5 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # the state holds the weight decay of the earlier start
             group["weight_decay"] = self.settings.weight_decay
-        if self.clipping and "usual_norms" in state:  # absent if the run trained without clipping so far
+        if self.clipping and "usual_norms" in state:  # absent if the earlier start did not clip
             self.clipping.usual.copy_(state["usual_norms"])
