@@ -1,7 +1,7 @@
 """What the numbers mean, in sentences: is it copying, is anything missing, do the samples look real.
 
-Every sentence compares a number with what it is for images whose truth is known; none has a threshold of its own in
-units of the metric.
+Every sentence compares a number with its value for image sets of a known kind (copies, new real images, ...). No sentence has
+a threshold in units of the metric.
 """
 
 import math
@@ -30,15 +30,15 @@ from metrics.table import (
 
 CLEARLY = 2  # standard errors
 FAR_OUT = 3  # standard deviations of draws
-FAR_BELOW = 0.75  # of what real images score
-OFF = 0.2  # of it, where next to nothing looks real
+FAR_BELOW = 0.75  # share of the real images' value
+OFF = 0.2  # share of the real images' precision; below it almost no sample looks real
 FAR_ABOVE = 2  # times the distance of new real images
-BEYOND = 100  # times, beyond which the distance of new real images is next to nothing, and the quotient no number
-MOST_FRESH = 0.25  # the greatest copy rate that is believed of fresh images: beyond it they are copies themselves
-NOTICED = 0.5  # of changed copies, the least that must count as near copies where a test is to clear anybody
-FEW = 20  # samples, below which nothing is cleared
+BEYOND = 100  # largest quotient that is printed; a larger one means that new real images have almost no distance
+MOST_FRESH = 0.25  # largest copy rate that fresh images can have; images above it are copies themselves
+NOTICED = 0.5  # least share of changed copies that a test must notice before it clears a run of copying
+FEW = 20  # samples; with fewer nothing is cleared
 
-OF_GENERATOR = {number for metric in METRICS.values() if metric.source == GENERATOR for number in metric.numbers}  # not of the samples
+OF_GENERATOR = {number for metric in METRICS.values() if metric.source == GENERATOR for number in metric.numbers}  # not of samples
 CLOSER = {  # copy rates, in words
     COPY_RATE: "lie closer to a training image",
     COPY_RATE_THUMBNAIL: "lie closer, as thumbnails, to a training image (shifted, zoomed or mirrored a little)",
@@ -56,10 +56,10 @@ class Sentence(NamedTuple):
 
 
 def verdict(measured: Measured, calibration: Calibrations) -> list[Sentence]:
-    """Return what can be said about copying, about missing variety, and about realism, in this order."""
+    """Return the findings about copying, variety and realism, in this order."""
     count = max((number.num_fake for name, number in measured.items() if number_of(name) not in OF_GENERATOR), default=FEW)
     if count < FEW:
-        few = Sentence("mixed", f"{count} samples are too few to judge by: draw {FEW} or more, better some hundreds.")
+        few = Sentence("mixed", f"{count} samples are too few to judge by: generate {FEW} or more, better several hundred.")
         return [few, *_near_copies(measured, calibration)]
     return [*_copying(measured, calibration), *_variety(measured, calibration), *_realism(measured, calibration)]
 
@@ -78,7 +78,9 @@ def _by_gap(measured: Measured, _: Calibrations) -> Sentence | None:
         return None
     train, heldout = (_found(measured, number).value for number in (BACKTRACK_TRAIN, BACKTRACK_HELDOUT))
     return Sentence(
-        "mixed", f"It knows its training images better than new ones: it reaches them to {train:.2f}, new ones to {heldout:.2f}."
+        "mixed",
+        "It reproduces its training images better than new ones: "
+        f"the mean distance is {train:.2f} for training images, {heldout:.2f} for new ones.",
     )
 
 
@@ -86,7 +88,7 @@ def _by_reach(measured: Measured, _: Calibrations) -> Sentence | None:
     reach = _found(measured, BEYOND_COPYING)
     if reach is None:
         return None
-    words = f"{reach.value:.0%} of {reach.num_fake} held-out images are reached more closely than their nearest training image lies"
+    words = f"{reach.value:.0%} of {reach.num_fake} held-out images lie closer to a sample than to any training image"
     if reach.interval[0] > BEYOND_COPYING.bar:
         return Sentence("good", f"It makes images that it never saw: {words}.")
     return Sentence("mixed", f"It hardly makes images that it never saw: {words}.")
@@ -101,20 +103,20 @@ def _near_copies(measured: Measured, calibration: Calibrations) -> list[Sentence
                 Sentence(
                     "bad",
                     f"Suspect copying: {rate.value:.0%} of the samples {closer} than the closest 5% of the "
-                    f"training images lie to each other; of new real images about {expected:.0%} would.",
+                    f"training images lie to each other; about {expected:.0%} of new real images would.",
                 )
             )
     return sentences
 
 
 def _fresh_rate(calibration: Calibrations, number: Number) -> float:
-    """Return the copy rate to expect of fresh images: by its definition, of held-out images, or of halves; the greatest."""
+    """Return the copy rate of fresh images: the largest of its defined value and those of held-out images and of halves."""
     rates = [_beside(calibration, kind, number) for kind in ("held_out", "split_half")]
     return min(max([number.bar, *(rate for rate in rates if rate is not None)]), MOST_FRESH)
 
 
 def _cleared_by_rate(measured: Measured, calibration: Calibrations) -> Sentence | None:
-    """Clear of near copies, where copies that are not equal to the bit would have been noticed."""
+    """Clear the samples of near copies if the test would notice changed copies; otherwise say that it cannot tell."""
     numbers = [number for number in CLOSER if _found(measured, number)]
     if not numbers:
         return None
@@ -125,17 +127,17 @@ def _cleared_by_rate(measured: Measured, calibration: Calibrations) -> Sentence 
     if missed or not noticed:
         return Sentence(
             "mixed",
-            "Cannot tell whether it copies: of copies that were changed too few would be noticed "
-            f"({', '.join(missed) or 'this was not tried'}).",
+            f"Cannot tell whether it copies: this test would notice too few changed copies ({', '.join(missed) or 'not tried'}).",
         )
     rate, *thumbnails = (f"{_found(measured, number).value:.0%}" for number in numbers)
     fresh, *fresh_thumbnails = (f"{_fresh_rate(calibration, number):.0%}" for number in numbers)
     return Sentence(
         "good",
         f"No more near copies than chance gives: {rate} of the samples{_aside('as thumbnails ', thumbnails)} lie closer to a "
-        f"training image than the closest 5% of the training images lie to each other; of new real images about "
-        f"{fresh}{_aside('', fresh_thumbnails)} would. Of copies changed by JPEG, noise, blur or a shift it would notice "
-        f"{'all' if min(noticed.values()) == 1 else f'at least {min(noticed.values()):.0%}'}.",
+        f"training image than the closest 5% of the training images lie to each other; about {fresh}"
+        f"{_aside('', fresh_thumbnails)} of new real images would. This test would notice "
+        f"{'all' if min(noticed.values()) == 1 else f'at least {min(noticed.values()):.0%} of the'} copies changed by JPEG, noise, "
+        "blur or a shift.",
     )
 
 
@@ -150,14 +152,14 @@ def _by_test(measured: Measured, calibration: Calibrations) -> Sentence | None:
     return Sentence(
         "bad",
         "Closer to the training images than new real images are: suspect copying "
-        f"(C_T {test.value:.1f}, where chance stays within {C_T.bar}).",
+        f"(C_T {test.value:.1f}; chance gives values from -{C_T.bar} to {C_T.bar}).",
     )
 
 
 def _cleared_by_test(measured: Measured, calibration: Calibrations) -> Sentence | None:
-    """Clear by C_T where it would be far below zero for every kind of changed copy. Far above zero it tells nothing.
+    """Clear the samples by C_T if every kind of changed copy would have a C_T far below zero.
 
-    A texture that all samples share moves copies away from the training images, too.
+    A C_T far above zero clears nothing: a texture that all samples share moves copies away from the training images, too.
     """
     test = _found(measured, C_T)
     copies = [_beside(calibration, way, C_T) for way in calibration if way.startswith("changed_copy, ")]
@@ -171,13 +173,13 @@ def _by_distance(measured: Measured, calibration: Calibrations) -> Sentence | No
         ours, fresh = (_value(calibration, kind, name) for kind in ("as_many", "held_out"))
         if ours is None or fresh is None:
             continue
-        # One set of held-out images has the luck of its draw, too. Draws that share samples differ less than sets do.
+        # The held-out images are one random set, too. Draws share samples, so they vary less than separate sets.
         shared = calibration["as_many"].num_fake / number.num_fake
         if shared < 1 and ours < fresh - FAR_OUT * calibration["as_many"].deviations[name] / math.sqrt(1 - shared):
             return Sentence(
                 "bad",
                 f"Closer to the training images than new real images are: suspect copying ({name} {ours:.2f} "
-                f"of as many samples as there are new images, which have {fresh:.2f}).",
+                f"for samples, {fresh:.2f} for new images, equal counts).",
             )
     return None
 
@@ -194,11 +196,11 @@ def _by_kernel(measured: Measured, calibration: Calibrations) -> Sentence | None
 
 
 def _variety(measured: Measured, calibration: Calibrations) -> list[Sentence]:
-    """Judge how many real images are nearest to some sample, which fidelity has little part in; equal counts."""
+    """Judge how many real images are the nearest one to some sample, at equal counts. Fidelity hardly affects this number."""
     ours, real = (_beside(calibration, kind, REACHED) for kind in ("as_halves", "split_half"))
     if ours is None or real is None or _off(calibration):
         return []
-    words = f"samples are nearest to {ours:.0%} of a half of the real images, as many real images to {real:.0%}"
+    words = f"{ours:.0%} of one half of the real images are the nearest to some sample, {real:.0%} to some image of the other half"
     tone = _tone(calibration, REACHED)
     told = {"bad": "Kinds of image are missing", "mixed": "Perhaps some kinds of image are missing", "good": "No kind of image is missing"}
     sentences = [Sentence(tone, f"{told[tone]}: {words}.")]
@@ -207,22 +209,22 @@ def _variety(measured: Measured, calibration: Calibrations) -> list[Sentence]:
         sentences.append(
             Sentence(
                 tone,
-                f"The samples vary less than real images do: {among:.0%} of a half of the real images lie among "
-                f"them, among as many real images {real:.0%}.",
+                f"The samples vary less than real images do: {among:.0%} of one half of the real images lie among "
+                f"as many samples, {real:.0%} among the other half.",
             )
         )
     return sentences
 
 
 def _tone(calibration: Calibrations, number: Number, kind: str = "as_halves") -> str:
-    """Say how samples, or other images, compare with real images in the place of one half, where more is better."""
+    """Return the tone of a number that is better when higher: samples (or `kind`) against the other half of the real images."""
     ours, real = (_beside(calibration, each, number) for each in (kind, "split_half"))
     most = ours + CLEARLY * _deviation(calibration, kind, number)
     return "bad" if most < FAR_BELOW * real else "mixed" if most < real else "good"
 
 
 def _off(calibration: Calibrations) -> bool:
-    """Say whether next to no sample lies among the real images: nearest images then say nothing of variety."""
+    """Return whether almost no sample lies among the real images; the nearest images then say nothing about variety."""
     ours, real = (_beside(calibration, kind, PRECISION) for kind in ("as_halves", "split_half"))
     return ours is not None and real is not None and ours < OFF * real
 
@@ -231,7 +233,7 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     sentences = []
     ours, real = (_beside(calibration, kind, PRECISION) for kind in ("as_halves", "split_half"))
     if ours is not None and real is not None:
-        words = f"{ours:.0%} of the samples lie among a half of the real images, of the other half {real:.0%} do"
+        words = f"{ours:.0%} of the samples lie among one half of the real images, {real:.0%} of the other half do"
         tone = _tone(calibration, PRECISION)
         told = {"bad": "Many samples do not look real", "mixed": "Some samples do not look real", "good": "The samples look real"}
         passing = [
@@ -259,7 +261,7 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
 
 
 def _found(measured: Measured, number: Number) -> Measurement | None:
-    """Return a number, whatever network it was computed in, if it has a value."""
+    """Return a number in any network; None if it has no value."""
     return next((each for name, each in measured.items() if number_of(name) is number and each.value is not None), None)
 
 
@@ -268,16 +270,16 @@ def _frechets(measured: Measured) -> list[tuple[str, Measurement]]:
 
 
 def _value(calibration: Calibrations, kind: str, name: str) -> float | None:
-    """Return the value of what has exactly this name in one of the comparisons."""
+    """Return the value of the number with exactly this name in one comparison."""
     return calibration[kind].values.get(name) if calibration.get(kind) else None
 
 
 def _beside(calibration: Calibrations, kind: str, number: Number) -> float | None:
-    """Return a number's value in one of the comparisons."""
+    """Return a number's value in one comparison, in any network."""
     values = calibration[kind].values if calibration.get(kind) else {}
     return next((value for name, value in values.items() if number_of(name) is number), None)
 
 
 def _deviation(calibration: Calibrations, kind: str, number: Number) -> float:
-    """Return the standard deviation over the draws of a comparison that has this number."""
+    """Return the standard deviation of a number over the draws of a comparison; the comparison must have the number."""
     return next(value for name, value in calibration[kind].deviations.items() if number_of(name) is number)

@@ -225,7 +225,7 @@ def test_reconstruction_is_told_in_words():
         "beyond_copying": number(0.8, interval=(0.49, 0.94), num_fake=10),
     }
     texts = dict(verdict(measured, {}))
-    assert "reaches them to 0.10, new ones to 0.50" in texts["mixed"]
+    assert "0.10 for training images, 0.50 for new ones" in texts["mixed"]
     assert "80% of 10 held-out images" in texts["good"]
     measured |= {"beyond_copying": number(0.0, interval=(0.0, 0.28), num_fake=10), "backtrack_gap": number(0.1, 0.1)}
     (sentence,) = verdict(measured, {})
