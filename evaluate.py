@@ -24,14 +24,14 @@ from training.transform import transform
 
 
 class Subject(NamedTuple):
-    """What is scored, and what it says about the real images that it is to be compared with."""
+    """What is scored, and what the source records about its real images."""
 
     samples: list[Images]  # one set per repeat
-    decoder: Decoder | str  # the generator itself, or the reason why there is none
-    transform: dict  # of the real images
-    flips: bool  # whether it was trained on mirror images too
-    data: Path | None  # where the run's training images are
-    trained: Record | None  # of the images that the run was trained on
+    decoder: Decoder | str  # the generator, or the reason why there is none
+    transform: dict  # keywords of load_images for the real images
+    flips: bool  # whether training used mirror images too
+    data: Path | None  # the run's training images
+    trained: Record | None  # which images the run was trained on
     record: dict
     config: dict | None = None  # of the run
 
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 
 
 def sample(args: argparse.Namespace) -> Subject:
-    """Draw the samples of a run, a checkpoint or an export."""
+    """Generate the samples of a run, a checkpoint or an export."""
     sampler = open_sampler(args.source, args.device)
     config, data, drawing = sampler.config, sampler.config["data"], sampler.drawing
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
@@ -103,9 +103,9 @@ def sample(args: argparse.Namespace) -> Subject:
 
 
 def read(args: argparse.Namespace) -> Subject:
-    """Read the images that some generator left in a folder or archive; the real ones are brought to their size."""
+    """Read generated images from a folder or archive. The real images are resized to theirs. Raises UserError."""
     if args.repeats > 1:
-        raise UserError(f"--repeats: {args.source} holds images and not their generator; give one folder after the other")
+        raise UserError(f"--repeats: {args.source} holds images, not their generator; evaluate one folder at a time")
     found = read_generated(args.source, args.num_samples)
     print(f"samples: {found.report}", file=sys.stderr)
     images = Images.of_tensor("features of generated images", found.images)
@@ -115,9 +115,9 @@ def read(args: argparse.Namespace) -> Subject:
 
 
 def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[Reals, dict, list[str]]:
-    """Return the real images, the record of them, and warnings. Raises UserError when there are none to compare with."""
+    """Return the real images, their record for metrics.json, and warnings. Raises UserError if no real images are named."""
     if not (path := args.data or subject.data):
-        raise UserError(f"{args.source} holds images, not a run: name the real images to compare with by --data")
+        raise UserError(f"{args.source} holds images, not a run: give the real images with --data")
     found = load_references(
         path, subject.transform, trained=subject.trained, may_differ=args.data is not None, heldout=args.heldout, originals=raw
     )
@@ -142,23 +142,27 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
     add("source", type=Path, nargs="?", help="run folder, checkpoint, export, or folder, .zip or .npz of generated images")
-    add("--data", type=Path, help="real images to compare with (default: those that the run was trained on)")
+    add("--data", type=Path, help="real images to compare with (default: the training images)")
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
     add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
     add("--metrics", help=f"some of {','.join(table.METRICS)} (default: all)")
-    add("--num-samples", type=at_least_one, help="(default: 5000 on CUDA and for the paper's protocol, 1000 on a CPU; of a folder: all)")
-    add("--repeats", type=at_least_one, default=1, help="sets of samples, for a mean and its spread (default: 1)")
-    add("--backtrack", type=at_least_one, default=10, help="images of either kind to search the latents of (default: 10)")
-    add("--ref-raw", action="store_true", help="take the real images in their own size, not as they were trained on")
-    add("--compare", type=Path, nargs=2, metavar=("A", "B"), help="instead hold two evaluations side by side")
-    add("--seed", type=int, default=0, help="of the first sample, the others count on from it (default: 0)")
+    add(
+        "--num-samples",
+        type=at_least_one,
+        help="samples to score (default: 5000 on CUDA or for the paper, else 1000; of a folder all)",
+    )
+    add("--repeats", type=at_least_one, default=1, help="sets of samples; the report gives their mean and spread (default: 1)")
+    add("--backtrack", type=at_least_one, default=10, help="held-out and training images to backtrack, of each (default: 10)")
+    add("--ref-raw", action="store_true", help="use the real images at their original size, not at the training resolution")
+    add("--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two evaluations instead of scoring")
+    add("--seed", type=int, default=0, help="seed of the first sample; the next samples use the next seeds (default: 0)")
     add("--out", type=Path, help="folder for the report (default: in the run, or beside the images)")
     add("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    add("--batch-size", type=at_least_one, default=64, help="samples drawn at once; speed and memory only (default: 64)")
+    add("--batch-size", type=at_least_one, default=64, help="samples generated at once; changes only speed and memory (default: 64)")
     args = parser.parse_args(argv)
     if (args.source is None) == (args.compare is None):
-        parser.error("give what to score, or --compare with two evaluations")
+        parser.error("give a source to score, or --compare with two evaluations")
     args.device = str(choose_device(args.device))
     return args
 

@@ -1,4 +1,4 @@
-"""Images on disk -> uint8 tensors in memory, their names and fingerprint, and which of them a run trains on."""
+"""Images on disk to uint8 tensors in memory, their names and fingerprint, and the training split."""
 
 from data.folder import READER, ImageSet, load_images
 from data.generated import is_generated, read_generated

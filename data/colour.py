@@ -1,8 +1,8 @@
-"""Owns colour: finds the space that a file defines for its pixels, and converts them to sRGB.
+"""Find the colour space that a file defines for its pixels, and convert them to sRGB.
 
-Every definition becomes an ICC profile, and littlecms converts by it, 8 bits in and 8 bits out in whole numbers, so that
-every machine gets the same bytes. The intent is relative colorimetric with black point compensation: colours that
-sRGB holds keep their values, white stays white, and the black of paper becomes black instead of grey.
+Every definition becomes an ICC profile. littlecms converts with it from 8 to 8 bits in integers, so every machine gets the
+same bytes. The intent is relative colorimetric with black point compensation: colours inside sRGB keep their values, white
+stays white, and the black of paper becomes black instead of grey.
 """
 
 import io
@@ -17,16 +17,15 @@ from PIL import Image, ImageCms
 from data.opening import Unusable, png_chunks
 
 _SRGB = ImageCms.createProfile("sRGB")
-# The same sRGB in the profiles of different makers moves no colour by more than 1 level (their curves are tables or
-# formulas), or by 4 where the matrix was rounded to three digits; what resembles it most, gamma 2.2 instead of its curve,
-# moves dark colours by 9, dark grey by 7.
+# sRGB profiles of different makers differ by at most 1 level (tables or formulas for the curve), or 4 if the matrix is rounded
+# to three digits. The most similar other profile, gamma 2.2, differs by 9 levels in dark colours, by 7 in dark grey.
 _SAME = 4
 _LEVELS = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
-_DEVICES = ("mntr", "scnr", "prtr", "spac")  # the classes of profiles that describe pixels
+_DEVICES = ("mntr", "scnr", "prtr", "spac")  # classes of profiles that describe pixels
 _MAX_PROFILE = 16 * 2**20
 
-Curve = Callable[[np.ndarray], np.ndarray]  # from what is stored to light, both from 0 to 1
+Curve = Callable[[np.ndarray], np.ndarray]  # stored value to light, both in [0, 1]
 
 
 def _power(exponent: float) -> Curve:
@@ -45,7 +44,7 @@ _D65, _C = (0.3127, 0.3290), (0.310, 0.316)
 _SRGB_PRIMARIES = (0.64, 0.33), (0.30, 0.60), (0.15, 0.06), _D65
 _ADOBE_PRIMARIES = (0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65
 _SMPTE170_PRIMARIES = (0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65
-# Chromaticities (x, y) of red, green, blue and white, and transfer curves, by their codes in ITU-T H.273; 2 says nothing.
+# Chromaticities (x, y) of red, green, blue and white, and transfer curves, by their codes in ITU-T H.273; 2 means unspecified.
 _PRIMARIES = {
     1: _SRGB_PRIMARIES,
     2: _SRGB_PRIMARIES,
@@ -73,16 +72,16 @@ _CURVES = {
     8: _power(1),
 }
 _HDR = {16: "PQ", 18: "HLG"}
-# The D50 white of ICC profiles, and Bradford's cone responses, by which another white is adapted to it (ICC.1:2022, E.3).
+# The D50 white of ICC profiles, and Bradford's cone responses for adapting another white to it (ICC.1:2022, E.3).
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
 def defined_profile(image: Image.Image, content: bytes, *, grey: bool) -> bytes | None:
-    """Return the ICC profile of the colours that a loaded image's file defines, or None where it defines none.
+    """Return the ICC profile of a loaded image, or None if its file defines no colour space.
 
-    `grey` says whether the pixels are. What is said in another way than by a profile (PNG chunks, the code points of PNG
-    and AVIF, the Adobe RGB of cameras) is written as one. Raises Unusable for colours without an agreed white in 8 bits.
+    `grey` says whether the pixels are grey. Other definitions (PNG chunks, the code points of PNG and AVIF, the Adobe RGB of
+    cameras) are converted to a profile. Raises Unusable for colours without an agreed white in 8 bits.
     """
     profile = _png_profile(content, grey) if image.format == "PNG" else image.info.get("icc_profile")
     if profile is None and image.format == "AVIF":
@@ -95,29 +94,29 @@ def defined_profile(image: Image.Image, content: bytes, *, grey: bool) -> bytes 
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, bool]:
-    """Bring an image of mode L, I;16 (of all 16 bits), RGB, CMYK or LAB to RGB, and say whether by `profile`.
+    """Convert an image of mode L, I;16 (all 16 bits used), RGB, CMYK or LAB to RGB; return it and whether `profile` was used.
 
-    Without a profile, with one that is broken or for other pixels, or that is sRGB in substance, Pillow's plain
-    conversion is taken, and RGB stays as it is to the bit.
+    Without a profile, or with a profile that is broken, for another mode or equivalent to sRGB, Pillow's plain conversion
+    applies, and RGB pixels stay unchanged.
     """
     transform = _transform(profile, "L" if image.mode == "I;16" else image.mode) if profile else None
     if transform is not None and image.mode in ("L", "I;16"):
         table = np.asarray(transform.apply(_LEVELS))[0]
-        if image.mode == "I;16":  # which littlecms in older Pillows does not know
+        if image.mode == "I;16":  # littlecms in older Pillows does not know this mode
             between = np.arange(65536) / 257
             table = np.stack([np.interp(between, np.arange(256), channel) for channel in table.T], 1).round().astype(np.uint8)
         return Image.fromarray(table[np.asarray(image)]), True
     if transform is not None:
         return transform.apply(image), True
     if image.mode == "I;16":
-        values = np.asarray(image).astype(np.uint32)  # Pillow's own convert would clip at 255
+        values = np.asarray(image).astype(np.uint32)  # Pillow's convert would clip at 255
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     return image.convert("RGB"), False
 
 
-@lru_cache(maxsize=64)  # a set's pictures share a few profiles
+@lru_cache(maxsize=64)  # the images of a set share a few profiles
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the way from a profile to sRGB; None if it is broken, for other pixels, or sRGB in substance."""
+    """Return the transform from a profile to sRGB; None if it is broken, for another mode, or equivalent to sRGB."""
     if mode not in _SPACES:
         return None
     try:
@@ -135,12 +134,12 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 def _built(source: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
     if mode == "L":
-        flags |= ImageCms.Flags.NOOPTIMIZE  # else the curve is drawn through a few points, 10 levels off in the dark
+        flags |= ImageCms.Flags.NOOPTIMIZE  # otherwise littlecms approximates the curve, 10 levels off in the dark
     return ImageCms.buildTransform(source, _SRGB, mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, flags)
 
 
 def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
-    """Tell whether a profile moves no grey, or no colour of a grid, by more than rounding."""
+    """Return whether a profile moves no grey level, or no colour of a grid, by more than rounding."""
     levels = np.arange(0, 256, 5, dtype=np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, len(levels), 3)
     grid = _LEVELS if mode == "L" else Image.fromarray(colours)
@@ -148,13 +147,13 @@ def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
     return np.abs(moved).max() <= _SAME
 
 
-# ---------------------------------------------------------------- what files say
+# ---------------------------------------------------------------- definitions in files
 
 
 def _png_profile(content: bytes, grey: bool) -> bytes | None:
-    """Read what a PNG says, in the order of precedence of its specification: cICP, iCCP, sRGB, gAMA with cHRM.
+    """Read the colour space of a PNG, in the order of precedence of its specification: cICP, iCCP, sRGB, gAMA with cHRM.
 
-    An empty profile stands for a file that says sRGB, None for one that says nothing.
+    An empty profile means that the file says sRGB, None that it says nothing.
     """
     said: dict[bytes, bytes] = {}
     for kind, body, _ in png_chunks(content):
@@ -176,14 +175,14 @@ def _png_profile(content: bytes, grey: bool) -> bytes | None:
         white, *colours = zip(values[::2], values[1::2])
         primaries = *colours, white
     is_srgb = np.allclose(primaries, _SRGB_PRIMARIES, atol=2e-3)
-    if 10_000 <= gamma <= 1_000_000:  # beyond these it is damage
-        # 1/2.2 is how software that knows no sRGB chunk says sRGB.
+    if 10_000 <= gamma <= 1_000_000:  # other values are damage
+        # Software that knows no sRGB chunk writes sRGB as 1/2.2.
         curve = _srgb_curve if is_srgb and abs(gamma / 45_455 - 1) < 0.01 else _power(100_000 / gamma)
     return _made_profile(primaries, curve, grey)
 
 
 def _inflated(body: bytes) -> bytes | None:
-    """Unpack an iCCP chunk, within bounds that Pillow draws too narrowly for some profiles of printers and scanners."""
+    """Unpack an iCCP chunk of up to 16 MiB; Pillow's bound is too small for some printer and scanner profiles."""
     try:
         return zlib.decompressobj().decompress(body[body.index(b"\0") + 2 :], _MAX_PROFILE)
     except (ValueError, zlib.error):
@@ -191,7 +190,7 @@ def _inflated(body: bytes) -> bytes | None:
 
 
 def _avif_profile(content: bytes, grey: bool) -> bytes | None:
-    """Read the code points that describe an AVIF's colours; Pillow has applied the range and the matrix already."""
+    """Read the colour code points of an AVIF; Pillow has already applied the range and the matrix."""
     start = content.find(b"colrnclx") + 8
     if start < 8 or start + 4 > len(content):
         return None
@@ -199,7 +198,7 @@ def _avif_profile(content: bytes, grey: bool) -> bytes | None:
 
 
 def _bmp_profile(content: bytes) -> bytes | None:
-    """Read the profile embedded behind the pixels of a BMP with the header of version 5."""
+    """Read the profile after the pixels of a BMP with a version 5 header."""
     if len(content) < 138 or content[14] != 124 or content[70:74] != b"DEBM":
         return None
     offset, size = struct.unpack_from("<II", content, 126)
@@ -207,7 +206,7 @@ def _bmp_profile(content: bytes) -> bytes | None:
 
 
 def _is_adobe_rgb(image: Image.Image) -> bool:
-    """Tell whether EXIF says Adobe RGB as cameras do: "uncalibrated" and the rule R03, or the code 2."""
+    """Return whether EXIF says Adobe RGB as cameras write it: "uncalibrated" and the rule R03, or the code 2."""
     try:
         exif = image.getexif()
         space = exif.get_ifd(0x8769).get(0xA001)
@@ -217,11 +216,11 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
     return space == 2 or (rule if isinstance(rule, str) else rule.decode("latin-1")).startswith("R03")
 
 
-# ---------------------------------------------------------------- profiles from what they say
+# ---------------------------------------------------------------- profiles from definitions
 
 
 def _coded_profile(primaries: int, transfer: int, grey: bool, narrow: bool = False) -> bytes | None:
-    """Make the profile of code points of ITU-T H.273; `narrow` levels run from 16 to 235."""
+    """Make the profile of code points of ITU-T H.273; `narrow`: levels run from 16 to 235. Raises Unusable."""
     if transfer in _HDR:
         raise Unusable("unsupported", f"HDR ({_HDR[transfer]}) has no agreed white in 8 bits; save it as SDR, in sRGB")
     if primaries not in _PRIMARIES or transfer not in _CURVES:
@@ -232,7 +231,7 @@ def _coded_profile(primaries: int, transfer: int, grey: bool, narrow: bool = Fal
 
 
 def _made_profile(primaries: tuple, curve: Curve, grey: bool, narrow: bool = False) -> bytes | None:
-    """Write an ICC profile (version 2: a table of the curve and, for colours, a matrix), or None if that is impossible."""
+    """Return an ICC profile (version 2: a table of the curve and, for colours, a matrix); None for impossible primaries."""
     stored = np.linspace(0, 1, 4096)
     if narrow:
         stored = np.clip((stored * 255 - 16) / 219, 0, 1)

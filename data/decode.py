@@ -1,4 +1,4 @@
-"""Owns the way from one image file's bytes to an upright 8-bit RGB picture of the wanted size."""
+"""Decode one image file to an upright 8-bit RGB picture, and fit it to the resolution."""
 
 import io
 import warnings
@@ -31,16 +31,16 @@ class Decoded(NamedTuple):
 
 
 def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = None) -> Decoded:
-    """Decode the first frame: upright by its EXIF, colours in sRGB, transparency laid on `background`, 8-bit RGB.
+    """Decode the first frame to 8-bit RGB: upright by its EXIF, colours in sRGB, transparent pixels over `background`.
 
-    `enough` (height, width) is the size that the caller reduces to; see open_pixels. Colours are converted before that,
-    so that what is transparent meets the background in sRGB, and all pictures are reduced in the same space.
+    `enough` (height, width) is the size to which the caller reduces the image; see open_pixels. Colours are converted first, so
+    compositing and resizing both happen in sRGB.
 
-    Raises Unusable, and nothing else, for content that is no image, damaged, oversized, without a defined white or
-    nothing but transparent.
+    Raises Unusable, and nothing else, for content that is no image, damaged, too large, without a defined white or fully
+    transparent.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of blemishes that cost no pixels
+        warnings.simplefilter("ignore")  # Pillow warns of defects that do not affect pixels
         try:
             image = open_pixels(content, enough)
             colours, alpha = _parts(image, content)
@@ -52,17 +52,17 @@ def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = 
             return Decoded(picture if turn is None else picture.transpose(turn), converted)
         except Unusable:
             raise
-        except Exception as error:  # hostile bytes make Pillow raise anything from KeyError to SystemError
+        except Exception as error:  # on hostile bytes Pillow raises anything from KeyError to SystemError
             known = (kind for kind in ("truncated", "unsupported") if kind in str(error).lower())
             raise Unusable(next(known, "damaged"), f"{error}" or type(error).__name__) from None
 
 
 def fitted(image: Image.Image, resolution: tuple[int, int], fit: str, background: RGB) -> tuple[Image.Image, bool]:
-    """Bring an RGB image to `resolution` (height, width), and say whether that enlarged it.
+    """Fit an RGB image to `resolution` (height, width); return it and whether it was enlarged.
 
     `fit` is one of FITS: crop (the largest centred part of the right shape), pad (the whole image centred on
-    `background`), stretch. Resizing is Pillow's LANCZOS: its filter widens when shrinking, so nothing aliases, and its
-    sums are of integers, so every machine gets the same bytes and the fingerprint survives a move.
+    `background`), stretch. Resizing uses Pillow's LANCZOS: its filter widens when shrinking, so nothing aliases, and its sums are
+    integers, so every machine gets the same bytes and the same fingerprint.
     """
     height, width = resolution
     if fit == "crop":
@@ -81,7 +81,7 @@ def fitted(image: Image.Image, resolution: tuple[int, int], fit: str, background
 
 
 def _parts(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image | None]:
-    """Split a loaded image into its colours (L, I;16, RGB, CMYK or LAB) and its opacity (L), None where it is opaque."""
+    """Split a loaded image into its colours (L, I;16, RGB, CMYK or LAB) and its opacity (L), None if it is opaque. Raises Unusable."""
     if image.mode == "F":
         raise Unusable("unsupported", "floating-point pixels have no agreed white; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -99,9 +99,9 @@ def _parts(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image
 
 
 def _with_alpha(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image]:
-    """Split an image whose transparency is a channel, a palette's, or a key: the colour that is clear wherever it occurs."""
+    """Split colours and opacity: transparency is a channel, part of a palette, or a key (one transparent colour)."""
     key = image.info.get("transparency")
-    if image.format == "PNG" and image.mode in ("1", "L"):  # 8 bits by now, and the key as in the file
+    if image.format == "PNG" and image.mode in ("1", "L"):  # Pillow scaled the pixels to 8 bits, but not the key
         most = 2 ** content[24] - 1
         del image.info["transparency"]
         levels = image.convert("L")
@@ -121,7 +121,7 @@ def _opacity(visible: np.ndarray) -> Image.Image:
 
 
 def _keyed16(image: Image.Image, key: tuple[int, int, int], content: bytes) -> Image.Image:
-    """Return the opacity of 16-bit colours of which Pillow keeps the high bytes; the low ones it gives as little-endian."""
+    """Return the opacity of 16-bit colours. Pillow keeps the high bytes; decoding as little-endian gives the low bytes."""
     low = Image.open(io.BytesIO(content), formats=("PNG",))
     low.tile = [(*low.tile[0][:3], "RGB;16L")]
     values = np.asarray(image).astype(np.uint16) * 256 + np.asarray(low)
@@ -129,7 +129,7 @@ def _keyed16(image: Image.Image, key: tuple[int, int, int], content: bytes) -> I
 
 
 def _grey16(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Bring grey of 12 to 16 bits (mode I;16, or I where the values fit) to I;16 of all 16 bits, and split off its key."""
+    """Scale grey of 12 to 16 bits (mode I;16, or I if the values fit) to all 16 bits, and return the opacity of its key."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise Unusable("unsupported", "32-bit grey has no agreed white; save it with 8 or 16 bits")
@@ -144,7 +144,7 @@ def _grey16(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Cut the largest centred part with the shape height:width, on whole pixels so that nothing is blurred twice."""
+    """Return the largest centred part with the shape height:width, cut on whole pixels to avoid a second interpolation."""
     crop_width = min(image.width, max(1, round(image.height * width / height)))
     crop_height = min(image.height, max(1, round(image.width * height / width)))
     left, top = (image.width - crop_width) // 2, (image.height - crop_height) // 2

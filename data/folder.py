@@ -1,4 +1,4 @@
-"""Owns reading a folder or .zip of images into one uint8 tensor, and the report of what was left out and why."""
+"""Read a folder or .zip of images into one uint8 tensor, and report which files were left out and why."""
 
 import difflib
 import hashlib
@@ -23,12 +23,12 @@ from data.progress import ProgressLine
 from data.sniff import HEAD, SUFFIXES, foreign_format, is_archive, is_picture
 from errors import UserError
 
-READER = 2  # 1 converted no colours and decoded large photographs whole; runs hold which one they began with
+READER = 2  # version of the reader, which runs record; 1 converted no colours and decoded large photographs at full size
 MAX_FILE_BYTES = 256 * 2**20
 MAX_REPORT_LINES = 20
 _NEVER_REDUCED = 2**16, 2**16  # no JPEG is larger
 
-Read = Callable[..., bytes]  # () reads the content, (n) its first n bytes; raises Unusable
+Read = Callable[..., bytes]  # () returns the content, (n) its first n bytes; raises Unusable
 ARCHIVE = Unusable("archive", "an archive inside; unpack it")
 SHEET = Unusable("of sample.py", "a sheet or film beside its samples")
 REPLACED = Unusable("replaced", "a later member of the .zip has the same name")
@@ -39,19 +39,19 @@ class ImageSet:
     """The usable images of one folder or .zip, sorted by name."""
 
     images: Tensor  # uint8 (N, 3, H, W)
-    names: list[str]  # POSIX path relative to the folder, or inside the .zip without the folder that holds all
-    report: list[str]  # the summary, then a line for each file left out (bounded)
+    names: list[str]  # POSIX paths in the folder or .zip, without a folder that contains all files of the .zip
+    report: list[str]  # the summary, then one line per file left out (bounded)
     fingerprint: str  # sha256 hex of the pixels, the names and the transform
-    files: list[str]  # the names that `load_originals` finds the images by
-    duplicates: dict[str, str]  # a file left out -> the image whose pixels it has
+    files: list[str]  # names for `load_originals`
+    duplicates: dict[str, str]  # a file left out -> the image with the same pixels
     transform: dict
-    reader: int  # READER, or what an older run began with
+    reader: int  # version of the reader: READER, or that of an older run
 
     def respelled(self, names: list[str]) -> "ImageSet":
-        """Return these images under `names`, by which a run knows them, if the two differ in spelling alone; else itself.
+        """Return these images under the `names` of a run if both differ only in spelling; else return self.
 
-        Spelling is the Unicode normal form, and folders that all images lie in. Order and fingerprint become those of
-        `names` too, so that a run goes on with a copy whose names a file system or an archive spells otherwise.
+        Spelling means the Unicode normal form and folders that contain all images. Order and fingerprint become those of
+        `names` too, so a run continues with a copy of its images on another file system or in an archive.
         """
         names = sorted(names)
         order = spelling.matched(names, self.names, self.duplicates)
@@ -69,23 +69,23 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a folder or .zip, but for hidden ones; a folder that cannot be listed is one of the images, as `so/`."""
+    """The files of a folder or .zip, without hidden ones. A folder that cannot be listed counts as an image, with a name `x/`."""
 
-    images: dict[str, Read]  # what has the beginning or the suffix of an image, by name
-    others: list[str]  # no images
-    archives: list[str]  # which may hold images
+    images: dict[str, Read]  # files with the content or the suffix of an image, by name
+    others: list[str]  # files that are no images
+    archives: list[str]  # archives inside, which may hold images
     sheets: list[str]  # images that sample.py wrote beside its samples
     replaced: list[str]  # members of a .zip that a later one of the same name replaces
-    system: list[str]  # what systems make, by its own name alone; nobody looks into it
+    system: list[str]  # files and folders that operating systems create, by their own name; not opened
 
     @property
     def total(self) -> int:
-        """Return how many files there are, without what systems make."""
+        """Return the number of files, without system files."""
         return len(self.images) + len(self.others) + len(self.archives) + len(self.sheets) + len(self.replaced)
 
     def left_out(self) -> str:
-        """Return what systems make, as the end of a summary."""
-        return f"; left out what systems make: {some(self.system)}" if self.system else ""
+        """Return the system files, as the end of a summary."""
+        return f"; left out system files: {some(self.system)}" if self.system else ""
 
 
 def load_images(
@@ -100,13 +100,13 @@ def load_images(
 ) -> ImageSet:
     """Read every image in a folder (nested or flat) or .zip at `resolution` (height, width).
 
-    A file that gives no image is skipped and named in the report; of images with the same pixels the first is kept.
-    The summary counts every file, but for hidden ones (whose name, or a folder's, begins with a dot) and for the files
-    and folders that systems make, which are named at its end. `background` is a colour name or #rrggbb for what is
-    transparent or padded. A run that began with `reader` 1 goes on with it: it decodes large photographs whole.
-    `progress(done, total)` is called after each file; by default it is a line on stderr.
+    A file that is no usable image is skipped and named in the report; of images with the same pixels only the first is kept.
+    The summary counts every file except hidden ones (a name or folder that begins with a dot) and system files, which it names
+    at its end. `background`, a colour name or #rrggbb, fills transparent and padded areas. `reader` is the version of the
+    reader that a run began with; version 1 decodes large photographs at full size. `progress(done, total)` is called after each
+    file; by default it prints a line on stderr.
 
-    Raises UserError when the path, `fit` or `background` is wrong, or fewer than `minimum` images are usable.
+    Raises UserError if the path, `fit` or `background` is wrong, or fewer than `minimum` images are usable.
     """
     _check_fit(fit)
     colour = _colour(background)
@@ -120,7 +120,7 @@ def load_images(
     names = list(kept.values())
     report = notes.report(found, len(names), resolution)
     _check_enough(path, len(names), minimum, report)
-    pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: gives the unused memory back without a copy
+    pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: frees the unused memory without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
     return ImageSet(
         torch.from_numpy(pixels),
@@ -142,7 +142,7 @@ def _read_into(
     shape: tuple,
     progress: Callable[[int, int], None],
 ) -> dict[bytes, str]:
-    """Put every different image into `pixels`; return the digest of its pixels -> its name, in the same order."""
+    """Write every distinct image into `pixels`; return {digest of its pixels: name} in the same order."""
     kept: dict[bytes, str] = {}
     for done, (name, read) in enumerate(found.images.items(), 1):
         try:
@@ -166,14 +166,14 @@ def _check_enough(path: str | os.PathLike, num: int, minimum: int, report: list[
     if num < minimum:
         raise UserError(
             f"data.path: {path} gives {_count(num, 'usable image')} and at least {minimum} are needed "
-            f"({'; '.join(report[:2])}); add or mend images"
+            f"({'; '.join(report[:2])}); add or repair images"
         )
 
 
 def load_originals(path: str | os.PathLike, names: list[str], *, background: str = "white") -> list[Tensor]:
-    """Return images of a folder or .zip, uint8 (3, H, W) each, by the `files` of an ImageSet.
+    """Return images of a folder or .zip, uint8 (3, H, W) each, named by the `files` of an ImageSet.
 
-    They have the size they have there, or a fraction of it beyond 100 megapixels.
+    Images keep their original size; above 100 megapixels they are reduced.
     """
     with listed(path) as found:
         pictures = [np.asarray(decode(found.images[name](), _colour(background)).image) for name in names]
@@ -190,7 +190,7 @@ def _check_any(found: Listing, path: str | os.PathLike) -> None:
 
 
 class _Notes:
-    """What happened to the files, and how to tell it."""
+    """What happened to the files, and the report of it."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -208,7 +208,7 @@ class _Notes:
         self.lines.append(f"dropped {name}: same pixels as {twin}")
 
     def report(self, found: Listing, num_images: int, resolution: tuple[int, int]) -> list[str]:
-        """Write the summary, a line per file left out, at most MAX_REPORT_LINES of them, and one of what is no image."""
+        """Return the summary, up to MAX_REPORT_LINES lines on files left out, and one line on files that are no images."""
         for names, reason in ((found.archives, ARCHIVE), (found.sheets, SHEET), (found.replaced, REPLACED)):
             for name in names:
                 self.skip(name, reason)
@@ -234,8 +234,8 @@ class _Notes:
 
 @contextmanager
 def listed(path: str | os.PathLike, what: str = "data.path") -> Iterator[Listing]:
-    """Open a folder or .zip and list its files; `what` it is begins the message of the UserError when it is neither."""
-    root = os.path.expanduser(path)  # the shell leaves the ~ of `data.path=~/cats` alone
+    """Open a folder or .zip and list its files. Raises UserError, with `what` first in its message, if it is neither."""
+    root = os.path.expanduser(path)  # the shell does not expand the ~ of `data.path=~/cats`
     if os.path.isdir(root):
         yield _sorted_out(*_folder_files(root, what))
         return
@@ -244,19 +244,19 @@ def listed(path: str | os.PathLike, what: str = "data.path") -> Iterator[Listing
     try:
         archive = zipfile.ZipFile(root)
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
-        raise UserError(f"{what}: {root} is neither a folder nor a .zip that opens ({error}); give a folder or .zip of images") from None
+        raise UserError(f"{what}: {root} is neither a folder nor a readable .zip ({error}); give a folder or .zip of images") from None
     with archive:
         yield _sorted_out(*_zip_files(archive, f"{what}: {root}"))
 
 
 def some(names: list[str]) -> str:
-    """Return the first MAX_REPORT_LINES of the names, and how many there are more."""
+    """Return the first MAX_REPORT_LINES names, and the number of the others."""
     more = len(names) - MAX_REPORT_LINES
     return ", ".join(names[:MAX_REPORT_LINES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _sorted_out(files: list[tuple[str, Read]], system: dict[str, None]) -> Listing:
-    """Tell images from other files. Of equal names the last is taken, as by those who unpack an archive."""
+    """Sort files by kind. Of equal names the last file counts, as when an archive is unpacked."""
     found = Listing({}, [], [], [], [], list(map(spelling.printable, system)))
     last: dict[str, Read] = {}
     for name, (_, read) in zip(spelling.spelled([name for name, _ in files]), files):
@@ -272,18 +272,18 @@ def _sorted_out(files: list[tuple[str, Read]], system: dict[str, None]) -> Listi
 
 
 def _place(found: Listing, name: str, read: Read) -> None:
-    """Put a file among the images, the archives or the others, by its name and its first bytes."""
+    """Add a file to the images, the archives or the others, by its name and its first bytes."""
     if name.lower().endswith((*SUFFIXES, "/")):
-        found.images[name] = read  # whatever it begins with: reading it tells
+        found.images[name] = read  # whatever its content; decoding reports errors
         return
     try:
         head = read(HEAD)
     except Unusable:
-        found.images[name] = read  # nobody knows what it is; reading it says why
+        found.images[name] = read  # unreadable; reading it again reports why
         return
     foreign = foreign_format(name, head) if head else None
     if foreign:
-        found.images[name] = partial(_refuse, "unsupported", f"{foreign}, which is not read here; save it as PNG or JPEG")
+        found.images[name] = partial(_refuse, "unsupported", f"{foreign}, which is not supported; save it as PNG or JPEG")
     elif is_picture(name, head):
         found.images[name] = read
     else:
@@ -291,9 +291,9 @@ def _place(found: Listing, name: str, read: Read) -> None:
 
 
 def _folder_files(root: str, what: str) -> tuple[list[tuple[str, Read]], dict[str, None]]:
-    """List a folder, following links to folders but entering each real folder once, so that a loop ends.
+    """List a folder; links to folders are followed, but each real folder is entered once, so loops end.
 
-    Returns POSIX paths inside it with what reads them, and the names of what systems make.
+    Returns (POSIX path in the folder, its reader) for each file, and the names of system files. Raises UserError.
     """
     try:
         os.listdir(root)
@@ -326,7 +326,7 @@ def _folder_files(root: str, what: str) -> tuple[list[tuple[str, Read]], dict[st
 
 
 def _read_file(path: str, first: int | None = None) -> bytes:
-    """Read one ordinary file, or its first bytes; a pipe or device named like an image is never opened."""
+    """Read one ordinary file, or its first bytes. Raises Unusable, also for a pipe or device, which is never opened."""
     if not os.path.isfile(path):
         raise Unusable("unreadable", "not an ordinary file, or a link to nothing")
     try:
@@ -339,14 +339,14 @@ def _read_file(path: str, first: int | None = None) -> bytes:
 
 
 def _zip_files(archive: zipfile.ZipFile, named: str) -> tuple[list[tuple[str, Read]], dict[str, None]]:
-    """List a .zip, as `_folder_files` does, without the folder that holds everything.
+    """List a .zip, as `_folder_files` does, without a folder that contains everything.
 
-    Members are only ever read into memory, and one whose name points outside is not even read.
+    Members are read into memory, never unpacked. A member with a name that points outside the archive is not read.
     """
     files: list[tuple[str, Read]] = []
     system: dict[str, None] = {}
     for info in archive.infolist():
-        marked = info.flag_bits & 0x800  # as UTF-8; macOS writes UTF-8 and does not say so
+        marked = info.flag_bits & 0x800  # as UTF-8; macOS writes UTF-8 without this mark
         name = info.filename if marked else spelling.utf8(info.filename)
         member = PureWindowsPath(name)  # splits at both slashes and knows drive letters
         if info.filename.endswith(("/", "\\")) or any(map(spelling.hidden, member.parts)):
@@ -365,7 +365,7 @@ def _zip_files(archive: zipfile.ZipFile, named: str) -> tuple[list[tuple[str, Re
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, first: int | None = None) -> bytes:
-    """Read one member, or its first bytes; zipfile stops at the size that the header declares, so that bounds the memory."""
+    """Read one member, or its first bytes. zipfile stops at the size in the header, which bounds the memory. Raises Unusable."""
     try:
         if first is None:
             _check_bytes(info.file_size)
@@ -373,7 +373,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, first: int | N
             return file.read(first)
     except Unusable:
         raise
-    except Exception as error:  # zipfile lets zlib.error, EOFError, NotImplementedError and more through
+    except Exception as error:  # zipfile raises zlib.error, EOFError, NotImplementedError and others
         raise Unusable("unreadable", str(error) or type(error).__name__) from None
 
 
@@ -397,7 +397,7 @@ def _colour(background: str) -> tuple[int, int, int]:
     try:
         return ImageColor.getrgb(background)[:3]
     except (ValueError, TypeError, AttributeError):
-        raise UserError(f"data.background: {background!r} is no colour; use a name such as white, or #rrggbb") from None
+        raise UserError(f"data.background: {background!r} is not a colour; use a name such as white, or #rrggbb") from None
 
 
 def _fingerprint(pixels: np.ndarray, names: list[str], transform: dict) -> str:

@@ -1,4 +1,4 @@
-"""A folder, .zip or .npz of images from any generator, read exactly as it is: nothing resized, skipped or dropped."""
+"""Read a folder, .zip or .npz of generated images exactly as it is: no image is resized, skipped or dropped."""
 
 import zipfile
 from pathlib import Path
@@ -18,14 +18,14 @@ WHITE = (255, 255, 255)
 
 
 class Generated(NamedTuple):
-    """The images of a generator, and what was in their folder besides."""
+    """The images of a generator, and a report on the other files of their folder."""
 
     images: Tensor  # uint8 (N, 3, H, W)
     report: str  # "102 files -> 100 images: 2 no images (notes.txt, seeds.json)"
 
 
 def is_generated(path: Path) -> bool:
-    """Tell a folder, .zip or .npz of images from a run or a checkpoint. Raises UserError when nothing is at `path`."""
+    """Return whether `path` holds images, not a run or a checkpoint. Raises UserError if `path` does not exist."""
     if not path.exists():
         raise UserError(f"{path}: no such run, checkpoint, or folder, .zip or .npz of images")
     if path.is_dir():
@@ -34,12 +34,11 @@ def is_generated(path: Path) -> bool:
 
 
 def read_generated(path: Path, limit: int | None = None) -> Generated:
-    """Return the images in the order of their names, the first `limit` of them, and a line on what else is there.
+    """Return the first `limit` images in the order of their names, and a line on the other files.
 
-    Files are listed and decoded like real images (transparency on white), so that a folder is at distance 0 from itself;
-    8-bit RGB is as pytorch-fid decodes it. Two equal images stay two: they are what the generator made. Sheets and films
-    that sample.py wrote beside its samples are left out. Raises UserError when there is no image, one cannot be read, or
-    two differ in size.
+    Files are listed and decoded like real images (transparency on white), so a folder has distance 0 to itself; 8-bit RGB is
+    decoded as by pytorch-fid. Equal images are all kept, because the generator made them. Sheets and films that sample.py wrote
+    beside its samples are left out. Raises UserError if there is no image, one cannot be read, or two differ in size.
     """
     if path.suffix.lower() == ".npz":
         images = _enough(_read_array(path)[:limit], path, limit)
@@ -56,7 +55,7 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
                 sizes = [f"{shape[1]}x{shape[2]}" for shape in (first[1], image.shape)]
                 raise UserError(
                     f"{path}: the images differ in size ({first[0]} is {sizes[0]}, {name} is {sizes[1]} pixels, "
-                    "height x width); generated images are compared as they are, so bring them to one size"
+                    "height x width); generated images are not resized, so give them one size"
                 )
             pixels.append(image)
             progress(done, len(names[:limit]))
@@ -65,7 +64,7 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
 
 
 def _report(found: Listing, num_images: int, num_beyond: int) -> str:
-    """Say what the files of a folder are."""
+    """Return the report line on the files of a folder."""
     kinds = (
         (found.sheets, "sheet or film of sample.py", "sheets or films of sample.py"),
         (found.others, "no image", "no images"),
@@ -86,12 +85,12 @@ def _enough(images: Tensor, path: Path, limit: int | None) -> Tensor:
 
 
 def _read_array(path: Path) -> Tensor:
-    """Read the first array of a .npz, uint8 (N, H, W, 3), as diffusion codebases write their samples."""
+    """Read the first array of an .npz, uint8 (N, H, W, 3), the format of diffusion codebases. Raises UserError."""
     try:
         with np.load(path) as arrays:
             pixels = arrays[arrays.files[0]]
     except (OSError, ValueError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not an .npz that can be read ({error}); write one uint8 array (N, H, W, 3) into it") from None
+        raise UserError(f"{path}: not a readable .npz ({error}); write one uint8 array (N, H, W, 3) into it") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:
         raise UserError(f"{path}: holds {pixels.dtype} {pixels.shape}; images are one uint8 array (N, H, W, 3)")
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

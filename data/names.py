@@ -1,11 +1,11 @@
-"""Owns what files are called: which names are left out of every set, and which spellings mean the same file."""
+"""Names of files: which names are left out of every set, and which spellings mean the same file."""
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-# What file managers, operating systems and network drives make for themselves: thumbnails, deleted files, older states.
+# Files that file managers, operating systems and network drives create: thumbnails, deleted files, snapshots.
 _SYSTEM = frozenset(
     (
         "@eadir",
@@ -42,17 +42,17 @@ _SYSTEM = frozenset(
 )
 _SYSTEM_BEGINNINGS = ("~$", "@gmt-")
 _SYSTEM_PATTERN = re.compile(r"found\.\d{3}|.+@syno(eastream|resource)")
-# What sample.py calls samples, and what it may write beside them; a film is two files at least.
+# Names of samples, and of the sheets and films that sample.py writes beside them.
 _SAMPLE, _SHEET, _FILM, _FRAME = (re.compile(name) for name in (r"seed\d+\.png", r"(grid|nearest)\.png", r"film\.gif", r"frame\d+\.png"))
 
 
 def hidden(part: str) -> bool:
-    """Tell whether a file or folder name begins with the dot that hides it."""
+    """Return whether a file or folder is hidden by a dot at the start of its name."""
     return part.startswith(".") and part != ".."
 
 
 def made_by_system(part: str) -> bool:
-    """Tell whether a file or folder has a name that systems give to what they make, in any case of its letters."""
+    """Return whether a file or folder has the name of a system file; case does not matter."""
     name = part.casefold()
     return name in _SYSTEM or name.startswith(_SYSTEM_BEGINNINGS) or bool(_SYSTEM_PATTERN.fullmatch(name))
 
@@ -72,12 +72,12 @@ def sheets(names: Iterable[str]) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """Write out line breaks, control characters and bytes that are not UTF-8, which would break reports and hashes."""
+    """Escape line breaks, control characters and bytes that are not UTF-8, which would break reports and hashes."""
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
 def utf8(name: str) -> str:
-    """Read a name as UTF-8 that an archive does not mark as such, so that it was taken for code page 437."""
+    """Decode as UTF-8 a name that zipfile decoded as code page 437 because the archive does not mark it as UTF-8."""
     try:
         return name.encode("cp437").decode()
     except UnicodeError:
@@ -85,9 +85,9 @@ def utf8(name: str) -> str:
 
 
 def spelled(raw: list[str]) -> list[str]:
-    """Return names as sets hold them: printable and composed (NFC), so that Linux and a Mac call a file the same.
+    """Return names as sets store them: printable and composed (NFC), so a file has the same name on Linux and on a Mac.
 
-    Files whose names would become equal keep the spelling that they have.
+    Names that would become equal keep their spelling.
     """
     composed = Counter(_composed(name) for name in set(raw))
     written = Counter(printable(name) for name in set(raw))
@@ -95,27 +95,27 @@ def spelled(raw: list[str]) -> list[str]:
     def choose(name: str) -> str:
         if composed[_composed(name)] == 1:
             return _composed(name)
-        # A name may hold a line break, and another one the backslash and the n that it is written with.
+        # One name may contain a line break, and another the backslash and n of its escape.
         return printable(name if written[printable(name)] == 1 else name.replace("\\", r"\\"))
 
     return [choose(name) for name in raw]
 
 
 def top_folder(names: Iterable[str]) -> str:
-    """Return the folder, such as `cats/`, that all the names lie in, or nothing."""
+    """Return the top folder, such as `cats/`, that contains all names, or an empty string."""
     tops = {top if slash else "" for top, slash, _ in (name.partition("/") for name in names)}
     return f"{tops.pop()}/" if len(tops) == 1 and tops != {""} else ""
 
 
 def key(name: str) -> str:
-    """Return what spellings of one name have in common."""
+    """Return the same key for all spellings of a name."""
     return _composed(utf8(name))
 
 
 def matched(names: list[str], own: list[str], duplicates: dict[str, str]) -> list[int] | None:
-    """Return where each of `names` stands in `own`, or None if the two lists differ in more than spelling.
+    """Return the index in `own` of each of `names`, or None if both lists differ in more than spelling.
 
-    Spelling is the normal form, and folders that all of a list lie in. `duplicates` are further names of some in `own`.
+    Spelling means the normal form and folders that contain a whole list. `duplicates` maps other names to names in `own`.
     """
     top, other_top = _common_folders(own), _common_folders(names)
     known = {key(name).removeprefix(top): index for index, name in enumerate(own)}
@@ -132,7 +132,7 @@ def _composed(name: str) -> str:
 
 
 def _common_folders(names: list[str]) -> str:
-    """Return the folders, such as `sets/cats/`, that the keys of all the names lie in."""
+    """Return the folders, such as `sets/cats/`, that contain the keys of all names."""
     bare, common = [key(name) for name in names], ""
     while top := top_folder(bare):
         bare, common = [name.removeprefix(top) for name in bare], common + top

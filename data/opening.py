@@ -1,4 +1,4 @@
-"""Owns the way from a file's bytes to Pillow's pixels: which formats are read, how large, and which damage is mended."""
+"""Open a file's bytes with Pillow: which formats, up to which size, and which damage is repaired."""
 
 import io
 import random
@@ -8,26 +8,25 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageChops, ImagePalette, JpegImagePlugin, TiffImagePlugin, features
 
-MAX_PIXELS = 100_000_000  # of what is decoded
-_MAX_OPENED = 10 * MAX_PIXELS  # of a JPEG that is decoded at a fraction of its size
-_MAX_BUFFERED = 2 * MAX_PIXELS  # of a JPEG in several scans: the decoder keeps all its coefficients whatever the fraction
-_REDUCED_FROM = 4_000_000  # pixels: smaller JPEGs are always decoded whole, which costs little
-# Only these decoders may run, whatever a file calls itself: Pillow would hand a "photo.png" that is PostScript inside
-# to Ghostscript.
+MAX_PIXELS = 100_000_000  # of a decoded image
+_MAX_OPENED = 10 * MAX_PIXELS  # of a JPEG that is decoded at reduced size
+_MAX_BUFFERED = 2 * MAX_PIXELS  # of a JPEG in several scans: the decoder keeps all coefficients at any size
+_REDUCED_FROM = 4_000_000  # pixels; smaller JPEGs are decoded at full size, which costs little
+# Only these decoders may run, whatever the suffix: Pillow would pass PostScript named "photo.png" to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 ORIENTATION = 0x0112
 _BITS, _PHOTOMETRIC, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _PALETTE = 258, 262, 284, 338, 339, 320  # TIFF tags
-_MISSING_SHARE = 1 / 32  # of a JPEG's area that may be missing at its end,
-_COARSE_SHARE = 1 / 8  # or, if it is progressive, may lack the last bit of its coefficients
+_MISSING_SHARE = 1 / 32  # of a JPEG's area may be missing at its end
+_COARSE_SHARE = 1 / 8  # of a progressive JPEG's height may lack the last bit of its coefficients
 _END = b"\xff\xd9"
 _NOISE = bytes(random.Random(0).choices(range(1, 255), k=1024))  # no 0xff, so no marker
 
 
 class Unusable(Exception):
-    """Say why one file gives no image: `kind` is a word or two to count by, `detail` the whole reason."""
+    """One file is no usable image: `kind` is a word or two for the summary, `detail` the whole reason."""
 
     def __init__(self, kind: str, detail: str):
         super().__init__(detail)
@@ -36,11 +35,11 @@ class Unusable(Exception):
 
 
 def open_pixels(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
-    """Open and load the first frame in whatever mode Pillow gives it.
+    """Open and load the first frame, in the mode that Pillow gives it.
 
-    `enough` (height, width) is the upright size that the caller reduces to. A JPEG of more than 4 megapixels is then
-    decoded at the half, the quarter or the eighth that still has twice that size in both directions; without it, at the
-    largest fraction that MAX_PIXELS allows. Raises Unusable or whatever Pillow raises.
+    `enough` (height, width) is the upright size to which the caller reduces the image. A JPEG of more than 4 megapixels is then
+    decoded at 1/2, 1/4 or 1/8 of its size, but at least at twice `enough` in both directions. Without `enough` it is decoded at
+    the largest size within MAX_PIXELS. Raises Unusable, and any exception that Pillow raises.
     """
     if not content:
         raise Unusable("empty", "the file is empty")
@@ -63,7 +62,7 @@ def open_pixels(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield the kind, the body and all the bytes of every whole chunk of a PNG."""
+    """Yield (kind, body, all bytes) of every complete chunk of a PNG."""
     position = 8
     while position + 12 <= len(content):
         end = position + 12 + int.from_bytes(content[position : position + 4], "big")
@@ -77,7 +76,7 @@ def orientation(image: Image.Image) -> int | None:
     """Return the EXIF orientation. (ImageOps.exif_transpose also rewrites the EXIF block, and fails on damaged ones.)"""
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # a damaged EXIF block does not spoil the pixels
+    except Exception:  # a damaged EXIF block does not affect the pixels
         return None
 
 
@@ -89,7 +88,7 @@ def _loaded(content: bytes, formats: tuple[str, ...]) -> Image.Image:
     except Image.UnidentifiedImageError:
         _refuse_unknown_tiff(content)
         names = f"{', '.join(_FORMATS[:-1])} nor {_FORMATS[-1]}"
-        raise Unusable("unrecognised", f"neither {names}, or cut off within its header") from None
+        raise Unusable("unrecognised", f"neither {names}, or truncated within its header") from None
     _check_size(image.size, MAX_PIXELS)  # before load(): only the header has been read so far
     if image.format == "TIFF":
         _check_tiff(image)
@@ -102,14 +101,14 @@ def _check_size(size: tuple[int, int], most: int) -> None:
     if width * height > most:
         raise Unusable("too large", f"{width}x{height} is more than {most // 10**6} megapixels")
     if width < 1 or height < 1:
-        raise Unusable("damaged", f"{width}x{height} holds no pixels")
+        raise Unusable("damaged", f"{width}x{height} has no pixels")
 
 
 # ---------------------------------------------------------------- HEIC, AVIF, PNG, TIFF
 
 
 def _bmff_format(content: bytes) -> str:
-    """Tell AVIF from the HEIC of telephones: both are boxes, and the first names their brands."""
+    """Return "AVIF" for an AVIF file, by the brands in its first box. Raises Unusable for HEIC and other files of boxes."""
     box = content[8 : int.from_bytes(content[:4], "big")]
     brands = {box[start : start + 4] for start in (0, *range(8, len(box), 4))}
     if brands & _AVIF_BRANDS:
@@ -118,13 +117,13 @@ def _bmff_format(content: bytes) -> str:
         raise Unusable("AVIF", "this Pillow cannot read AVIF; install pillow>=11.3, or convert it to JPEG or PNG")
     if brands & _HEIC_BRANDS:
         raise Unusable("HEIC", "HEIC and HEIF cannot be read; convert it to JPEG or PNG")
-    raise Unusable("unrecognised", "a film or another file of boxes, and no AVIF")
+    raise Unusable("unrecognised", "a video or another file of boxes, not an AVIF")
 
 
 def _without_text(content: bytes) -> bytes:
-    """Drop what no pixel needs from a PNG: Pillow refuses large texts and profiles, as a guard against bombs.
+    """Remove the chunks of a PNG that no pixel needs: Pillow refuses large texts and profiles, as a guard against bombs.
 
-    Kept are transparency, animation and what may hold an orientation, unless compression may hide a large text in it.
+    Chunks for transparency and animation stay, and texts that may contain an orientation if they are short.
     """
 
     def kept(kind: bytes, body: bytes) -> bool:
@@ -139,18 +138,18 @@ def _refuse_unknown_tiff(content: bytes) -> None:
     try:
         TiffImagePlugin.TiffImageFile(io.BytesIO(content))
     except Exception as error:
-        if str(error).startswith("unknown "):  # the header was whole
+        if str(error).startswith("unknown "):  # the header was complete
             raise Unusable(
-                "unsupported", f"a TIFF of a kind that Pillow does not read ({error}); save it as PNG, or as TIFF with 8 bits"
+                "unsupported", f"a kind of TIFF that Pillow does not read ({error}); save it as PNG, or as TIFF with 8 bits"
             ) from None
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuse what Pillow opens and reads wrongly; mend a palette of 8 bits where 16 should be, which it takes for black."""
+    """Raise Unusable for a TIFF that Pillow would misread; repair a palette of 8 instead of 16 bits, which would be black."""
     tags = image.tag_v2
     if image.mode == "P" and max(tags[_PALETTE]) < 256:
         image.palette = ImagePalette.raw("RGB;L", bytes(tags[_PALETTE]))
-    if 2 in tags.get(_SAMPLE_FORMAT, ()) and max(tags.get(_BITS, (1,))) <= 16:  # of 32 bits the values decide
+    if 2 in tags.get(_SAMPLE_FORMAT, ()) and max(tags.get(_BITS, (1,))) <= 16:  # for 32 bits the values decide later
         raise Unusable("unsupported", "signed pixels have no agreed white; save it with 8 or 16 bits, unsigned")
     if tags.get(_PLANES) == 2 and len(tags.get(_BITS, ())) > 1:
         in_order = image.mode in ("RGB", "RGBX", "CMYK") or (image.mode == "RGBA" and _EXTRA_SAMPLES in tags)
@@ -161,19 +160,19 @@ def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def bits_per_sample(image: Image.Image) -> int:
-    """Return the bits per sample of a 16-bit image's file: TIFF may have fewer."""
+    """Return the bits per sample in the file of a 16-bit image; a TIFF may have fewer than 16."""
     return image.tag_v2.get(_BITS, (16,))[0] if image.format == "TIFF" else 16
 
 
 def white_is_zero(image: Image.Image) -> bool:
-    """Tell whether a TIFF says that 0 is white."""
+    """Return whether a TIFF says that 0 is white."""
     return image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
 
 
 def alpha_may_be_unused(image: Image.Image) -> bool:
-    """Tell whether the format leaves it open that a fourth channel is transparency, so that 0 everywhere is none.
+    """Return whether a fourth channel may be unused in this format; then 0 everywhere means opaque.
 
-    Windows shows such a BMP opaque; a TIFF says in ExtraSamples what its further channels mean.
+    Windows shows such a BMP opaque. A TIFF defines its extra channels in ExtraSamples.
     """
     return image.format == "BMP" or (image.format == "TIFF" and _EXTRA_SAMPLES not in image.tag_v2)
 
@@ -188,22 +187,22 @@ def _jpeg(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
     except OSError as error:
         if "truncated" not in str(error):
             raise
-        return _completed(content.rstrip(b"\0"), enough)  # a download that broke off may leave zeros
+        return _completed(content.rstrip(b"\0"), enough)  # an interrupted download may leave zeros
     corner = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
     if np.isin(corner, (127, 128)).all() and not image.info.get("progressive"):
-        # The grey of missing blocks, maybe: an end may have been put to a file that had none.
+        # Perhaps the grey of missing blocks: some software appends an end marker to a truncated file.
         end = next((place for marker, _, place in _jpeg_segments(content) if marker == _END[1]), len(content))
         return _completed(content[:end], enough)
     return image
 
 
 def _reduced_jpeg(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
-    """Open a JPEG, so far its header alone, to be decoded at the fraction that `enough` asks for."""
+    """Read the header of a JPEG, and set the reduced size for decoding from `enough`. Raises Unusable."""
     try:
-        # Not Image.open, which refuses large pictures before they can be reduced.
+        # Image.open would refuse large pictures before they can be reduced.
         image = JpegImagePlugin.JpegImageFile(io.BytesIO(content))
     except SyntaxError:
-        raise Unusable("unrecognised", "begins like a JPEG, and is none or cut off within its header") from None
+        raise Unusable("unrecognised", "begins like a JPEG, but is none or is truncated within its header") from None
     _check_size(image.size, _MAX_OPENED)
     width, height = image.size
     if enough is None:
@@ -223,11 +222,11 @@ def _reduced_jpeg(content: bytes, enough: tuple[int, int] | None) -> Image.Image
 
 
 def _completed(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
-    """Load a JPEG without its end. Raises Unusable if more is missing than a little of the last row of blocks.
+    """Load a truncated JPEG. Raises Unusable if more than a small part of the last row of blocks is missing.
 
-    libjpeg makes grey blocks of what is missing and tells nobody. So it is decoded with two different continuations:
-    where the pictures first differ, the file ends. From there on the last line of pixels that is whole is repeated. What
-    lacks only the last bit of its coefficients is left as it is.
+    libjpeg fills missing blocks with grey and reports nothing. So we decode the file with two different continuations; it ends
+    where both pictures first differ. From there on, the last complete line of pixels is repeated. Pixels that lack only the last
+    bit of their coefficients stay as they are.
     """
     every_scan, refining = _scans(content)
     if not every_scan:
@@ -235,7 +234,7 @@ def _completed(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
     restarts = re.findall(rb"\xff([\xd0-\xd7])", content)
     restart = bytes([0xFF, 0xD0 + (restarts[-1][0] - 0xD0 + 1) % 8 if restarts else 0xD0])
     image, other = (_reduced_jpeg(content + tail, enough) for tail in (_END, _NOISE + restart + _NOISE + _END))
-    row = 8 * max(layer[2] for layer in image.layer) // (*image.decoderconfig, 1)[0]  # height of a block of all components
+    row = 8 * max(layer[2] for layer in image.layer) // (*image.decoderconfig, 1)[0]  # height of a block over all components
     for picture in (image, other):
         picture.load()
     missing = ImageChops.difference(image, other).getbbox()
@@ -244,18 +243,18 @@ def _completed(content: bytes, enough: tuple[int, int] | None) -> Image.Image:
     left, top, (width, height) = missing[0], missing[1], image.size
     if refining and height - top <= height * _COARSE_SHARE:
         return image
-    # The smoothing of colours reaches one line beyond the blocks.
+    # Chroma upsampling reaches one line beyond the blocks.
     small = height - top <= row + 1 and (width - left) * (height - top) <= width * height * _MISSING_SHARE
     if refining or not small or top == 0:
-        raise Unusable("truncated", "the file ends before its pixels do")
+        raise Unusable("truncated", "the file ends before its last pixels")
     line = image.crop((left, top - 1, width, top))
     image.paste(line.resize((width - left, height - top), Image.Resampling.NEAREST), (left, top))
     return image
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the marker, body and place of every segment of a JPEG up to its end, passing over the coefficients between."""
-    marker = re.compile(rb"\xff[\x01-\xcf\xd9-\xfe]")  # 0xff00 is data, 0xffd0 to 0xffd7 restart the decoder
+    """Yield (marker, body, position) of every segment of a JPEG up to its end; coefficients are skipped."""
+    marker = re.compile(rb"\xff[\x01-\xcf\xd9-\xfe]")  # 0xff00 is data; 0xffd0 to 0xffd7 are restart markers
     position = 2
     while found := marker.search(content, position):
         start = found.end()
@@ -269,10 +268,10 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _is_one_scan(content: bytes) -> bool:
-    """Tell whether a JPEG holds all components in its first scan, so that it is decoded row by row."""
+    """Return whether the first scan of a JPEG contains all components; the decoder then works row by row."""
     num_components = 0
     for marker, body, _ in _jpeg_segments(content):
-        if marker in (0xC0, 0xC1, 0xC9):  # the frames that are not progressive
+        if marker in (0xC0, 0xC1, 0xC9):  # frames that are not progressive
             num_components = body[5]
         elif marker == 0xDA:
             return body[0] == num_components
@@ -280,8 +279,8 @@ def _is_one_scan(content: bytes) -> bool:
 
 
 def _scans(content: bytes) -> tuple[bool, bool]:
-    """Tell whether the last scan has begun (every coefficient was sent, down to its last bit), and whether it only refines."""
-    low_bits: dict[int, list[int]] = {}  # component -> for each coefficient the lowest bit sent
+    """Return whether the last scan has begun (all bits of all coefficients were sent), and whether it only refines."""
+    low_bits: dict[int, list[int]] = {}  # component -> lowest bit sent of each coefficient
     refining = False
     for marker, body, _ in _jpeg_segments(content):
         if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):  # a frame, not a table

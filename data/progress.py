@@ -1,4 +1,4 @@
-"""Owns the line that says how far the reading of many images is."""
+"""The progress line for reading many images."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import time
 
 
 class ProgressLine:
-    """Say on stderr how many files are read, once that takes seconds; of several processes the first alone says it."""
+    """Print on stderr how many files are read, after the first seconds; only the first process prints."""
 
     AFTER = 2.0  # seconds
     EVERY = 0.5
@@ -17,7 +17,7 @@ class ProgressLine:
         self._told = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Say that `done` of `total` files are read, unless that was said just now."""
+        """Print that `done` of `total` files are read, at most every half second."""
         last = self._told and done == total
         if not self._silent and (last or time.monotonic() >= self._next):
             print(f"\r{done}/{total} files read", end="\n" if done == total else "", file=sys.stderr, flush=True)

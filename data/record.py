@@ -1,4 +1,4 @@
-"""Owns what a run knows of its images: which ones it trains on and which it holds out."""
+"""What a run records of its images: the training images and the held-out ones."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ from data.folder import ImageSet
 
 
 class Record(NamedTuple):
-    """The images of a run; its checkpoints hold this as a dict."""
+    """The images of a run; its checkpoints contain this record as a dict."""
 
     fingerprint: str  # of the ImageSet
-    names: list[str]  # of the images that the run trains on
-    heldout: list[str]  # names of those held out
-    reader: int = 1  # see data.folder.READER; the runs that do not say began with 1
+    names: list[str]  # of the training images
+    heldout: list[str]  # names of the held-out images
+    reader: int = 1  # see data.folder.READER; old runs without an entry used 1
 
     @classmethod
     def of(cls, images: ImageSet, train: list[int], heldout: list[int]) -> "Record":
@@ -20,5 +20,5 @@ class Record(NamedTuple):
 
     @property
     def all_names(self) -> list[str]:
-        """Return the names of the images that it trains on, then of those held out."""
+        """Return the names of the training images, then of the held-out images."""
         return [*self.names, *self.heldout]

@@ -1,4 +1,4 @@
-"""The real images that samples are compared with: those of a training run, or others, and those held out of training."""
+"""The real images for scoring: the training images of a run, or others, and the held-out images."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ from errors import UserError
 
 
 class References(NamedTuple):
-    """Real images at the generator's resolution and, where asked for, in the sizes that they have in their folder."""
+    """Real images at the generator's resolution and, if requested, at their original size."""
 
     real: Tensor  # uint8 (n, 3, H, W)
-    heldout: Tensor  # uint8 (h, 3, H, W), h = 0 where there are none
+    heldout: Tensor  # uint8 (h, 3, H, W); h may be 0
     real_originals: list[Tensor] | None
     heldout_originals: list[Tensor] | None
     heldout_names: list[str]
@@ -33,11 +33,11 @@ def load_references(
     heldout: Path | None = None,
     originals: bool = False,
 ) -> References:
-    """Read the real images in a folder or .zip, `transform` being the keywords of `load_images`.
+    """Read the real images of a folder or .zip; `transform` holds keywords of `load_images`.
 
-    `trained` is the record of a run: images that are still those, however their names are spelled, are divided as they
-    were for it. `heldout` is another folder to take the held-out images from. Raises UserError when the images are not
-    those of the run, unless they `may_differ`, which is a warning, and when an image of `heldout` is a training image.
+    `trained` is the record of a run: if the images are the same, in any spelling of their names, they are split as in the run.
+    `heldout` is another folder, for the held-out images. Raises UserError if the images are not those of the run (with
+    `may_differ` a warning), and if an image of `heldout` is a training image.
     """
     reader = trained.reader if trained else READER
     whole = load_images(path, **transform, reader=reader)
@@ -47,14 +47,14 @@ def load_references(
     if trained and whole.fingerprint == trained.fingerprint:
         names, held_names = trained.names, trained.heldout
     elif trained and may_differ:
-        warnings.append("the real images are those of --data, not the ones that the run was trained on")
+        warnings.append("the real images are those of --data, not the training images of the run")
     elif trained:
         before, now = {*trained.all_names}, set(whole.names)
         raise UserError(
             f"data.path: {path} is not what the run was trained on: {len(before - now)} images are gone and "
             f"{len(now - before)} new {sorted(before ^ now)[:3]}, or pixels have changed"
             + (" (this revision converts colours to sRGB)" if reader == 1 else "")
-            + "; bring it back, or use --data"
+            + "; restore them, or use --data"
         )
     held_path, held = path, whole
     if heldout:
@@ -76,14 +76,14 @@ def load_references(
 
 
 def _refuse_trained(heldout: Path, held: ImageSet, path: str | os.PathLike, real: Tensor, names: list[str]) -> None:
-    """Raise UserError where held-out images are training images, to the bit or mirrored: they would pass for new ones."""
+    """Raise UserError if held-out images equal training images, plain or mirrored: they would count as new images."""
     known = {image.tobytes(): name for images in (real.flip(3), real) for image, name in zip(images.numpy(), names)}
     same = [f"{name} is {known[image.tobytes()]}" for name, image in zip(held.names, held.images.numpy()) if image.tobytes() in known]
     if same:
         shown = "; ".join(same[:3]) + ("; ..." if len(same) > 3 else "")
         raise UserError(
             f"--heldout {heldout}: {len(same)} of its {len(held.names)} images are images of {path} ({shown}); "
-            "held-out images are those that training never saw, so take these out"
+            "training must not have seen held-out images, so remove these"
         )
 
 

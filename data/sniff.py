@@ -1,10 +1,10 @@
-"""Owns what a file is, told by its first bytes and the end of its name, before anything decodes it."""
+"""Recognise what a file is by its first bytes and its suffix, without decoding it."""
 
 import re
 
-HEAD = 4096  # bytes that are looked at
+HEAD = 4096  # bytes to read
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Less usual suffixes of the same formats, and those of phones, which Pillow may or may not read.
+# Rarer suffixes of the same formats, and those of phones, which Pillow may not read.
 _ALSO = (".jfif", ".jpe", ".jif", ".jfi", ".jpg_large", ".mpo", ".apng", ".dib", ".heic", ".heif", ".hif", ".avif")
 _READ = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP"
@@ -13,9 +13,9 @@ _READ = re.compile(
     rb"|....ftyp(hei[cxms]|hev[cxms]|mi[fa]1|msf1|avi[fs])",
     re.DOTALL,
 )
-_RAW = "a camera's raw file"  # most of these are TIFFs, of which a decoder would give the thumbnail
+_RAW = "a camera's raw file"  # most raw files are TIFFs; a decoder would return their thumbnail
 _GAP = rb"(?:\s|#[^\n]*\n)+"
-# A format that is not read -> how its files begin, and suffixes that are enough to tell.
+# Unsupported format -> how its files begin, and its suffixes.
 _FOREIGN = {
     _RAW: (
         rb"....ftypcrx |FUJIFILMCCD-RAW|II[RU][OS\0]|MMOR|FOVb|\0MRM|II\x2a\0....CR",
@@ -92,12 +92,12 @@ _ARCHIVE = re.compile(
     re.DOTALL,
 )
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
-# Documents, programs and arrays that are zips inside.
+# Documents, programs and arrays that are zip files.
 _NO_ARCHIVES = (".docx", ".xlsx", ".pptx", ".odt", ".ods", ".odp", ".odg", ".epub", ".jar", ".apk", ".whl", ".npz", ".pt", ".pth", ".ckpt")
 
 
 def foreign_format(name: str, head: bytes) -> str | None:
-    """Return which format a picture has, if it is none that is read here."""
+    """Return the name of a file's unsupported image format; None for any other file."""
     for label, (_, suffixes) in _FOREIGN.items():
         if _BEGINNINGS[label].match(head) or (name.lower().endswith(suffixes) and (label == _RAW or not _READ.match(head))):
             return label
@@ -105,10 +105,10 @@ def foreign_format(name: str, head: bytes) -> str | None:
 
 
 def is_picture(name: str, head: bytes) -> bool:
-    """Tell whether a file begins like a format that is read, or has a suffix of one."""
+    """Return whether a file begins like a supported format or has its suffix."""
     return bool(_READ.match(head)) or name.lower().endswith((*SUFFIXES, *_ALSO))
 
 
 def is_archive(name: str, head: bytes) -> bool:
-    """Tell whether a file is an archive, which may hold images; documents that are zips inside are none."""
+    """Return whether a file is an archive, which may contain images; documents that are zip files do not count."""
     return name.lower().endswith(_ARCHIVES) or (bool(_ARCHIVE.match(head)) and not name.lower().endswith(_NO_ARCHIVES))

@@ -1,4 +1,4 @@
-"""Owns which of the loaded images a run trains on: the held-out split and the mirror images."""
+"""Which loaded images a run trains on: the held-out split and the mirror images."""
 
 import difflib
 import hashlib
@@ -13,10 +13,9 @@ from errors import UserError
 def split_holdout(names: list[str], holdout: float | list[str], seed: int) -> tuple[list[int], list[int]]:
     """Split image indices into (train, heldout), each in ascending order.
 
-    `holdout` is a share in [0, 1) or a list of names, which may be spelled in another normal form or, all of them, with a
-    folder more, as in a .zip of the folder. A share holds out the names with the smallest hash of
-    (seed, name), at least one unless it is 0: the choice does not depend on the order of `names`, and a few more or
-    fewer images in the folder change it little.
+    `holdout` is a share in [0, 1) or a list of names. The names may have another normal form, or all one more folder, as in a
+    .zip of the folder. A share holds out the names with the smallest hash of (seed, name), at least one unless the share is 0.
+    The choice does not depend on the order of `names`, and adding or removing a few images changes it little.
 
     Raises UserError for a share outside [0, 1), an unknown name, or a split that leaves nothing to train on.
     """
@@ -42,13 +41,13 @@ def _share(names: list[str], share: float, seed: int) -> set[str]:
 
 
 def _named(names: list[str], holdout: list[str]) -> list[str]:
-    """Return the names that `holdout` spells, once every one of them is known."""
+    """Return the known names for the spellings in `holdout`. Raises UserError for an unknown name."""
     known = {key(name): name for name in names} | {name: name for name in names}
     spellings = [{name: known.get(name, known.get(key(name.removeprefix(top)))) for name in holdout} for top in ("", top_folder(holdout))]
     found = next((spelling for spelling in spellings if None not in spelling.values()), spellings[0])
     for name in holdout:
         if found[name] is None:
-            inside = [candidate for candidate in names if candidate.endswith(f"/{name}")]  # the folder was left out
+            inside = [candidate for candidate in names if candidate.endswith(f"/{name}")]  # the folder is missing in the name
             close = inside or difflib.get_close_matches(str(name), names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "names are paths inside data.path"
             raise UserError(f"data.holdout: no image is named {name!r}; {hint}")

@@ -1,6 +1,6 @@
-"""Real images changed in known ways: copies that are not equal to the bit, and pictures that nobody takes for real.
+"""Real images changed in known ways: inexact copies, and spoilt images that do not look real.
 
-They are what the verdict is tried on: a test that would not recognise these cannot clear anybody of the same.
+The verdict is tested on them: if a test does not recognise these, it cannot clear a generator.
 """
 
 import io
@@ -20,7 +20,7 @@ SHIFT = 3 / 64  # as a share of the width
 
 
 def jpeg(images: Tensor) -> Tensor:
-    """Return uint8 images (N, 3, H, W) as they come back from a JPEG of quality 40."""
+    """Return uint8 images (N, 3, H, W) after JPEG compression at quality 40."""
     changed = []
     for image in images:
         file = io.BytesIO()
@@ -37,7 +37,7 @@ def noise(images: Tensor) -> Tensor:
 
 
 def blur(images: Tensor) -> Tensor:
-    """Return uint8 images (N, 3, H, W) behind a Gaussian blur of a 64th of their shorter side."""
+    """Return uint8 images (N, 3, H, W) after a Gaussian blur; its deviation is 1/64 of their shorter side."""
     deviation = BLUR * min(images.shape[2:])
     reach = max(1, round(3 * deviation))
     kernel = torch.exp(-torch.arange(-reach, reach + 1).square() / (2 * deviation**2))
@@ -47,7 +47,7 @@ def blur(images: Tensor) -> Tensor:
 
 
 def shift(images: Tensor) -> Tensor:
-    """Return uint8 images (N, 3, H, W) moved right by 3/64 of their width, the edge repeated, and behind JPEG."""
+    """Return uint8 images (N, 3, H, W) moved right by 3/64 of their width (the edge repeated), then JPEG-compressed."""
     pixels = max(1, round(SHIFT * images.shape[3]))
     return jpeg(torch.cat([images[..., :1].expand(-1, -1, -1, pixels), images[..., :-pixels]], dim=3))
 
@@ -59,18 +59,18 @@ def quarter(images: Tensor) -> Tensor:
 
 
 def pairs(images: Tensor) -> Tensor:
-    """Return the average of every image uint8 (N, 3, H, W) and another one."""
+    """Return the average of each image, uint8 (N, 3, H, W), and another one."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
     return _bytes((images[order].float() + images[order.roll(1)].float()) / 2)
 
 
-# By the words that name each in a report.
+# The keys are the words of the report.
 COPIES: dict[str, Callable[[Tensor], Tensor]] = {"JPEG": jpeg, "noise": noise, "blur": blur, "shift and JPEG": shift}
 SPOILT: dict[str, Callable[[Tensor], Tensor]] = {"blurred": blur, "reduced to a quarter": quarter, "averaged in pairs": pairs}
 
 
 def changed_copies(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return images uint8 (N, 3, H, W), each changed in one of COPIES, and the number of that way (N,)."""
+    """Return images uint8 (N, 3, H, W), each changed by one of COPIES, and the number of that change (N,)."""
     ways = torch.arange(len(images)) % len(COPIES)
     changed = images.clone()
     for number, change in enumerate(COPIES.values()):

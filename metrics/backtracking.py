@@ -1,6 +1,6 @@
-"""LPIPS backtracking: the latent whose sample comes nearest to a given image, found by descent.
+"""LPIPS backtracking: gradient descent to the latent with the sample nearest to a given image.
 
-A generator that has learned a kind of image and not just its training images also reaches images it never saw
+A generator that has learned more than its training images also reaches images that it never saw
 (Aghabozorgi et al. 2023, section 5; Liu et al. 2020).
 """
 
@@ -17,31 +17,31 @@ from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8
 from models.precision import true_fp32
 
-NUM_LATENTS = 256  # random ones that are looked at first
-STARTS = 4  # the nearest of them, which all descend at first
-SCREENING = 50  # steps after which only the best of the starts goes on
+NUM_LATENTS = 256  # random latents to start from
+STARTS = 4  # nearest random latents, which all descend at first
+SCREENING = 50  # steps, after which only the best start continues
 STEPS = 500
 LEARNING_RATE = 0.1  # of Adam, falling to 0 along a cosine
-PIXEL_WEIGHT = 0.1  # of the mean squared error beside the perceptual distance, in the search alone
-BATCH = 8  # images that are searched for together
+PIXEL_WEIGHT = 0.1  # of the mean squared error that the search adds to the perceptual distance
+BATCH = 8  # images in one search
 LOOK_BATCH = 16
 
 
 class Backtracked(NamedTuple):
-    """What was found for each of n images."""
+    """The result of the search for n images."""
 
     reconstructions: Tensor  # uint8 (n, 3, H, W)
-    distances: Tensor  # (n,), perceptual alone, of the reconstruction as it would be written to a file
+    distances: Tensor  # (n,), perceptual distance only, of the uint8 reconstruction
     latents: Tensor  # (n, latent_dim)
 
 
 class Backtrack(NamedTuple):
-    """What came of the search for the latents of some real images."""
+    """The search for the latents of some real images, and its result."""
 
     name: str  # heldout or train
-    index: list[int]  # of the images, among their own
+    index: list[int]  # numbers of the images within their set
     found: Backtracked
-    to_nearest: Tensor  # perceptual distance to the nearest (other) training image (k,): a copier does no better
+    to_nearest: Tensor  # perceptual distance to the nearest (other) training image (k,): the best that a copier reaches
 
 
 def work(context: Context) -> int:
@@ -50,10 +50,10 @@ def work(context: Context) -> int:
 
 
 def measure(context: Context) -> list[Value | None]:
-    """Return how closely held-out and training images are reached, and what that says, leaving a `Backtrack` of either kind.
+    """Return how closely samples reach held-out and training images; leave a `Backtrack` of each kind in the material.
 
-    These are: the distance of held-out images, the share of them that lies beyond copying, the distance of training images,
-    and the gap between both.
+    The values: mean distance of held-out images; share of them nearer to a sample than to any training image; mean distance
+    of training images; difference of both distances.
     """
     embed = context.embedding(PIXEL_WEIGHT)
     found = {name: _backtrack(context, embed, name, index, images) for name, index, images in _searched(context)}
@@ -65,13 +65,13 @@ def measure(context: Context) -> list[Value | None]:
 
 
 def passes(num_images: int) -> int:
-    """Return the work that `num_images` take, in passes of one image through one network; a step has three."""
+    """Return the work for `num_images`, in passes of one image through one network; a descent step has three."""
     descent = num_images * (STARTS * SCREENING + STEPS - SCREENING)
     return -(-num_images // BATCH) * NUM_LATENTS + 3 * descent
 
 
 def backtrack(decoder: Decoder, embed: Embedding, images: Tensor, seed: int, advance: Callable[[int], None]) -> Backtracked:
-    """Search for the latents of images uint8 (n, 3, H, W). `embed` has its pixel weight, PIXEL_WEIGHT."""
+    """Search for the latents of images uint8 (n, 3, H, W). `embed` must have the pixel weight PIXEL_WEIGHT."""
     random = torch.randn(NUM_LATENTS, decoder.latent_dim, generator=torch.Generator().manual_seed(seed))
     found = [_search(decoder, embed, batch.to(decoder.device), random.to(decoder.device), advance) for batch in images.split(BATCH)]
     return Backtracked(*(torch.cat(parts).cpu() for parts in zip(*found)))
@@ -81,7 +81,7 @@ def backtrack(decoder: Decoder, embed: Embedding, images: Tensor, seed: int, adv
 def to_nearest(embed: Embedding, images: Tensor, training: Tensor, device: torch.device) -> Tensor:
     """Return the perceptual distance (k,) of images uint8 (k, 3, H, W) to their nearest other training image.
 
-    It is what a generator reaches that only repeats its training images.
+    A generator that only repeats its training images reaches exactly this.
     """
     nearest = torch.full((len(images),), torch.inf)
     with true_fp32(device):
@@ -96,7 +96,7 @@ def to_nearest(embed: Embedding, images: Tensor, training: Tensor, device: torch
 def _search(
     decoder: Decoder, embed: Embedding, images: Tensor, random: Tensor, advance: Callable[[int], None]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Search for a batch of images: first among random latents, then by descent from the nearest of them."""
+    """Search for a batch of images: pick the nearest random latents, then descend from them."""
     with torch.no_grad(), true_fp32(decoder.device):
         targets = [maps.detach() for maps in embed(to_float(images))]
         looks = torch.cat([_distances(embed(decoder.generator(latents)), targets) for latents in random.split(LOOK_BATCH)])
@@ -117,7 +117,7 @@ def _search(
 def _descend(
     decoder: Decoder, embed: Embedding, targets: list[Tensor], latents: Tensor, steps: range, advance: Callable[[int], None]
 ) -> tuple[Tensor, Tensor]:
-    """Follow each latent (B, latent_dim) towards its target by Adam; return the best it has been, and its loss (B,)."""
+    """Move each latent (B, latent_dim) towards its target with Adam; return the best latent found and its loss (B,)."""
     latents = latents.clone().requires_grad_()
     optimizer = torch.optim.Adam([latents])
     best, best_loss = latents.detach().clone(), torch.full((len(latents),), torch.inf, device=latents.device)
@@ -136,12 +136,12 @@ def _descend(
 
 
 def _distances(maps: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """Return squared distances (B, n) between all of two lists of maps."""
+    """Return all squared distances (B, n) between two lists of maps."""
     return sum(torch.cdist(a.flatten(1), b.flatten(1)).square() for a, b in zip(maps, targets))
 
 
 def _searched(context: Context) -> list[tuple[str, list[int], Tensor]]:
-    """Return which held-out and which training images are searched for, evenly spread over their names."""
+    """Return (name, numbers, images) of the held-out and the training images to search for, evenly spread."""
     both = [("heldout", context.reals.heldout), ("train", context.reals.images)]
     return [(name, index, images[index]) for name, images in both if (index := spread(len(images), context.num_backtracked))]
 
@@ -162,7 +162,7 @@ def _distance(each: Backtrack) -> Value:
     copier = each.to_nearest[each.to_nearest.isfinite()]
     note = (
         f"median {float(each.found.distances.median()):.3f}; |z|^2/d {float(each.found.latents.square().mean()):.2f}, "
-        "where a random latent has 1" + (f"; nearest other training image {float(copier.mean()):.3f}" if len(copier) else "")
+        "(1 for a random latent)" + (f"; nearest other training image {float(copier.mean()):.3f}" if len(copier) else "")
     )
     return mean(each.found.distances)._replace(note=note, num_fake=len(each.index))
 
@@ -170,17 +170,17 @@ def _distance(each: Backtrack) -> Value:
 def _beyond_copying(each: Backtrack) -> Value:
     reached = float((each.found.distances < each.to_nearest).double().mean())
     return share(reached, len(each.index))._replace(
-        num_fake=len(each.index), note="held-out images that it reaches more closely than any training image lies; a copier has 0"
+        num_fake=len(each.index), note="share of held-out images nearer to a sample than to any training image; a copier has 0"
     )
 
 
 def _gap(heldout: Tensor, train: Tensor) -> Value:
-    """Return how much worse held-out images (h,) are reached than training images (k,)."""
+    """Return the mean distance of held-out images (h,) less that of training images (k,)."""
     several = min(len(heldout), len(train)) > 1
     error = float((heldout.var() / len(heldout) + train.var() / len(train)).sqrt()) if several else None
     return Value(
         float(heldout.mean() - train.mean()),
         error=error,
         num_fake=len(heldout),
-        note="held-out less training images: 0 for a generator that knows no image better than its like",
+        note="distance of held-out less training images: 0 for a generator that reproduces both equally well",
     )

@@ -1,4 +1,4 @@
-"""What was computed from images, kept on disk under the hash of everything that it depends on."""
+"""Results computed from images, kept on disk under the hash of everything that they depend on."""
 
 import functools
 import hashlib
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from atomic import written
 
-NAMES = "__names__"  # the array that says which others there are, so that a damaged directory is noticed
+NAMES = "__names__"  # the array that names the others, so that a damaged archive is noticed
 
 
 class Cache:
-    """A folder of .npz files, one per key; it holds what the last evaluation used, and nothing older."""
+    """A folder of .npz files, one per key; it holds only what the last evaluation used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -25,18 +25,18 @@ class Cache:
         self.warnings: list[str] = []
 
     def load(self, key: dict) -> dict[str, Tensor] | None:
-        """Return the tensors that were stored under `key`; None when there are none, or the file is damaged."""
+        """Return the tensors stored under `key`; None if there are none or the file is damaged."""
         path = self._path(key)
         try:
             with np.load(path) as arrays:
                 tensors = {str(name): torch.from_numpy(arrays[str(name)]) for name in arrays[NAMES]}
         except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
-            return None  # that is how differently numpy and zipfile stumble over damage
+            return None  # numpy and zipfile raise all of these on damaged files
         self._used.add(path)
         return tensors
 
     def store(self, key: dict, tensors: dict[str, Tensor]) -> None:
-        """Keep tensors under `key`, whole or not at all; where that cannot be, leave one warning."""
+        """Write tensors under `key`, atomically; if that fails, set one warning."""
         path = self._path(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -48,9 +48,9 @@ class Cache:
             ]
 
     def prune(self) -> None:
-        """Delete what was neither loaded nor stored since this cache was opened."""
+        """Delete files neither loaded nor stored since this cache was opened."""
         with suppress(OSError):
-            for path in set(self.folder.glob("*.npz*")) - self._used:  # with the .part files of processes that were killed
+            for path in set(self.folder.glob("*.npz*")) - self._used:  # .part files too, which killed processes leave
                 path.unlink(missing_ok=True)
 
     def _path(self, key: dict) -> Path:
@@ -67,7 +67,7 @@ def _code() -> str:
 
 
 def source_hash(root: Path) -> str:
-    """Return the sha256 of the source of every package in `root` but `lab`: results of other code are not ours."""
+    """Return the sha256 of the source of every package in `root` except `lab`, so that changed code invalidates results."""
     packages = [path.parent for path in root.glob("*/__init__.py") if path.parent.name != "lab"]
     sources = {path.relative_to(root).as_posix(): path.read_bytes() for package in packages for path in package.rglob("*.py")}
     digest = hashlib.sha256()
@@ -77,6 +77,6 @@ def source_hash(root: Path) -> str:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays whole or not at all."""
-    with written(path) as part, open(part, "wb") as file:  # to a path, numpy would add .npz
+    """Write arrays to an .npz file, atomically."""
+    with written(path) as part, open(part, "wb") as file:  # given a path, numpy would append .npz
         np.savez(file, **arrays)

@@ -1,6 +1,6 @@
-"""What the same numbers are for image sets whose truth is known: without these, a distance at n = 100 means nothing.
+"""The same numbers for image sets of a known kind: without them, a distance at n = 100 means nothing.
 
-A generator that repeats its 100 training images scores far better than fresh images of the same kind do.
+A generator that repeats its 100 training images scores far better than fresh images of the same kind.
 """
 
 from collections.abc import Callable
@@ -15,44 +15,45 @@ from metrics.interface import Features, Protocol, Sets
 from metrics.measure import measure
 from metrics.table import chosen
 
-SEED = 0  # of the draws: calibration belongs to the real images, not to the samples
+SEED = 0  # of the random draws
 SPLITS = 5
 Splits = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The numbers of one comparison; a value is None where there are too few images."""
+    """The numbers of one comparison; a value is None if there are too few images."""
 
     meaning: str
     num_real: int
     num_fake: int
     values: dict[str, float | None]
-    deviations: dict[str, float | None] | None = None  # over the draws, where there are several
+    deviations: dict[str, float | None] | None = None  # over the draws, if there are several
 
 
 class Altered(NamedTuple):
     """The features of real images that were changed in known ways (`metrics.alterations`)."""
 
-    copies: Features | None  # of k copies, each changed in one way of COPIES
-    ways: Tensor  # (k,) in which
-    spoilt: dict[str, Features]  # of k images spoilt in each way of SPOILT
+    copies: Features | None  # of k copies, each changed by one of COPIES
+    ways: Tensor  # (k,) number of the change
+    spoilt: dict[str, Features]  # of k images, for each change of SPOILT
 
 
 def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered | None = None) -> dict[str, Calibration | None]:
-    """Return what the same numbers are in comparisons that say how to read them, None where there is nothing to compare.
+    """Return the same numbers for the comparisons that follow, by name; None for a comparison without images.
 
-    copy: the training images against as many draws of themselves as there are samples. split_half: one half of them
-    against the other, and as_halves: as many samples in the place of the other, both the mean of 5 splits. held_out:
-    the held-out images as fakes, and as_many: as many samples, the mean of 5 draws. Of images that were `altered`:
-    changed_copy: copies that are not equal to the bit, and "changed_copy, WAY" those of one way alone; "spoilt, WAY":
-    spoilt images in the place of the other half. Numbers by the metrics' names.
+    copy: fakes are random draws of the real images, as many as samples.
+    split_half: fakes are one half of the real images, reals the other; mean of 5 splits.
+    as_halves: fakes are as many samples as a half has, reals one half; mean of 5 splits.
+    held_out: fakes are the held-out images. as_many: fakes are as many samples; mean of 5 draws.
+    changed_copy: fakes are the changed copies in `altered`; "changed_copy, WAY": those of one change.
+    "spoilt, WAY": fakes are spoilt images, reals one half; mean of 5 splits.
     """
     n, m = _count(sets.real), _count(sets.fake)
     generator = torch.Generator().manual_seed(SEED)
     draws = torch.randint(n, (m,), generator=generator)
     splits = [torch.randperm(n, generator=generator).tensor_split(2) for _ in range(SPLITS)]
-    splits = [(first, second[:m]) for first, second in splits]  # equal counts, however few samples there are
+    splits = [(first, second[:m]) for first, second in splits]  # equal counts, even with few samples
 
     def values(compared: Sets) -> dict[str, float | None]:
         return _values(compared, protocol, metrics)
@@ -65,7 +66,7 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
     half, other = (len(part) for part in splits[0])
     answer = {
         "copy": Calibration(
-            f"what a generator would score that only repeats the {n} real images, {m} times in all",
+            f"score of a generator that only repeats the {n} real images, {m} draws",
             n,
             m,
             values(sets._replace(fake=_part(sets.real, draws))),
@@ -73,7 +74,7 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
         "changed_copy": None,
         "split_half": Calibration(f"one half of the real images against the other, mean of {SPLITS} splits", half, other, *_over(halves)),
         "as_halves": Calibration(
-            f"as many of the samples in the place of the other half, mean of {SPLITS} splits", half, other, *_over(as_halves)
+            f"as many samples as a half has, against one half, mean of {SPLITS} splits", half, other, *_over(as_halves)
         ),
         "held_out": None,
         "as_many": None,
@@ -88,17 +89,17 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
 
 
 def _beside_heldout(n: int, h: int, held_out: dict, draw: Callable[[], dict]) -> dict[str, Calibration]:
-    """Return what `h` held-out images score, and what as many samples do, which `draw` draws and scores."""
+    """Return the scores of `h` held-out images and of `h` samples; `draw` draws and scores the samples."""
     return {
-        "held_out": Calibration(f"{h} real images that no training has seen, in the place of the samples", n, h, held_out),
+        "held_out": Calibration(f"{h} real images that training never saw, instead of samples", n, h, held_out),
         "as_many": Calibration(
-            f"as many of the samples as are held out, mean of {SPLITS} draws", n, h, *_over([draw() for _ in range(SPLITS)])
+            f"as many samples as held-out images, mean of {SPLITS} draws", n, h, *_over([draw() for _ in range(SPLITS)])
         ),
     }
 
 
 def _changed_copies(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered) -> dict[str, Calibration]:
-    """Return what copies score that are not equal to the bit: of all ways together, and of each whether it is noticed."""
+    """Return the scores of changed copies: of all changes together, and of each change for the metrics that must notice it."""
     if altered.copies is None:
         return {}
 
@@ -109,23 +110,23 @@ def _changed_copies(sets: Sets, protocol: Protocol, metrics: list[str], altered:
     tried = [metric.key for metric in chosen(metrics, altered=COPIES)]
     everyone = torch.arange(len(altered.ways))
     rows = {name: everyone[altered.ways == number] for number, name in enumerate(COPIES)}
-    together = f"what a generator would score that repeats real images, each changed in one way of {', '.join(COPIES)}"
+    together = f"score of a generator that repeats real images, each changed by one of {', '.join(COPIES)}"
     return {"changed_copy": scored(everyone, metrics, together)} | {
-        f"changed_copy, {name}": scored(index, tried, f"those changed by {name}") for name, index in rows.items() if len(index)
+        f"changed_copy, {name}": scored(index, tried, f"copies changed by {name}") for name, index in rows.items() if len(index)
     }
 
 
 def _spoilt(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered, splits: Splits) -> dict[str, Calibration]:
-    """Return what spoilt images score in the place of one half of the real ones, for every way of spoiling.
+    """Return the scores of spoilt images against one half of the real images, for every change in SPOILT.
 
-    The images that they were made of are half among these, as those are that a generator's samples come of.
+    Half of the spoilt images were made from images of that half, as samples come from training images.
     """
     answer, half = {}, len(splits[0][0])
     tried = [metric.key for metric in chosen(metrics, altered=SPOILT)]
     for name, features in altered.spoilt.items():
         draws = [_values(Sets(_part(sets.real, first), features), protocol, tried) for first, _ in splits]
         answer[f"spoilt, {name}"] = Calibration(
-            f"real images {name} in the place of the other half, mean of {SPLITS} splits", half, _count(features), *_over(draws)
+            f"real images {name}, against one half, mean of {SPLITS} splits", half, _count(features), *_over(draws)
         )
     return answer
 
@@ -143,7 +144,7 @@ def _part(features: Features, index: torch.Tensor) -> Features:
 
 
 def _over(draws: list[dict[str, float | None]]) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """Return the mean and the standard deviation of each number over the draws; None where any draw has none."""
+    """Return the mean and the standard deviation of each number over the draws; None if a draw lacks the number."""
     columns = {name: [draw[name] for draw in draws] for name in draws[0]}
     complete = {name: None if None in column else torch.tensor(column, dtype=torch.float64) for name, column in columns.items()}
     return (

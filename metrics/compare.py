@@ -1,4 +1,4 @@
-"""Two evaluations side by side: their differences, and whether these are more than chance."""
+"""Compare two evaluations: their differences, and whether a difference exceeds its uncertainty."""
 
 import json
 import math
@@ -13,9 +13,9 @@ CLEARLY = 2  # standard errors of the difference
 
 
 def compare(a: Path, b: Path) -> str:
-    """Return a table of two evaluations, each a metrics.json or a folder that has one.
+    """Return a table of two evaluations, each a metrics.json or the folder of one.
 
-    Raises UserError when they were not made under the same conditions, and says what differs.
+    Raises UserError, which names the differences, if their conditions differ.
     """
     first, second = _read(a), _read(b)
     if different := _differences(first["conditions"], second["conditions"]):
@@ -27,15 +27,13 @@ def compare(a: Path, b: Path) -> str:
     legend = [
         f"A: {a}",
         f"B: {b}",
-        f"uncertainty: one standard error of the difference; better: beyond {CLEARLY} of them",
-        "one training run a side: another seed of the same recipe differs too, and these errors do not hold that",
+        f"uncertainty: one standard error of the difference; better: a difference above {CLEARLY} standard errors",
+        "each side is one training run: the errors do not cover the difference between training seeds",
     ]
     for side, document in (("A", first), ("B", second)):
         taught = dict.fromkeys(number["network"] for number in document["metrics"].values() if number.get("also_training_loss"))
         if taught:
-            legend.append(
-                f"{side}: {' and '.join(taught)} is also its training loss, so that those numbers partly measure what was trained"
-            )
+            legend.append(f"{side}: {' and '.join(taught)} is also its training loss, so those numbers partly measure what was trained")
     return "\n".join([aligned(rows, right=("A", "B", "B - A")), *legend])
 
 
@@ -45,7 +43,7 @@ def _read(path: Path) -> dict:
         document = json.loads(file.read_text(encoding="utf-8"))
         known = document["schema"] == SCHEMA and isinstance(document["conditions"], dict) and isinstance(document["metrics"], dict)
     except FileNotFoundError:
-        raise UserError(f"--compare {path}: no metrics.json there; give the folder that evaluate.py wrote") from None
+        raise UserError(f"--compare {path}: has no metrics.json; give the folder that evaluate.py wrote") from None
     except (OSError, ValueError, KeyError, TypeError):
         known = False
     if not known:
@@ -54,7 +52,7 @@ def _read(path: Path) -> dict:
 
 
 def _differences(a: dict, b: dict, place: str = "") -> list[str]:
-    """Return every place where two nested records differ, with both values."""
+    """Return every difference between two nested records, with both values."""
     if isinstance(a, dict) and isinstance(b, dict):
         return [line for key in dict.fromkeys([*a, *b]) for line in _differences(a.get(key), b.get(key), f"{place}.{key}".strip("."))]
     return [] if a == b else [f"{place} {_short(a)} and {_short(b)}"]
@@ -83,9 +81,9 @@ def _row(name: str, a: dict, b: dict) -> tuple[str, ...]:
 def _error(a: dict, b: dict) -> float | None:
     """Return the standard error of the difference of two numbers.
 
-    Of two jackknives over the same tenths of the same real images the differences are taken first: what both numbers
-    owe to these images falls out. Of shares, from the halves of their intervals (Newcombe 1998). Of repeats, from
-    their spread. Larger of the kinds that there are.
+    Two jackknives over the same tenths of the real images: the error of the paired differences, in which the influence of
+    the real images cancels. Two shares: from half their intervals (Newcombe 1998). Repeats: from their spread. If several
+    apply, the largest. None if none applies.
     """
     errors = []
     if a["repeats"] and b["repeats"]:

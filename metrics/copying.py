@@ -1,8 +1,8 @@
-"""Is it copying? Answers from distances to the training images alone, in the features of one network and between thumbnails.
+"""Copying, measured by distances to the training images, in the features of one network and between thumbnails.
 
-All look at where fresh images of the same kind would lie: a distance to the nearest training image means nothing by
-itself. In a network's features a texture that all samples share moves them as far as two images differ, so that copies
-behind JPEG or noise pass; between thumbnails it does not count.
+A distance to the nearest training image means nothing by itself, so every number is relative to fresh images. In a network's
+features, a texture that all samples share (JPEG, noise) moves copies as far as two images differ, and hides them. Thumbnails
+do not show the texture.
 """
 
 import itertools
@@ -15,18 +15,18 @@ from torch import Tensor
 from metrics.interface import Comparison, Value, share, too_few
 from metrics.prdc import nearest_distances, nearest_other_distances
 
-MINIMUM = 20  # training images, for a 5th percentile; and held-out images, for a test against them
+MINIMUM = 20  # training images for a 5th percentile, held-out images for C_T
 PERCENTILE = 0.05
-MOST_THUMBNAILS = 1000  # training images, beyond which comparing thumbnails in 150 positions takes long
-SIDE, COMPARED = 16, 8  # pixels of a thumbnail, and at which two are compared
-SHIFTS = (-3 / 64, -1.5 / 64, 0.0, 1.5 / 64, 3 / 64)  # as shares of the image, in either direction
+MOST_THUMBNAILS = 1000  # training images; with more, comparing thumbnails in 150 positions takes too long
+SIDE, COMPARED = 16, 8  # pixels of a thumbnail, and of its reduction for comparison
+SHIFTS = (-3 / 64, -1.5 / 64, 0.0, 1.5 / 64, 3 / 64)  # as shares of the image, down and right
 ZOOMS = (-0.1, 0.0, 0.1)
-EQUAL = 0.1  # levels, below which a difference is rounding
+EQUAL = 0.1  # levels; a smaller difference is rounding
 CHUNK = 256
 
 
 def measure(seen: Comparison, thumbnails: Comparison) -> list[Value]:
-    """Return the copy rate, the one between thumbnails, AuthPct and C_T."""
+    """Return the copy rate, the copy rate between thumbnails, AuthPct and C_T."""
     real, fake, mirror, m = seen.real, seen.fake, seen.mirror, len(seen.fake)
     heldout = real[:0] if seen.heldout is None else seen.heldout
     test = copying_test(real, fake, heldout, mirror)
@@ -43,11 +43,11 @@ def measure(seen: Comparison, thumbnails: Comparison) -> list[Value]:
 
 
 def copy_rate(real: Tensor, fake: Tensor, mirror: Tensor | None = None) -> float | None:
-    """Return the share of fakes (M, D) nearer to a training image (N, D) than its like are to each other.
+    """Return the share of fakes (M, D) whose nearest training image (N, D) is closer than a threshold.
 
-    The threshold is the 5th percentile of the training images' distances to their nearest others, so that fresh images
-    give about 0.05. `mirror` are the features of the flipped training images, which count too. None below 20
-    images, and where so many repeat each other that the threshold is 0.
+    The threshold is the 5th percentile of the training images' distances to their nearest other training image, so fresh
+    images give about 0.05. `mirror` are the features of flipped training images, which count too. None below 20 training
+    images, and if so many are equal that the threshold is 0.
     """
     if len(real) < MINIMUM:
         return None
@@ -56,9 +56,9 @@ def copy_rate(real: Tensor, fake: Tensor, mirror: Tensor | None = None) -> float
 
 
 def authentic_share(real: Tensor, fake: Tensor) -> float | None:
-    """Return AuthPct as a share: fakes farther from their nearest training image than that image is from its own.
+    """Return AuthPct as a share: fakes farther from their nearest training image than that image is from any other.
 
-    Alaa et al. 2022. Fresh images give 0.5 to 0.75 by their dimension, not 1: see the calibration. None below two training images.
+    Alaa et al. 2022. Fresh images give 0.5 to 0.75, not 1, depending on the dimension. None below two training images.
     """
     if len(real) < 2:
         return None
@@ -67,11 +67,11 @@ def authentic_share(real: Tensor, fake: Tensor) -> float | None:
 
 
 def copying_test(real: Tensor, fake: Tensor, heldout: Tensor, mirror: Tensor | None = None) -> float | None:
-    """Return C_T: are fakes nearer to the training images than held-out images are, in standard deviations.
+    """Return C_T, in standard deviations: whether fakes lie nearer to the training images than held-out images do.
 
-    The normal approximation of the Mann-Whitney U of the two sets of distances, in a single cell: at 100 images there
-    are too few for more (Meehan et al. 2020, section 4). Below -3: copying; above 3: farther away than real images
-    are. None below 20 held-out images.
+    C_T is the normal approximation of the Mann-Whitney U of both sets of distances, in a single cell, because 100 images are
+    too few for more cells (Meehan et al. 2020, section 4). Below -3: copying. Above 3: fakes lie farther away than real
+    images. None below 20 held-out images.
     """
     if len(heldout) < MINIMUM:
         return None
@@ -80,16 +80,16 @@ def copying_test(real: Tensor, fake: Tensor, heldout: Tensor, mirror: Tensor | N
     ordered = fresh.sort().values
     below = torch.searchsorted(ordered, fakes, side="left").double()
     upto = torch.searchsorted(ordered, fakes, side="right").double()
-    wins = float(((below + upto) / 2).sum())  # held-out images that are nearer than a fake; ties count half
+    wins = float(((below + upto) / 2).sum())  # pairs with the held-out image nearer than the fake; ties count half
     ties = torch.cat([fakes, fresh]).unique(return_counts=True)[1].double()
     variance = m * n / 12 * ((m + n + 1) - float((ties**3 - ties).sum()) / ((m + n) * (m + n - 1)))
     return (wins - m * n / 2) / math.sqrt(variance) if variance > 0 else 0.0
 
 
 def thumbnail_copy_rate(real: Tensor, fake: Tensor) -> float | None:
-    """Return the copy rate between thumbnails (N, 768) and (M, 768), which texture does not move.
+    """Return the copy rate of thumbnails (M, 768) against those of training images (N, 768).
 
-    None below 20 training images, above 1000, and where so many repeat each other that the threshold is 0.
+    None below 20 or above 1000 training images, and if so many are equal that the threshold is 0.
     """
     if not MINIMUM <= len(real) <= MOST_THUMBNAILS:
         return None
@@ -100,7 +100,7 @@ def thumbnail_copy_rate(real: Tensor, fake: Tensor) -> float | None:
 def thumbnail_distances(points: Tensor, real: Tensor) -> Tensor:
     """Return the distances (M, N) of thumbnails (M, 768) to real ones (N, 768): root mean square, in levels, at 8 x 8 pixels.
 
-    Each is the least over small shifts and zooms of the real one and of its mirror image.
+    Each is the minimum over small shifts and zooms of the real thumbnail and of its mirror image.
     """
     points, moved = compared_thumbnails(points), _moved(real)  # (M, 192), (150, N, 192)
     centre = moved.mean(dim=(0, 1))
@@ -116,7 +116,7 @@ def thumbnail_distances(points: Tensor, real: Tensor) -> Tensor:
 
 
 def _moved(real: Tensor) -> Tensor:
-    """Return thumbnails (N, 768) in 75 positions, and mirrored, as they are compared: (150, N, 192)."""
+    """Return reduced thumbnails (150, N, 192) of thumbnails (N, 768), in 75 positions and mirrored."""
     images, moved = real.view(-1, 3, SIDE, SIDE), []
     for zoom, down, right in itertools.product(ZOOMS, SHIFTS, SHIFTS):
         place = images.new_tensor([[1 - zoom, 0, 2 * right], [0, 1 - zoom, 2 * down]]).expand(len(images), 2, 3)
@@ -127,7 +127,7 @@ def _moved(real: Tensor) -> Tensor:
 
 
 def compared_thumbnails(thumbnails: Tensor) -> Tensor:
-    """Return thumbnails (N, 768) at the size at which they are compared, (N, 192)."""
+    """Reduce thumbnails (N, 768) to 8 x 8 pixels for comparison: (N, 192)."""
     return F.avg_pool2d(thumbnails.reshape(-1, 3, SIDE, SIDE), SIDE // COMPARED).flatten(1)
 
 

@@ -1,4 +1,4 @@
-"""What is written: metrics.json, with everything that the numbers depend on, and the folder that it lies in."""
+"""The files of an evaluation: metrics.json, with everything that its numbers depend on, and its folder."""
 
 import argparse
 import hashlib
@@ -34,7 +34,7 @@ def contents(**parts: object) -> dict:
 
 
 def command(args: argparse.Namespace, metrics: list[str], num_samples: int) -> str:
-    """Return the command that makes the same numbers again: without what changes only speed and place."""
+    """Return the command that reproduces the numbers, without options that change only speed or place."""
     words = ["python", "evaluate.py", str(args.source)]
     for option in ("data", "heldout"):
         if getattr(args, option):
@@ -55,13 +55,13 @@ def command(args: argparse.Namespace, metrics: list[str], num_samples: int) -> s
 
 
 def file_record(path: Path) -> dict[str, str]:
-    """Return what identifies a file."""
+    """Return the path and sha256 of a file."""
     with open(path, "rb") as file:
         return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def networks_record(names: list[str]) -> dict[str, dict]:
-    """Return what metrics.json says of the networks that the features came from; thumbnails have none."""
+    """Return the entries of metrics.json for the networks of the features; thumbnails have no network."""
     return {
         name: {"weights_sha256": sha256_of(NETWORKS[name].weights), "dimension": NETWORKS[name].dimension, "input": NETWORKS[name].input}
         for name in names
@@ -70,7 +70,7 @@ def networks_record(names: list[str]) -> dict[str, dict]:
 
 
 def numbers_record(measured: Measured, calibration: Calibrations) -> dict[str, dict]:
-    """Return the numbers as metrics.json holds them: null, never 0 or NaN, for what was not computed."""
+    """Return the numbers as metrics.json holds them; a number that was not computed is null, never 0 or NaN."""
     return {
         "metrics": {name: {"printed_as": printed_name(name, number.num_fake), **asdict(number)} for name, number in measured.items()},
         "calibration": {name: comparison and asdict(comparison) for name, comparison in calibration.items()},
@@ -78,7 +78,7 @@ def numbers_record(measured: Measured, calibration: Calibrations) -> dict[str, d
 
 
 def default_folder(source: Path, protocol: str, features: str) -> Path:
-    """Return where the report goes unless the user says otherwise: into the run, or beside a file or folder of images."""
+    """Return the default folder of the report: in the run, or beside a file or folder of images."""
     kind = features if protocol == "default" else protocol
     if (source / "checkpoints").is_dir():
         return source / "evaluation" / kind
@@ -90,7 +90,7 @@ def default_folder(source: Path, protocol: str, features: str) -> Path:
 
 
 def run_of(source: Path) -> Path | None:
-    """Return the run folder that a source is, or is a checkpoint of; None for anything else."""
+    """Return the run folder of a source that is a run or a checkpoint of one; None for anything else."""
     for folder in (source, source.parent.parent):
         if (folder / "checkpoints").is_dir() and (folder / "metrics.jsonl").is_file():
             return folder
@@ -98,10 +98,10 @@ def run_of(source: Path) -> Path | None:
 
 
 def make_folder(path: Path) -> Path:
-    """Make the folder for the report, before anything slow. Raises UserError when that is not possible."""
+    """Make the folder of the report. Raises UserError if it cannot be made or written in."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()  # a folder may be there, and not for this user to write in
+        tempfile.TemporaryFile(dir=path).close()  # the folder may exist without permission to write in it
     except OSError as error:
         raise UserError(f"--out {path}: cannot be made or written in ({error.strerror}); name another folder") from None
     return path
@@ -109,36 +109,36 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def reporting(folder: Path, text: str) -> Iterator[None]:
-    """Print `text` when the files of a report are written into `folder`, and also when that failed: it took long.
+    """Print `text` after the report's files are written into `folder`, also if writing them fails.
 
-    Raises UserError then.
+    Raises UserError if writing fails.
     """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"--out {folder}: the report cannot be written ({error.strerror or error}), the numbers above are all "
-            "there is; make room or name another folder, then give the same command again"
+            f"--out {folder}: the report cannot be written ({error.strerror or error}), only the numbers above are "
+            "left; make room or name another folder, then repeat the command"
         ) from None
     finally:
         print(text, flush=True)
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file, atomically."""
     with written(path, durable=True) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_numbers(folder: Path, contents: dict) -> Path:
-    """Write metrics.json and return its path. A NaN in the contents is an error: what was not computed is null."""
+    """Write metrics.json and return its path. Raises ValueError for a NaN; numbers that were not computed are null."""
     path = folder / "metrics.json"
     write(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
     return path
 
 
 def write_statistics(folder: Path, features: Tensor) -> None:
-    """Write features_real.npz: `mu` and `sigma` as pytorch-fid reads them in the place of a folder, and the features."""
+    """Write features_real.npz: `mu` and `sigma` as pytorch-fid reads them instead of a folder, and the features."""
     if len(features) >= 2:
         rows = features.numpy()
         activations = rows.astype(np.float64)
@@ -148,7 +148,7 @@ def write_statistics(folder: Path, features: Tensor) -> None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit that this code is at, with -dirty when it was changed since; None outside git."""
+    """Return the commit of this code, with -dirty after uncommitted changes; None outside git."""
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None

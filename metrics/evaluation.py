@@ -1,4 +1,4 @@
-"""One evaluation from end to end: images and perhaps their generator in, numbers and what to show of them out."""
+"""One evaluation from end to end: images, and their generator if there is one, to numbers and material for the page."""
 
 from dataclasses import dataclass, field
 
@@ -14,17 +14,17 @@ from metrics.table import GENERATOR, SAMPLES, chosen
 from metrics.teacher import marked
 from models.weights import sha256_of
 
-MOST_ALTERED = 100  # training images that are changed, to see what the verdict would make of them
+MOST_ALTERED = 100  # training images that are changed to test the verdict
 
 
 @dataclass
 class Evaluation:
-    """The numbers, and the material of the page's pictures; what was not computed is None."""
+    """The numbers, and the material for the page's pictures; None for parts that were not computed."""
 
     measured: dict[str, Measurement] = field(default_factory=dict)
     calibration: dict[str, Calibration | None] = field(default_factory=dict)
     sets: Sets | None = None
-    material: list[object] = field(default_factory=list)  # what the metrics have left for the page to show
+    material: list[object] = field(default_factory=list)  # objects that metrics leave for the page
 
     def of(self, kind: type) -> list:
         """Return the material of one kind."""
@@ -32,7 +32,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Compute what was asked for, keeping every slow result on disk."""
+    """Compute the requested metrics, and keep every slow result on disk."""
 
     def __init__(self, protocol: Protocol, metrics: list[str], *, device: str, cache: Cache, num_backtracked: int):
         self.protocol, self.metrics, self.device, self.cache = protocol, metrics, device, cache
@@ -40,10 +40,10 @@ class Evaluator:
         self.num_backtracked = num_backtracked
 
     def __call__(self, samples: list[Images], reals: Reals, decoder: Decoder | str, config: dict | None = None) -> Evaluation:
-        """Evaluate sets of samples, the first of which is shown and the others are repeats of it.
+        """Evaluate sets of samples. The page shows the first set; the others are repeats.
 
-        `decoder` is their generator, or the reason why there is none, which is printed. `config` is that of the run that made
-        them, None where they come from elsewhere.
+        `decoder` is the generator of the samples, or the reason why there is none; the report prints the reason. `config` is
+        the configuration of the run that made the samples, None without a run.
         """
         context = Context(samples[0], reals, decoder, self.protocol.perceptual, self.num_backtracked, self.device, self.cache)
         self.progress = context.progress = Progress(self._work(samples, context), announce=self.device == "cpu")
@@ -63,7 +63,7 @@ class Evaluator:
         return answer
 
     def _work(self, samples: list[Images], context: Context) -> int:
-        """Return the image passes that everything takes."""
+        """Return the total work in image passes."""
         reals = context.reals
         sets = [reals.real, *filter(None, [reals.held, reals.mirror]), *samples]
         altered = min(len(reals.images), MOST_ALTERED)
@@ -86,7 +86,7 @@ class Evaluator:
         answer.calibration = calibrate(sets[0], self.protocol, self.metrics, altered)
 
     def _altered(self, reals: Reals) -> Altered:
-        """Take the features of training images changed in known ways, as far as there are sentences to try on them."""
+        """Compute the features of changed training images, for the metrics that the verdict tests on them."""
         images = reals.images[spread(len(reals.images), MOST_ALTERED)]
         copies, ways = changed_copies(images)
         taken = self._taken(Images.of_tensor("features of changed copies", copies)) if self._tried(COPIES) else None
@@ -101,7 +101,7 @@ class Evaluator:
         return Altered(taken, ways, found)
 
     def _tried(self, altered: dict) -> list[str]:
-        """Return the networks of the metrics that are tried on images altered so."""
+        """Return the networks of the metrics that the verdict tests on images `altered` like this."""
         return networks_of(self.protocol, self.metrics, altered)
 
     def _taken(self, images: Images | None, networks: list[str] | None = None) -> Features | None:

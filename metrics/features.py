@@ -1,7 +1,7 @@
-"""Images to features: the frozen networks that metrics are computed in, each with the input that it was made for.
+"""Images to features: the frozen networks of the metrics, each with the input that it expects.
 
-Every network takes uint8 (B, 3, H, W) and gives float32 (B, D). Precision is true float32 on every device: reduced
-precision alone gives a set of images a Frechet distance of 0.25 to itself.
+Every network takes uint8 (B, 3, H, W) and gives float32 (B, D). Precision is true float32 on every device: at
+reduced precision a set of images has a Frechet distance of 0.25 to itself.
 """
 
 from collections.abc import Callable
@@ -41,20 +41,20 @@ class InceptionClean(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         resized = torch.stack([_clean_resize(image) for image in images.cpu()]).to(images.device)
-        return self.network((resized - 128) / 128)[0].flatten(1)  # clean-fid's scaling, half a level beside pytorch-fid's
+        return self.network((resized - 128) / 128)[0].flatten(1)  # clean-fid's scaling differs from pytorch-fid's by half a level
 
 
 class VGG16(nn.Module):
-    """VGG16's second fully connected layer at 224 pixels, D = 4096, after its ReLU or, `linear`, before it.
+    """VGG16's second fully connected layer at 224 pixels, D = 4096, after its ReLU, or before it if `linear`.
 
-    Kynkaanniemi et al. 2019 take it after; published RS-IMLE numbers before.
+    Kynkaanniemi et al. 2019 use the output after the ReLU, published RS-IMLE numbers the output before it.
     """
 
     def __init__(self, linear: bool = False):
         super().__init__()
         from torchvision.models import vgg16
 
-        with torch.device("meta"):  # 553 MB of random numbers would be made only to be thrown away
+        with torch.device("meta"):  # skips 553 MB of random initial weights
             self.network = vgg16(weights=None, init_weights=False)
         state = torch.load(weights.require("vgg16")["vgg16"], map_location="cpu", weights_only=True)
         self.network.load_state_dict(state, assign=True)
@@ -66,7 +66,7 @@ class VGG16(nn.Module):
 
 
 class EffNetLite(nn.Module):
-    """EfficientNet-Lite's pooled head at the side that it was trained at, D = 1280 (Tan & Le 2019)."""
+    """EfficientNet-Lite's pooled head at its training resolution, D = 1280 (Tan & Le 2019)."""
 
     def __init__(self, name: str):
         super().__init__()
@@ -78,7 +78,7 @@ class EffNetLite(nn.Module):
 
 
 class DinoV2(nn.Module):
-    """DINOv2 ViT-L/14's class token at 224 pixels, D = 1024 (Stein et al. 2023 find it nearest to human judgement)."""
+    """DINOv2 ViT-L/14's class token at 224 pixels, D = 1024 (Stein et al. 2023: nearest to human judgement)."""
 
     def __init__(self):
         super().__init__()
@@ -89,14 +89,14 @@ class DinoV2(nn.Module):
 
 
 class Thumbnail(nn.Module):
-    """The image itself at 16 x 16 pixels, in levels, D = 768: no network, and too small for texture."""
+    """The image at 16 x 16 pixels, in levels, D = 768: no network, and too small to show texture."""
 
     def forward(self, images: Tensor) -> Tensor:
         return F.interpolate(images.float(), size=(copying.SIDE, copying.SIDE), mode="bilinear", antialias=True).flatten(1)
 
 
 class Network(NamedTuple):
-    """How to build a network, its key in `models.weights` (None: no network), and what its features and its input are."""
+    """How to build a network, its key in `models.weights` (None: no network), its features (D) and its input."""
 
     build: Callable[[], nn.Module]
     weights: str | None
@@ -125,40 +125,40 @@ NETWORKS = {
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Resize uint8 (B, 3, H, W) to float (B, 3, side, side) in [0, 255]; the cubic's overshoot is cut off."""
+    """Resize uint8 (B, 3, H, W) to float (B, 3, side, side) in [0, 255] by bicubic interpolation, clamped."""
     resized = F.interpolate(images.float(), size=(side, side), mode="bicubic", align_corners=False, antialias=True)
     return resized.clamp(0, 255)
 
 
 def resize_to_224(images: Tensor) -> Tensor:
-    """Resize as `resize` does to what most networks were trained on."""
+    """Resize to 224 pixels, which most networks were trained on."""
     return resize(images, 224)
 
 
 def _imagenet_normalised(images: Tensor) -> Tensor:
-    """Scale images (B, 3, H, W) in [0, 255] as the networks saw them that were trained on ImageNet by torchvision's rules."""
+    """Scale images (B, 3, H, W) in [0, 255] by torchvision's ImageNet means and deviations."""
     mean, deviation = (images.new_tensor(channels).view(3, 1, 1) for channels in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (images / 255 - mean) / deviation
 
 
 def _clean_resize(image: Tensor) -> Tensor:
-    """Resize one uint8 image (3, H, W) to float (3, 299, 299) in [0, 255], each channel by Pillow in floats."""
+    """Resize one uint8 image (3, H, W) to float (3, 299, 299) in [0, 255], each channel by Pillow in float32."""
     channels = [Image.fromarray(channel).resize((299, 299), Image.Resampling.BICUBIC) for channel in image.float().numpy()]
     return torch.from_numpy(np.stack([np.asarray(channel) for channel in channels])).clamp(0, 255)
 
 
 class FeaturePass:
-    """Take the features of one network of images that arrive in batches."""
+    """Compute the features of one network for images that arrive in batches."""
 
     def __init__(self, name: str, device: str):
-        """Load the network called `name` in `NETWORKS`; raises MissingWeights."""
+        """Load the network `name` of `NETWORKS`. Raises MissingWeights."""
         self.name, self.device = name, torch.device(device)
         self.network = NETWORKS[name].build().eval().requires_grad_(False).to(self.device)
         self._batches: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, images: Tensor) -> None:
-        """Take the features of uint8 images (B, 3, H, W). Raises UserError where they are not finite."""
+        """Add the features of uint8 images (B, 3, H, W). Raises UserError if they are not finite."""
         with true_fp32(self.device):
             features = self.network(images.to(self.device)).float().cpu()
         if not features.isfinite().all():

@@ -10,12 +10,12 @@ from metrics.pytorch_fid_bridge import LibraryFailed, library_distance
 
 MINIMUM = 2  # images a side: one image has no covariance
 BLOCKS = 10
-ERROR_LIMIT = 1000  # real images beyond which ten exact distances take minutes and the error is small anyway
+ERROR_LIMIT = 1000  # real images; with more, ten exact distances take minutes and the error is small
 JACKKNIFE_SEED = 0
 
 
 def measure(seen: Comparison) -> list[Value | None]:
-    """Return FID by pytorch-fid's matrix root, and exactly; in a network of which nothing is published, the exact one alone."""
+    """Return FID by pytorch-fid's matrix root, and the exact distance; without published numbers only the exact distance."""
     (exact,) = measure_exact(seen)
     if not seen.protocol.published:
         return [exact, None]
@@ -28,7 +28,7 @@ def measure(seen: Comparison) -> list[Value | None]:
 
 
 def measure_exact(seen: Comparison) -> list[Value]:
-    """Return the exact distance alone."""
+    """Return the exact distance."""
     real, fake = seen.real, seen.fake
     if min(len(real), len(fake)) < MINIMUM:
         return [Value(None, too_few(MINIMUM, "either side"))]
@@ -39,8 +39,8 @@ def measure_exact(seen: Comparison) -> list[Value]:
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Return |m1 - m2|^2 + Tr(S1) + Tr(S2) - 2 Tr (S1 S2)^(1/2) of features (N, D) and (M, D), in float64.
 
-    With centred features X scaled by 1/sqrt(n-1), S = X^T X, and the last trace is the nuclear norm of X1 X2^T:
-    the singular values of an N x M matrix, with neither a D x D root nor a regulariser.
+    With centred features X scaled by 1/sqrt(n-1), S = X^T X, and the last trace is the nuclear norm of X1 X2^T,
+    the sum of the singular values of an N x M matrix. This needs neither a D x D root nor a regulariser.
     """
     means = [features.double().mean(dim=0) for features in (real, fake)]
     centred = [(features.double() - mean) / math.sqrt(len(features) - 1) for features, mean in zip((real, fake), means)]
@@ -55,7 +55,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
 
 def jackknife(real: Tensor, fake: Tensor, seed: int) -> tuple[float, ...] | None:
-    """Return the distances without each tenth of the real images, drawn by `seed`; None below 20 of them."""
+    """Return the distance without each random tenth of the real images; None below 20 real images."""
     if len(real) < 2 * BLOCKS:
         return None
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))

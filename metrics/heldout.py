@@ -1,4 +1,4 @@
-"""Whether held-out images are new: one that is a training image behind JPEG or blur would pass copies for new images."""
+"""Whether held-out images are new: a held-out image that is a changed training image would make copies look new."""
 
 import torch
 from torch import Tensor
@@ -11,22 +11,21 @@ SHOWN = 3  # names in a warning
 
 
 def warnings_of(real: Tensor, heldout: Tensor, names: list[str]) -> list[str]:
-    """Return a warning that names the held-out images that may be training images, or nothing."""
+    """Return one warning that names the held-out images that may be training images, or none."""
     near = [names[index] for index in near_copies(real, heldout)]
     if not near:
         return []
     shown = ", ".join(near[:SHOWN]) + (", ..." if len(near) > SHOWN else "")
     return [
-        f"{len(near)} of {len(names)} held-out images are as near to a training image as JPEG, noise or blur would bring it "
-        f"({shown}): if they are the same pictures, take them out, for they say nothing of new images"
+        f"{len(near)} of {len(names)} held-out images differ from a training image by no more than JPEG, noise or blur "
+        f"({shown}): if they are the same pictures, remove them, because they are not new images"
     ]
 
 
 def near_copies(real: Tensor, heldout: Tensor) -> list[int]:
-    """Return which of the held-out images uint8 (h, 3, H, W) are as near to a training image (n, 3, H, W) as its changed self.
+    """Return the numbers of held-out images, uint8 (h, 3, H, W), as near to a training image (n, 3, H, W) as its changed copy.
 
-    Distances are those between thumbnails; the training image is changed by JPEG, noise and blur. Above 1000 training images
-    nobody looks.
+    Distances are between thumbnails; the copies are changed by JPEG, noise and blur. Above 1000 training images return none.
     """
     if not len(heldout) or len(real) > MOST_THUMBNAILS:
         return []

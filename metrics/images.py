@@ -1,4 +1,4 @@
-"""The images that a metric looks at, whoever made them, and one sweep over them for everything that wants to see them."""
+"""Sets of images for the metrics, and one sweep over a set for all metrics that need it."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,20 +12,19 @@ from metrics.cache import Cache
 from metrics.progress import Progress
 from models.memory import memory_for
 
-# A network's last bits depend on the shape of the batch it is given, so the shape is the same in every run, whatever
-# the user's batch size is.
+# A network's last bits depend on the shape of its batch, so the shape does not depend on the user's batch size.
 MICRO_BATCH = {"cpu": 16, "cuda": 64}
 
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images that can be gone through again and again."""
+    """A set of images that can be read several times."""
 
     what: str  # for the progress bar
     count: int
-    identity: dict  # everything that decides their pixels, for the cache
-    blocks: Callable[[], Iterable[Tensor]]  # uint8 (B, 3, H, W), of any B
-    pick: Callable[[list[int]], Tensor]  # some of them again, uint8 (len, 3, H, W)
+    identity: dict  # everything that determines their pixels, for the cache
+    blocks: Callable[[], Iterable[Tensor]]  # uint8 (B, 3, H, W), any B
+    pick: Callable[[list[int]], Tensor]  # the images of some numbers, uint8 (len, 3, H, W)
 
     @classmethod
     def of_tensor(cls, what: str, images: Tensor) -> "Images":
@@ -43,27 +42,28 @@ class Images:
 
 
 class Pass(Protocol):
-    """Something that looks at every image once."""
+    """A computation that sees every image once."""
 
     def add(self, images: Tensor) -> None:
-        """Look at uint8 images (B, 3, H, W)."""
+        """Add uint8 images (B, 3, H, W)."""
 
     def result(self) -> dict[str, Tensor]:
-        """Return what was seen."""
+        """Return the results by name."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A pass that is wanted, and the key under which its result is kept; it is only built when nothing is kept."""
+    """A pass, and the cache key of its result. The pass is built only if the cache has no result."""
 
     key: dict
     build: Callable[[], Pass]
 
 
 def sweep(images: Images, requests: dict[str, Request], device: str, cache: Cache, progress: Progress) -> dict[str, dict[str, Tensor]]:
-    """Return the result of every request, having gone through the images at most once.
+    """Return the result of every request, reading the images at most once.
 
-    How they are divided into blocks changes nothing. Results depend on the device and on torch, so the keys hold both.
+    The division of the images into blocks changes nothing. Results depend on the device and on torch's version, so the keys
+    contain both.
     """
     common = {"images": images.identity, "device": torch.device(device).type, "torch": torch.__version__}
     keys = {name: common | request.key for name, request in requests.items()}
@@ -73,7 +73,7 @@ def sweep(images: Images, requests: dict[str, Request], device: str, cache: Cach
     if passes:
         progress.stage(images.what, images.count * len(passes))
         for batch in _micro_batches(images.blocks(), MICRO_BATCH[torch.device(device).type]):
-            assert batch.dtype == torch.uint8, "features are taken of images as they would be written to a file"
+            assert batch.dtype == torch.uint8, "features are computed from uint8 images, as files hold them"
             for name, each in passes.items():
                 with memory_for(f"{images.what} in {name}", "take --device cpu, or fewer --metrics"):
                     each.add(batch)
@@ -85,7 +85,7 @@ def sweep(images: Images, requests: dict[str, Request], device: str, cache: Cach
 
 
 def digest(images: Tensor) -> str:
-    """Return the sha256 of the pixels, in the order of the images."""
+    """Return the sha256 of the pixels of images, in their order."""
     return hashlib.sha256(images.contiguous().numpy()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a metric is given, and what it answers: images as a network sees them or samples and their generator in, values out."""
+"""The inputs of a metric (features, or samples and their generator) and its output (values)."""
 
 import math
 from collections.abc import Callable
@@ -15,48 +15,48 @@ from models.memory import memory_for
 from models.perceptual import WEIGHTS_OF, Embedding, load_embedding
 from models.weights import sha256_of
 
-SEED = 0  # of the latents that paths and searches start from, which are none of the samples
+SEED = 0  # of the latents from which paths and searches start; samples use other latents
 HELDOUT_QUERIES = 24  # held-out images whose nearest samples are shown
 
 Features = dict[str, Tensor]  # network -> (N, D)
 
 
 class Protocol(NamedTuple):
-    """Which networks the metrics are computed in, how, and what the numbers are then called."""
+    """The networks of the metrics, their options, and the suffix of the numbers' names."""
 
     name: str
-    metrics: tuple[str, ...]  # that it has, by key
+    metrics: tuple[str, ...]  # keys
     distance: str  # network of the distances and of copying
     clean: str | None  # network behind clean-fid's resize
     manifold: str  # network of precision, recall, density and coverage
-    perceptual: str  # distance of everything that asks how alike two images look
-    suffix: str  # of every name, where the numbers are not those of the literature
-    strict: bool = False  # whether a ball leaves out its surface
-    manifold_samples: int | None = None  # the first so many fakes, for precision and recall
-    raw: bool = False  # whether the real images are taken as they are in the folder, and not as they were trained on
+    perceptual: str  # perceptual distance between two images
+    suffix: str  # of every name; empty if numbers are comparable with published ones
+    strict: bool = False  # whether a ball excludes its surface
+    manifold_samples: int | None = None  # use only this many fakes for precision and recall
+    raw: bool = False  # whether the real images keep their original size
 
     @property
     def published(self) -> bool:
         return not self.suffix
 
     def network(self, role: str) -> str | None:
-        """Return the network that plays a role here, as `distance`; another word is a network's own name."""
+        """Return the network of a role, such as `distance`; any other word is itself the name of a network."""
         return getattr(self, role) if role in self._fields else role
 
 
 class Comparison(NamedTuple):
-    """What one network sees of the images that are compared, as features (count, D)."""
+    """The features (count, D) of the compared images in one network."""
 
     real: Tensor
     fake: Tensor
-    heldout: Tensor | None  # None: there are no such images
-    mirror: Tensor | None  # of the flipped training images, when training flipped them
+    heldout: Tensor | None  # None: no held-out images
+    mirror: Tensor | None  # of flipped training images, if training used them
     protocol: Protocol
-    errors: bool  # False: only values are wanted, and quickly
+    errors: bool  # False: compute only the values, for speed
 
 
 class Sets(NamedTuple):
-    """The features of the images that are compared, in every network."""
+    """The features of the compared images in every network."""
 
     real: Features
     fake: Features
@@ -64,28 +64,28 @@ class Sets(NamedTuple):
     mirror: Features | None = None
 
     def seen_by(self, network: str, protocol: Protocol, errors: bool) -> Comparison:
-        """Return what one network sees of them."""
+        """Return the features of one network."""
         return Comparison(*(features and features[network] for features in self), protocol, errors)
 
 
 class Value(NamedTuple):
-    """The value that a metric found for one of its numbers; None, with a `reason`, where the images do not allow it."""
+    """A metric's value for one of its numbers; None, with a `reason`, if the images do not allow it."""
 
     value: float | None
     reason: str | None = None
     error: float | None = None  # one standard error
     interval: tuple[float, float] | None = None  # 95%
     note: str | None = None
-    jackknife: tuple[float, ...] | None = None  # the value without each tenth of the real images, for paired comparison
-    num_fake: int | None = None  # images that it is of; None: all samples
+    jackknife: tuple[float, ...] | None = None  # the values without each tenth of the real images, for paired comparison
+    num_fake: int | None = None  # number of images behind the value; None: all samples
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number of the report: a value, and what the table of metrics and the protocol say of it.
+    """One number of the report: a value, with facts from the table of metrics and the protocol.
 
-    `network` is what it is computed in: a feature network, or a perceptual distance. `also_training_loss` names the settings
-    by which the run that is scored was trained on that network; None where that is not known.
+    `network` is the feature network or perceptual distance of the number. `also_training_loss` names the settings by which
+    the scored run was trained on that network; None if that is unknown.
     """
 
     value: float | None
@@ -98,44 +98,44 @@ class Measurement:
     reason: str | None = None
     note: str | None = None
     jackknife: tuple[float, ...] | None = None
-    repeats: tuple[float, ...] | None = None  # the value of other sets of samples, the first among them
+    repeats: tuple[float, ...] | None = None  # the values of all sets of samples
     network: str | None = None
     also_training_loss: tuple[str, ...] | None = None
 
 
 class Decoder(NamedTuple):
-    """A generator as these metrics see it: float latents (B, latent_dim) to images near [-1, 1], with gradients."""
+    """A generator for the metrics: float latents (B, latent_dim) to images near [-1, 1], with gradients."""
 
     generator: nn.Module
     latent_dim: int
     device: torch.device
-    identity: dict  # what decides its pixels, for the cache
+    identity: dict  # what determines its pixels, for the cache
 
 
 class Reals(NamedTuple):
-    """The real images: at the generator's resolution, and as the feature networks are to see them."""
+    """The real images: at the generator's resolution, and as input of the feature networks."""
 
     images: Tensor  # uint8 (n, 3, H, W)
-    heldout: Tensor  # uint8 (h, 3, H, W), h = 0 where there are none
+    heldout: Tensor  # uint8 (h, 3, H, W); h may be 0
     real: Images
     held: Images | None
-    mirror: Images | None  # the flipped training images, when training flipped them
+    mirror: Images | None  # flipped training images, if training used them
 
     @property
     def queries(self) -> list[int]:
-        """Return which of the held-out images are shown beside the samples nearest to them."""
+        """Return the numbers of the held-out images that the page shows beside their nearest samples."""
         return spread(len(self.heldout), HELDOUT_QUERIES)
 
 
 @dataclass
 class Context:
-    """What is scored, and the means for it. A metric leaves in `material` what the page may show."""
+    """The samples and the tools for scoring them. A metric leaves objects for the page in `material`."""
 
     samples: Images
     reals: Reals
-    decoder: Decoder | str  # the generator itself, or the reason why there is none: metrics that need one are then not called
+    decoder: Decoder | str  # the generator, or the reason why there is none; then metrics that need one are not called
     perceptual: str  # name of the perceptual distance
-    num_backtracked: int  # images of either kind to search the latents of
+    num_backtracked: int  # held-out and training images to backtrack, of each
     device: str
     cache: Cache
     progress: Progress = field(init=False)
@@ -146,12 +146,12 @@ class Context:
         return load_embedding(self.perceptual, pixel_weight).to(self.device, memory_format=torch.channels_last)
 
     def sweep(self, kind: str, build: Callable[[Embedding], Pass], **parts: object) -> dict[str, Tensor]:
-        """Return what a pass finds in the samples; `parts` are what it depends on beside them and the perceptual distance."""
+        """Return the result of a pass over the samples; `parts` name its other inputs beside the perceptual distance."""
         request = Request(self._key(kind, **parts), lambda: build(self.embedding()))
         return sweep(self.samples, {kind: request}, self.device, self.cache, self.progress)[kind]
 
     def decode(self, kind: str, work: int, make: Callable[[], dict[str, Tensor]], **parts: object) -> dict[str, Tensor]:
-        """Return what `make` finds with the decoder in `work` image passes; `parts` are what it depends on beside it."""
+        """Return the result of `make`, which uses the decoder and takes `work` image passes; `parts` name its other inputs."""
         self.progress.stage(kind, work)
         key = self._key(kind, decoder=self.decoder.identity, seed=SEED, device=self.decoder.device.type, torch=torch.__version__, **parts)
         kept = self.cache.load(key)
@@ -169,22 +169,22 @@ class Context:
 
 
 def too_few(minimum: int, side: str) -> str:
-    """Return the reason of a value that needs more images."""
+    """Return the reason for a value that needs more images."""
     return f"needs at least {minimum} images on {side}"
 
 
 def share(value: float | None, trials: int, reason: str = "") -> Value:
-    """Return a share of `trials` images with its interval; for None the reason."""
+    """Return a share of `trials` images with its interval, or None with the reason."""
     return Value(None, reason) if value is None else Value(value, interval=wilson_interval(value, trials))
 
 
 def mean(values: Tensor) -> Value:
-    """Return the mean of a number per image (N,), with its standard error from two images on."""
+    """Return the mean of one number per image (N,), with its standard error if N > 1."""
     return Value(float(values.mean()), error=float(values.std() / len(values) ** 0.5) if len(values) > 1 else None)
 
 
 def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95% interval of a share seen in `count` images (Wilson 1927)."""
+    """Return the 95% interval of a share of `count` images (Wilson 1927)."""
     centre = share + z * z / (2 * count)
     width = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     scale = 1 + z * z / count
@@ -192,6 +192,6 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Return up to `most` places, evenly spread over `count`."""
+    """Return up to `most` indices, evenly spread over `count`."""
     chosen = min(most, count)
     return [place * count // chosen for place in range(chosen)]

@@ -22,9 +22,9 @@ def measure(seen: Comparison) -> list[Value]:
 def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float | None]:
     """Return the full-sample U-statistic of features (N, D), (M, D), and its jackknife error (None below 3 a side).
 
-    The expectation is zero for two samples of one distribution, so values below zero occur; clearly below zero
-    against the training set means copying. The error deletes each image of either side once: it holds no luck of
-    subsets, which at 100 images would only add noise. Near zero it is too wide, by about the root of two.
+    The expectation is zero for two samples of one distribution, so values below zero occur. A value clearly below zero
+    against the training set means copying. The error is a jackknife that deletes each image of each side once; random
+    subsets would only add noise at 100 images. Near zero the error is too large, by about sqrt(2).
     """
     m, n = len(real), len(fake)
     within_real, within_fake = _pair_sums(real), _pair_sums(fake)  # (m,), (n,)
@@ -48,7 +48,7 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the kernel of (N, D) with (M, D) over either side: (N,) and (M,)."""
+    """Sum the kernel of (N, D) with (M, D) over each side: (N,) and (M,)."""
     a, b = a.double(), b.double()
     rows, columns = [], torch.zeros(len(b), dtype=torch.float64)
     for chunk in a.split(CHUNK):

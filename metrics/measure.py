@@ -1,4 +1,4 @@
-"""Which metrics are computed from which network under which name: the protocols, and the table's rows applied to images."""
+"""The protocols (networks and names of the metrics), and the table's rows applied to features."""
 
 from dataclasses import replace
 
@@ -12,16 +12,16 @@ from models.perceptual import WEIGHTS_OF
 from models.weights import WEIGHTS, is_given
 
 JUDGES = {  # networks of --features
-    "inception": "the default, to be downloaded, for numbers as they are published",
-    "effnet-lite2": "no download, and no recipe trains on it",
-    "effnet-lite0": "no download, but the recipes for CPUs train on it",
+    "inception": "the default; needs a download; comparable with published numbers",
+    "effnet-lite2": "needs no download; no recipe trains on it",
+    "effnet-lite0": "needs no download; the CPU recipes train on it",
 }
 OFFLINE_JUDGES = tuple(JUDGES)[1:]
-PUBLISHED_SAMPLES = 5000  # samples that published few-shot FIDs are computed from; the value falls with their number
+PUBLISHED_SAMPLES = 5000  # samples behind published few-shot FIDs; FID falls with the number of samples
 
 
 def _with_metrics(protocol: Protocol) -> Protocol:
-    """Return a protocol with every metric that it has a network for; the paper's leaves out some."""
+    """Return a protocol with every metric that it has a network for; the paper's protocol omits some."""
     return protocol._replace(
         metrics=tuple(
             key for key, metric in METRICS.items() if protocol.network(metric.network) and (metric.paper or protocol.name != "paper")
@@ -48,12 +48,12 @@ NUMBERS = {
 
 
 def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
-    """Return the protocol and the metrics to compute; for None all that it has and can have the weights of.
+    """Return the protocol and the metrics to compute; None asks for all metrics with available weights.
 
-    Raises UserError for what it has not.
+    Raises UserError for an unknown metric or features that the protocol does not use.
     """
     if (name, features) not in PROTOCOLS:
-        raise UserError(f"--protocol {name} is computed in Inception's features, not in those of {features}; leave one out")
+        raise UserError(f"--protocol {name} uses Inception's features, not {features}; leave out one of both options")
     protocol = PROTOCOLS[name, features]
     words = metrics.split(",") if metrics else [key for key in protocol.metrics if _to_be_had(key, protocol)]
     if unknown := sorted(set(words) - set(protocol.metrics)):
@@ -62,20 +62,20 @@ def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tup
 
 
 def networks_of(protocol: Protocol, metrics: list[str], altered: dict | None = None) -> list[str]:
-    """Return the networks whose features these metrics need, each once; with `altered`, those alone that are tried on such images."""
+    """Return the networks of these metrics, each once; with `altered`, only of metrics that the verdict tests on such images."""
     rows = chosen(metrics, FEATURES, altered=altered)
     return list(dict.fromkeys(protocol.network(role) for metric in rows for role in metric.networks))
 
 
 def weights_of(protocol: Protocol, metrics: list[str], images_only: bool) -> list[str]:
-    """Return the keys of all weights that an evaluation needs, so that none is found missing later."""
+    """Return the keys of all weights that an evaluation needs."""
     looked_at = {metric.source for metric in chosen(metrics)} - {FEATURES} - ({GENERATOR} if images_only else set())
     keys = [NETWORKS[network].weights for network in networks_of(protocol, metrics)]
     return list(dict.fromkeys([*filter(None, keys), *(WEIGHTS_OF[protocol.perceptual] if looked_at else ())]))
 
 
 def measure(sets: Sets, protocol: Protocol, metrics: list[str], *, errors: bool = True) -> dict[str, Measurement]:
-    """Return every number of features that `metrics` asks for by name; without `errors` only the quick values."""
+    """Return every number of the feature metrics in `metrics`, by name; without `errors`, only quick values."""
     measured = {}
     for metric in chosen(metrics, FEATURES):
         seen = [sets.seen_by(protocol.network(role), protocol, errors) for role in metric.networks]
@@ -84,7 +84,7 @@ def measure(sets: Sets, protocol: Protocol, metrics: list[str], *, errors: bool 
 
 
 def measurements(metric: Metric, values: list[Value | None], protocol: Protocol, *, num_real: int, num_fake: int) -> dict[str, Measurement]:
-    """Return a metric's values by their names, with what its row and the protocol say of them; `num_fake` unless a value has its own."""
+    """Return a metric's values by name, with the facts of its row and protocol; a value's own `num_fake` takes precedence."""
     answer = {}
     for (name, number), value in zip(metric.named(protocol).items(), values, strict=True):
         if value is None:
@@ -102,7 +102,7 @@ def measurements(metric: Metric, values: list[Value | None], protocol: Protocol,
 
 
 def repeated(first: Measurement, others: list[Measurement]) -> Measurement:
-    """Return a measurement with those of other sets of samples beside it; its value becomes the mean of all."""
+    """Return the measurement of several sets of samples: the mean, and all values in `repeats`."""
     values = tuple(each.value for each in [first, *others])
     if None in values or not others:
         return first
@@ -110,11 +110,11 @@ def repeated(first: Measurement, others: list[Measurement]) -> Measurement:
 
 
 def number_of(name: str) -> Number:
-    """Return what the table says of a number of the report; of one that it does not know, what most numbers are."""
+    """Return the table's entry for a number of the report; an unknown name gets a default entry."""
     return NUMBERS.get(name) or Number(name, "lower")
 
 
 def _to_be_had(metric: str, protocol: Protocol) -> bool:
-    """Say whether the weights of a metric's features are here or may be downloaded."""
+    """Return whether the weights of a metric's features are present or can be downloaded."""
     keys = [NETWORKS[network].weights for network in networks_of(protocol, [metric])]
     return all(key is None or WEIGHTS[key].sha256 or is_given(key) for key in keys)

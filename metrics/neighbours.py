@@ -1,7 +1,7 @@
-"""Perceptual distances of samples to images, and how varied the samples around each training image are.
+"""Perceptual distances of samples to images, and the variety of the samples around each training image.
 
-Both come from one pass over the samples. Perceptual distances are squared distances of embeddings (LPIPS is one), so
-sums are enough and no sample is kept.
+Both come from one pass over the samples. Perceptual distances, such as LPIPS, are squared distances of embeddings, so the
+pass keeps sums and no samples.
 """
 
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from models.pixels import to_float
 from models.precision import true_fp32
 
 QUERY_BATCH = 16
-MOST_CLUSTERS = 500  # training images, beyond which intra-LPIPS (a few-shot measure) would take too much memory
+MOST_CLUSTERS = 500  # training images; with more, intra-LPIPS (a few-shot measure) takes too much memory
 
 
 class Recall(NamedTuple):
-    """Perceptual distances of samples to training images, and to some held-out ones after these."""
+    """Perceptual distances of samples to n training images, then to h held-out images."""
 
     distances: Tensor  # (M, n + h)
 
@@ -31,10 +31,10 @@ def work(context: Context) -> int:
 
 
 def measure(context: Context) -> list[Value]:
-    """Return intra-LPIPS, leaving a `Recall`."""
+    """Return intra-LPIPS; leave a `Recall` in the material."""
     reals, n = context.reals, len(context.reals.images)
     if n > MOST_CLUSTERS:
-        return [Value(None, f"a few-shot measure, taken of at most {MOST_CLUSTERS} training images")]
+        return [Value(None, f"a few-shot measure, for at most {MOST_CLUSTERS} training images")]
     queries = torch.cat([reals.images, reals.heldout[reals.queries]])
     found = context.sweep("neighbours", lambda embed: NeighbourPass(embed, context.device, queries, n), queries=digest(queries), clusters=n)
     context.material.append(Recall(found["distances"]))
@@ -42,10 +42,10 @@ def measure(context: Context) -> list[Value]:
 
 
 def intra_distance(spread: Tensor, members: Tensor) -> Value:
-    """Return intra-LPIPS: the mean over training images of how far the samples nearest to it lie apart (Ojha et al. 2021).
+    """Return intra-LPIPS: the mean distance of two samples with the same nearest training image (Ojha et al. 2021).
 
-    `spread` and `members` (n,) are those of `NeighbourPass`. Clusters of fewer than two samples are left out of the mean
-    and counted in the note.
+    `spread` and `members` (n,) come from `NeighbourPass`. The mean leaves out clusters of fewer than two samples; the note
+    counts them.
     """
     kept = spread[members >= 2]
     if not len(kept):
@@ -55,10 +55,10 @@ def intra_distance(spread: Tensor, members: Tensor) -> Value:
 
 
 class NeighbourPass:
-    """Measure every sample against some images, and the samples of each training image against each other."""
+    """Measure distances of samples to some images, and among the samples nearest to each training image."""
 
     def __init__(self, embed: Embedding, device: str, queries: Tensor, num_clusters: int):
-        """`queries` are uint8 (Q, 3, H, W); the first `num_clusters` are the training images, which attract clusters."""
+        """`queries` are uint8 (Q, 3, H, W); the first `num_clusters` are the training images, the centres of clusters."""
         self.embed, self.device, self.num_clusters = embed.to(device), torch.device(device), num_clusters
         batches = [self._maps(batch) for batch in queries.split(QUERY_BATCH)]
         self.queries = [torch.cat(maps) for maps in zip(*batches)]  # [(Q, D), ...]
@@ -70,7 +70,7 @@ class NeighbourPass:
 
     @torch.no_grad()
     def add(self, images: Tensor) -> None:
-        """Measure uint8 samples (B, 3, H, W), and put each into the cluster of its nearest training image."""
+        """Add uint8 samples (B, 3, H, W), each to the cluster of its nearest training image."""
         maps = self._maps(images)
         with true_fp32(self.device):
             products = sum(a @ b.T for a, b in zip(maps, self.queries))  # (B, Q)
@@ -78,7 +78,7 @@ class NeighbourPass:
         distances = (lengths + self.lengths - 2 * products).clamp(min=0)
         self.distances.append(distances.cpu())
         nearest = distances[:, : self.num_clusters].argmin(dim=1)
-        # Around the image itself, which changes no distance between samples and costs no digits.
+        # Relative to the training image: distances between samples stay the same and lose no digits.
         offsets = [a - b[nearest] for a, b in zip(maps, self.queries)]
         for sums, offset in zip(self.sums, offsets):
             sums.index_add_(0, nearest, offset)
@@ -88,11 +88,11 @@ class NeighbourPass:
     def result(self) -> dict[str, Tensor]:
         """Return `distances` (M, Q), and per training image its cluster's `members` and `spread` (n,).
 
-        The spread is the mean distance of two samples of the cluster; NaN where there are fewer than two.
+        The spread is the mean distance of two samples of the cluster; NaN if it has fewer than two.
         """
         count = self.members.float()
         gap = sum(sums.square().sum(dim=1) for sums in self.sums)
-        # The pairs of n points are n sum |a|^2 - |sum a|^2 apart in all, and there are n (n - 1) / 2 of them.
+        # The squared distances of all n (n - 1) / 2 pairs sum to n sum |a|^2 - |sum a|^2.
         spread = 2 * (self.squares - gap / count) / (count - 1)
         spread = torch.where(count >= 2, spread.clamp(min=0), torch.nan)
         return {"distances": torch.cat(self.distances), "members": self.members.cpu(), "spread": spread.cpu()}

@@ -1,4 +1,4 @@
-"""report.html: an evaluation as one file for people, which needs no network and no program but a browser."""
+"""report.html: an evaluation as one file for people; it needs only a browser and no network."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from metrics.neighbours import Recall
 from metrics.paths import Strips
 from metrics.prdc import nearest_distances, nearest_other_distances
 
-MAX_SIDE = 96  # pixels of a picture on the page; larger ones are reduced for it
+MAX_SIDE = 96  # pixels of a picture on the page; larger pictures are reduced
 SHEET = 64  # samples
 NEAREST = 3  # training images beside a sample
 MOST_COPIED, AT_RANDOM = 12, 20  # samples beside their nearest training images
@@ -31,7 +31,7 @@ RECALL_ROWS = 24  # real images beside their nearest samples
 RECALL_SAMPLES = 6
 STRIPS = 8
 BINS = 30
-CURVES = (  # of the run: title, kind of row, values
+CURVES = (  # of the run: title, kind of log row, values
     ("Loss of the matched samples", "train", ("loss",)),
     ("Energy distance to the training images", "score", ("energy_distance",)),
     ("Distance to the nearest training image", "score", ("sample_to_nearest", "image_to_nearest")),
@@ -40,7 +40,7 @@ CURVES = (  # of the run: title, kind of row, values
 
 
 class Picture(NamedTuple):
-    """One image on the page: its data address, its width and height there, and what it is."""
+    """One image on the page: its data URL, its width and height on the page, and its description."""
 
     source: str
     width: int
@@ -49,14 +49,14 @@ class Picture(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Pictures that belong together, and what is to be said of them."""
+    """Pictures that belong together, and their caption."""
 
     pictures: list[Picture]
     text: str
 
 
 class Chart(NamedTuple):
-    """Lines or bars in the unit square, y upwards: labels with points, and the ends of both axes in words."""
+    """Lines in the unit square, y upwards: labels with points, and the labels at the ends of both axes."""
 
     title: str
     series: list[tuple[str, str]]
@@ -65,7 +65,7 @@ class Chart(NamedTuple):
 
 
 def write_page(out: Path, document: dict, found: Evaluation, samples: Images, reals: Reals, run: Path | None) -> None:
-    """Write report.html into `out`; `document` is the contents of metrics.json, `run` a run folder with its curves."""
+    """Write report.html into `out`; `document` is the contents of metrics.json, `run` the run folder for its training curves."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -93,15 +93,15 @@ def write_page(out: Path, document: dict, found: Evaluation, samples: Images, re
 
 
 class _Distances(NamedTuple):
-    """Distances to training images in the features of copying, in units of the copying threshold."""
+    """Distances to training images in the features of the copy rate, in units of its threshold."""
 
-    samples: Tensor  # (M,) to the nearest
-    nearest: Tensor  # (M, NEAREST) which
-    images: Tensor  # (n,) of the training images to their nearest others
+    samples: Tensor  # (M,) of samples to their nearest training image
+    nearest: Tensor  # (M, NEAREST) numbers of the nearest training images
+    images: Tensor  # (n,) of training images to their nearest other one
 
 
 def _distances(found: Evaluation, network: str) -> _Distances | None:
-    """Return them as the copy rate sees them, mirrored training images included; None where it has no threshold."""
+    """Return the distances of the copy rate, mirrored training images included; None if its threshold is 0 or undefined."""
     real, fake = found.sets.real[network], found.sets.fake[network]
     if len(real) < 2:
         return None
@@ -117,7 +117,7 @@ def _distances(found: Evaluation, network: str) -> _Distances | None:
 
 
 def _nearest(distances: _Distances, samples: Images, reals: Reals) -> list[Row]:
-    """Return the most copied samples, then the first ones, each beside its nearest training images."""
+    """Return the samples nearest to a training image, then the first samples, each beside its nearest training images."""
     most = distances.samples.argsort()[:MOST_COPIED].tolist()
     chosen = most + [i for i in range(min(AT_RANDOM, samples.count)) if i not in most]
     rows = []
@@ -136,7 +136,7 @@ def _nearest(distances: _Distances, samples: Images, reals: Reals) -> list[Row]:
 
 
 def _recall(found: Recall, samples: Images, reals: Reals) -> list[Row]:
-    """Return real images beside the samples nearest to them, the best reached first; held-out images if there are any."""
+    """Return real images (held-out ones if any) beside their nearest samples, the smallest distance first."""
     n = len(reals.images)
     held = found.distances.shape[1] > n
     columns, images, name = (
@@ -145,7 +145,7 @@ def _recall(found: Recall, samples: Images, reals: Reals) -> list[Row]:
     order = columns.amin(dim=0).argsort().tolist()
     count = min(RECALL_ROWS, len(order))
     rows = []
-    for query in [order[(i + 1) * len(order) // count - 1] for i in range(count)]:  # evenly spread, the worst always last
+    for query in [order[(i + 1) * len(order) // count - 1] for i in range(count)]:  # evenly spread, with the largest distance last
         distances, index = columns[:, query].topk(min(RECALL_SAMPLES, samples.count), largest=False)
         number = reals.queries[query] if held else query
         pictures = [_picture(images[query], f"{name} image {number}")]
@@ -158,7 +158,7 @@ def _recall(found: Recall, samples: Images, reals: Reals) -> list[Row]:
 
 
 def _strips(found: Strips) -> list[Row]:
-    """Return interpolations evenly spread from the steadiest to the one with the greatest jump, every other frame."""
+    """Return interpolations evenly spread from the smallest to the largest jump ratio, every other frame."""
     order = found.jump_ratios.argsort().tolist()
     chosen = [order[i * (len(order) - 1) // (STRIPS - 1)] for i in range(STRIPS)]
     return [
@@ -183,7 +183,7 @@ def _backtracked(each: Backtrack, reals: Reals) -> list[Row]:
 
 
 def _bars(document: dict) -> list[tuple[str, list[tuple[str, str, float]]]]:
-    """Return for every metric that has a bar chart: label, printed value and share of the greatest, of each comparison."""
+    """Return for every metric with a bar chart: label, printed value and share of the maximum, for each comparison."""
     charts = []
     for name, number in document["metrics"].items():
         if not number_of(name).chart or number["value"] is None:
@@ -220,7 +220,7 @@ def _histogram(distances: _Distances) -> Chart:
 
 
 def _curves(run: Path) -> list[Chart]:
-    """Return the training curves of a run, of those that its metrics.jsonl has at least two points of."""
+    """Return the training curves of a run that have at least two points in metrics.jsonl."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     charts = []
     for title, kind, names in CURVES:
@@ -245,12 +245,12 @@ def _curves(run: Path) -> list[Chart]:
 
 
 def _points(points: list[tuple[float, float]]) -> str:
-    """Return points of the unit square as an SVG of 300 by 120 writes them."""
+    """Return points of the unit square as text for an SVG of 300 by 120."""
     return " ".join(f"{300 * x:.1f},{120 * (1 - y):.1f}" for x, y in points)
 
 
 def _picture(image: Tensor, text: str) -> Picture:
-    """Return a uint8 image (3, H, W) as part of the page."""
+    """Return a uint8 image (3, H, W) as a picture of the page."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     scale = MAX_SIDE / max(picture.size)
     if scale < 1:

@@ -1,6 +1,6 @@
-"""What happens between two latents: perceptual path length, and whether an interpolation jumps.
+"""Paths between two latents: perceptual path length, and jumps of an interpolation.
 
-Paths are great arcs in the space of the latents (PPL in z, Karras et al. 2019, section 4.1).
+Paths are great arcs in latent space (PPL in z, Karras et al. 2019, section 4.1).
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from models.perceptual import Embedding, squared_distance
 from models.pixels import to_float, to_uint8
 from models.precision import true_fp32
 
-EPSILON = 1e-4  # of the arc: the step whose perceptual length is taken
-NUM_STEPS = 1000  # of them
-TRIMMED = 0.01  # at either end, as the published program does
+EPSILON = 1e-4  # length of a step, as a share of the arc
+NUM_STEPS = 1000
+TRIMMED = 0.01  # share left out at each end, as in the published program
 BATCH = 16
 NUM_STRIPS = 32
-FRAMES = 17  # of a strip, both ends included
+FRAMES = 17  # of a strip, including both ends
 
 
 class Strips(NamedTuple):
-    """Interpolations, and the longest step of each over its mean step."""
+    """Interpolations, and the ratio of the longest to the mean step of each."""
 
     images: Tensor  # uint8 (K, F, 3, H, W)
     jump_ratios: Tensor  # (K,)
@@ -45,7 +45,7 @@ def measure_length(context: Context) -> list[Value]:
         epsilon=EPSILON,
     )
     value, error = path_length(kept["lengths"])
-    note = f"arcs in z, epsilon {EPSILON:g}, longest and shortest {TRIMMED:.0%} left out"
+    note = f"arcs in z, epsilon {EPSILON:g}, without the longest and shortest {TRIMMED:.0%}"
     return [Value(value, error=error, note=note, num_fake=NUM_STEPS)]
 
 
@@ -55,7 +55,7 @@ def jumps_work(_: Context) -> int:
 
 
 def measure_jumps(context: Context) -> list[Value]:
-    """Return the mean jump ratio of interpolations, leaving them as `Strips`."""
+    """Return the mean jump ratio of interpolations; leave the `Strips` in the material."""
     kept = context.decode(
         "interpolations",
         jumps_work(context),
@@ -71,7 +71,7 @@ def measure_jumps(context: Context) -> list[Value]:
 def step_lengths(decoder: Decoder, embed: Embedding, seed: int, advance: Callable[[int], None]) -> Tensor:
     """Return d(G(z_t), G(z_(t + eps))) / eps^2 for random places t on random arcs, (NUM_STEPS,), in float64.
 
-    Images are left in floats: at this epsilon bytes would not change at all.
+    Images stay float: at this epsilon a uint8 image would not change.
     """
     generator = torch.Generator().manual_seed(seed)
     ends = torch.randn(2, NUM_STEPS, decoder.latent_dim, generator=generator)
@@ -96,9 +96,9 @@ def path_length(lengths: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def strips(decoder: Decoder, embed: Embedding, seed: int, advance: Callable[[int], None]) -> tuple[Tensor, Tensor]:
-    """Return interpolations between random latents, uint8 (NUM_STRIPS, FRAMES, 3, H, W), and how far each frame goes.
+    """Return interpolations between random latents, uint8 (NUM_STRIPS, FRAMES, 3, H, W), and their step distances.
 
-    That is the perceptual distance of every frame to the next, (NUM_STRIPS, FRAMES - 1).
+    A step distance is the perceptual distance of a frame to the next, (NUM_STRIPS, FRAMES - 1).
     """
     ends = torch.randn(NUM_STRIPS, 2, decoder.latent_dim, generator=torch.Generator().manual_seed(seed))
     places = torch.linspace(0, 1, FRAMES)[:, None]
@@ -115,9 +115,9 @@ def strips(decoder: Decoder, embed: Embedding, seed: int, advance: Callable[[int
 
 
 def jump_ratios(distances: Tensor) -> Tensor:
-    """Return the longest over the mean step of each strip (K,) from step distances (K, F): 1 is steady, F one jump.
+    """Return the ratio of the longest to the mean step of each strip (K,), from step distances (K, F).
 
-    A strip that does not move at all has 1.
+    1: all steps are equal, or the strip does not move. F: a single jump.
     """
     mean = distances.mean(dim=1)
     return torch.where(mean > 0, distances.amax(dim=1) / mean, 1.0)

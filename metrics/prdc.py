@@ -1,4 +1,4 @@
-"""Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), k = 3 neighbours; and the nearest."""
+"""Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), k = 3 neighbours."""
 
 import math
 
@@ -10,14 +10,14 @@ from metrics.interface import Comparison, Value, share, too_few
 NEIGHBOURS = 3
 MINIMUM = NEIGHBOURS + 1  # images that a side needs for its radii
 CHUNK = 1024
-# Squared distances below this part of the squared lengths are rounding: an image against its own copy is at zero,
-# and a neighbour that lies exactly on a radius counts as inside however the products were summed.
+# Squared distances below ROUNDING times the squared lengths become zero, so an image has distance 0 to its own copy.
+# TIE widens a radius, so a neighbour exactly on it counts as inside in spite of rounding.
 ROUNDING = 1e-12
 TIE = 1e-9
 
 
 def measure(seen: Comparison) -> list[Value]:
-    """Return precision, recall, density, coverage and the share of real images reached, of the fakes that the protocol takes."""
+    """Return precision, recall, density, coverage and reached, for as many fakes as the protocol uses."""
     real, fake = seen.real, seen.fake[: seen.protocol.manifold_samples]
     precision, recall, density, coverage = prdc(real, fake, strict=seen.protocol.strict).values()
     few = too_few(MINIMUM, "the side of the reals")
@@ -32,11 +32,12 @@ def measure(seen: Comparison) -> list[Value]:
 
 
 def prdc(real: Tensor, fake: Tensor, *, strict: bool = False) -> dict[str, float | None]:
-    """Return precision, recall, density and coverage of features (N, D), (M, D); None where there are too few images.
+    """Return precision, recall, density and coverage of features (N, D), (M, D); None below 4 images.
 
-    A point is inside a ball when its distance is <= the radius, which is the distance to the third neighbour; with
-    `strict`, <. Precision: fakes inside a real's ball. Density: balls of reals around a fake, over k. Coverage: reals
-    with a fake in their ball. Recall: reals inside a fake's ball. Float64, because float32 loses small distances.
+    The radius of a ball is the distance to the third neighbour. A point is inside a ball if its distance is <= the radius, or
+    < with `strict`. Precision: share of fakes inside a real image's ball. Density: mean number of real balls around a fake, over k.
+    Coverage: share of real images with a fake in their ball. Recall: share of real images inside a fake's ball. Computed in
+    float64, because float32 loses small distances.
     """
     answer = dict.fromkeys(("precision", "recall", "density", "coverage"))
     if len(real) >= MINIMUM:
@@ -53,8 +54,8 @@ def prdc(real: Tensor, fake: Tensor, *, strict: bool = False) -> dict[str, float
 def reached(real: Tensor, fake: Tensor) -> float | None:
     """Return the share of real images (N, D) that are the nearest one to some fake (M, D).
 
-    It asks for variety alone: samples that lie off the real images, but in all directions, reach as many as real ones
-    would, where coverage and recall fall. It grows with M, so compare equal counts. None below 4 real images.
+    This number measures only variety: samples that lie off the real images in all directions reach as many as real images
+    would, while coverage and recall fall. It grows with M, so compare equal counts. None below 4 real images.
     """
     if len(real) < MINIMUM:
         return None
@@ -62,18 +63,18 @@ def reached(real: Tensor, fake: Tensor) -> float | None:
 
 
 def nearest_distances(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each point's distance (M,) to its nearest of the others, in float64, and which that is (M,)."""
+    """Return each point's distance (M,) to its nearest of the others, in float64, and the index of that one (M,)."""
     nearest = [_squared_distances(chunk, others).min(dim=1) for chunk in points.split(CHUNK)]
     return torch.cat([each.values for each in nearest]).sqrt(), torch.cat([each.indices for each in nearest])
 
 
 def nearest_other_distances(features: Tensor, neighbours: int = 1) -> Tensor:
-    """Return every image's distance to its k-th nearest other image (N,), in float64."""
+    """Return each image's distance to its k-th nearest other image (N,), in float64."""
     return _squared_radii(features, neighbours).sqrt()
 
 
 def _inside(points: Tensor, centres: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
-    """Count the balls around every point (M,), and say which of the centres have a point in their ball (N,)."""
+    """Return the number of balls around each point (M,), and whether each centre has a point in its ball (N,)."""
     radii = _squared_radii(centres, NEIGHBOURS) * (1 - TIE if strict else 1 + TIE)  # (N,)
     counts, hit = [], torch.zeros(len(centres), dtype=torch.bool)
     for chunk in points.split(CHUNK):
@@ -85,7 +86,7 @@ def _inside(points: Tensor, centres: Tensor, strict: bool) -> tuple[Tensor, Tens
 
 
 def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
-    """Return every image's squared distance to its k-th other image, (N,)."""
+    """Return each image's squared distance to its k-th nearest other image, (N,)."""
     radii = []
     for start in range(0, len(features), CHUNK):
         distances = _squared_distances(features[start : start + CHUNK], features)  # (chunk, N)
@@ -95,9 +96,9 @@ def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
 
 
 def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
-    """Return squared distances (M, N) in float64; only one chunk of the others is held in float64 at a time.
+    """Return squared distances (M, N) in float64, converting one chunk of the others at a time.
 
-    Taken around the mean of the others, so that what all features have in common costs no digits.
+    Points are taken relative to the mean of the others, so that a common offset costs no digits.
     """
     centre = others.mean(dim=0, dtype=torch.float64)
     points = points.double() - centre

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 
 class LibraryFailed(Exception):
-    """pytorch-fid's matrix root gave no number that can be trusted, and why."""
+    """pytorch-fid's matrix root failed; the message says why."""
 
 
 def inception(weights: Path) -> nn.Module:
     """Return pytorch-fid's InceptionV3 with the weights of a verified file; it takes floats (B, 3, H, W) in [0, 1]."""
     from pytorch_fid import inception as library
 
-    # The class has no argument for a weights file: its constructor downloads one by itself, unverified and without a
-    # timeout. Its single call for that is answered with our file; the network and the resize stay the library's.
+    # The constructor takes no weights file: it downloads one, unverified and without a timeout. We replace its download
+    # function by one that loads our file; the network and the resize stay the library's.
     download = library.load_state_dict_from_url
     library.load_state_dict_from_url = lambda *_, **__: torch.load(weights, map_location="cpu", weights_only=True)
     try:
@@ -29,10 +29,9 @@ def inception(weights: Path) -> nn.Module:
 
 
 def library_distance(real: Tensor, fake: Tensor) -> float:
-    """Return pytorch-fid's Frechet distance of features (N, D), (M, D), bit for bit what its folder path returns.
+    """Return pytorch-fid's Frechet distance of features (N, D), (M, D), bit for bit as it does for folders.
 
-    Raises LibraryFailed where its matrix root is not finite, or not real: the library then goes on with a
-    covariance that is not the images' own, or stops.
+    Raises LibraryFailed if its matrix root is not finite or not real; the library would then change the covariance, or stop.
     """
     from pytorch_fid.fid_score import calculate_frechet_distance
 
@@ -40,10 +39,10 @@ def library_distance(real: Tensor, fake: Tensor) -> float:
     for features in (real, fake):
         activations = features.numpy().astype(np.float64)
         statistics += [np.mean(activations, axis=0), np.cov(activations, rowvar=False)]
-    printed = io.StringIO()  # the library announces the changed covariance on stdout, where our table goes
+    printed = io.StringIO()  # the library reports a changed covariance on stdout; our table goes there
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sqrtm's `disp` is deprecated: requirements.txt pins scipy for it
+            warnings.simplefilter("ignore")  # sqrtm's `disp` is deprecated; requirements.txt pins scipy
             value = float(calculate_frechet_distance(*statistics))
     except ValueError as error:
         raise LibraryFailed(f"pytorch-fid stopped: {error}") from error

@@ -1,4 +1,4 @@
-"""The report of an evaluation in text: the table, its legend, and what a reader is warned of."""
+"""The report of an evaluation as text: the table, its legend and the warnings."""
 
 import torch
 
@@ -20,15 +20,15 @@ BESIDE = {
 }
 COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", *BESIDE, "comparable")
 RIGHT = ("value", *BESIDE)  # aligned at the decimal point
-MARK = "*"  # of numbers whose network is also the training loss
-DISAGREEMENT = 1e-3  # the most by which the matrix root may differ from the exact form, absolute below 1, relative above
+MARK = "*"  # on numbers in a network that is also the training loss
+DISAGREEMENT = 1e-3  # largest difference of matrix root and exact distance, absolute below 1, relative above
 
 Measured = dict[str, Measurement]
 Calibrations = dict[str, Calibration | None]
 
 
 def text(measured: Measured, calibration: Calibrations, sentences: list[Sentence], warnings: list[str]) -> str:
-    """Return everything that is printed: the table, what its columns are, the verdict and the warnings."""
+    """Return the printed report: the table, its legend, the verdict and the warnings."""
     return "\n".join(
         [
             table(measured, calibration),
@@ -40,12 +40,12 @@ def text(measured: Measured, calibration: Calibrations, sentences: list[Sentence
 
 
 def table(measured: Measured, calibration: Calibrations) -> str:
-    """Return the numbers as aligned lines, and beside each what it is for real images in the place of samples."""
+    """Return the numbers as aligned lines, each beside its values for the comparison sets."""
     return aligned(rows(measured, calibration), right=RIGHT)
 
 
 def rows(measured: Measured, calibration: Calibrations) -> list[tuple[str, ...]]:
-    """Return the cells of the table, its head first. Uncertainty is one standard error or a 95% interval."""
+    """Return the cells of the table, the header first. Uncertainty is one standard error or a 95% interval."""
     cells = [COLUMNS]
     for name, number in measured.items():
         if number.error is not None:
@@ -71,7 +71,7 @@ def rows(measured: Measured, calibration: Calibrations) -> list[tuple[str, ...]]
 
 
 def aligned(cells: list[tuple[str, ...]], right: tuple[str, ...]) -> str:
-    """Return rows of cells as lines of equal columns; those whose head is in `right` end together."""
+    """Return rows of cells as lines with aligned columns; columns with a header in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [
         [cell.rjust(width) if head in right else cell.ljust(width) for cell, width, head in zip(row, widths, cells[0])] for row in cells
@@ -80,7 +80,7 @@ def aligned(cells: list[tuple[str, ...]], right: tuple[str, ...]) -> str:
 
 
 def legend(measured: Measured, calibration: Calibrations) -> list[str]:
-    """Return in words what the table's columns of comparison are, and what is to be known of single numbers."""
+    """Return lines that explain the comparison columns of the table, and notes on single numbers."""
     lines = [
         f"{column}: {calibration[key].meaning} ({calibration[key].num_real}/{calibration[key].num_fake})"
         for column, key in BESIDE.items()
@@ -94,9 +94,9 @@ def legend(measured: Measured, calibration: Calibrations) -> list[str]:
             for key, value in each.values.items()
             if number_of(key) is PRECISION and value is not None
         )
-        lines.append(f"{PRECISION.name} of real images that were spoilt, in the place of the other half: {shares}")
+        lines.append(f"{PRECISION.name} of spoilt real images, against one half: {shares}")
     if not calibration.get("held_out"):
-        lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see what fresh images score")
+        lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see the scores of new real images")
     if taught := teachers(measured):
         lines.append(f"{MARK}: in {' and '.join(taught)}, also the training loss of this run")
     lines.append("comparable: with published numbers; Frechet distances fall as counts grow, so compare equal counts")
@@ -111,28 +111,28 @@ def legend(measured: Measured, calibration: Calibrations) -> list[str]:
 
 
 def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]:
-    """Return what a reader must know before quoting the numbers; `selected_by` is the score that chose the checkpoint."""
+    """Return the warnings for a reader of the numbers; `selected_by` is the score that selected the checkpoint."""
     warnings = [f"{name} was not computed: {number.reason}" for name, number in measured.items() if number.value is None]
     warnings += filter(None, [disagreement(measured)])
     if selected_by:
-        warnings.append(f"this checkpoint was chosen among others by its {selected_by} to the training images, which flatters it")
+        warnings.append(f"this checkpoint was selected by its {selected_by} to the training images, so its numbers are too good")
     numbers = {name: number_of(name) for name in measured}
     published = [name for name, number in numbers.items() if number.counted and number.comparable and name == number.name]
     if any(measured[name].num_fake < PUBLISHED_SAMPLES for name in published):
         warnings.append(f"fid falls with the number of samples; published few-shot values use {PUBLISHED_SAMPLES}")
     for network in OFFLINE_JUDGES:
         if any(number.network == network for number in measured.values()):
-            warnings.append(f"these numbers use {NETWORKS[network].title}: compare them with each other, with no published number")
+            warnings.append(f"these numbers use {NETWORKS[network].title}: compare them only with each other, never with published numbers")
     for title, settings in teachers(measured).items():
         warnings.append(
-            f"{title} is also the training loss of this run ({', '.join(settings)}), so that the numbers marked {MARK} partly "
-            f"measure what was trained: --features {OFFLINE_JUDGES[0]} judges by a network that no recipe trains on"
+            f"{title} is also the training loss of this run ({', '.join(settings)}), so numbers marked {MARK} partly "
+            f"measure what was trained; --features {OFFLINE_JUDGES[0]} uses a network that no recipe trains on"
         )
     return warnings
 
 
 def disagreement(measured: Measured) -> str | None:
-    """Say so when pytorch-fid's matrix root differs from the exact distance by more than 1e-3; None when it does not."""
+    """Return a warning if pytorch-fid's matrix root differs from the exact distance by more than 1e-3, else None."""
     library, exact = (getattr(measured.get(number.name), "value", None) for number in (FID, FID_EXACT))
     if library is None or exact is None or abs(library - exact) <= DISAGREEMENT * max(1.0, exact):
         return None
@@ -140,7 +140,7 @@ def disagreement(measured: Measured) -> str | None:
 
 
 def printed_name(name: str, num_fake: int) -> str:
-    """Return a metric's name as it is printed: Frechet distances with the number of samples that they depend on."""
+    """Return the printed name of a number: Frechet distances include the number of samples."""
     number = number_of(name)
     if number.counted:
         count = f"{num_fake // 1000}k" if num_fake and num_fake % 1000 == 0 else str(num_fake)
@@ -149,6 +149,6 @@ def printed_name(name: str, num_fake: int) -> str:
 
 
 def printed_value(name: str, value: float | None) -> str:
-    """Return a number of the metric as it is printed; `-` for None."""
+    """Return a value as it is printed; `-` for None."""
     number = number_of(name)
     return "-" if value is None else f"{value * number.scale:.{number.digits}f}"

@@ -1,7 +1,7 @@
-"""The table of metrics: what each is called, computed by and in, and how its numbers are read.
+"""The table of metrics: the name, function, network and numbers of each.
 
-A new metric is a file of its own with its function, and a row here. Everything else is read off the rows: --metrics and
-its help, weights, names in metrics.json, the printed table, charts, and what the verdict looks at.
+A new metric needs a file with its function, and a row here. Everything else comes from the rows: --metrics and its help,
+weights, names in metrics.json, the printed table, charts, and the inputs of the verdict.
 """
 
 from collections.abc import Callable
@@ -19,48 +19,48 @@ class Number(NamedTuple):
 
     name: str
     better: str
-    offline: str | None = None  # its name before the suffix of a network that needs no download, where that differs
-    network: str | None = None  # where it is not its metric's
-    comparable: str | None = None  # what a protocol must be (published, raw) for values to be comparable with published ones
-    counted: bool = False  # a distance of sets that falls as samples grow: printed with their number, judged in equal numbers
-    scale: int = 1  # factor that it is printed with
-    digits: int = 2  # printed after the point
+    offline: str | None = None  # its name in a network that needs no download, before the suffix; None: the same name
+    network: str | None = None  # None: the network of its metric
+    comparable: str | None = None  # attribute of a protocol (published, raw) that makes values comparable with published ones
+    counted: bool = False  # a distance that falls with the number of samples: the name includes the number, the verdict uses equal counts
+    scale: int = 1  # factor for printing
+    digits: int = 2  # decimals for printing
     chart: bool = False  # whether the page draws it as bars
-    bar: float | None = None  # the verdict's threshold; None: the verdict compares with real images, or is silent
-    heldout: bool = False  # whether it needs held-out images and is left out without them
+    bar: float | None = None  # the verdict's threshold; None: the verdict compares with real images or ignores the number
+    heldout: bool = False  # whether it needs held-out images; without them it is left out
 
 
 class Metric(NamedTuple):
     """One row.
 
-    `measure` returns a `Value` for each of the numbers, in their order, None for one that is left out. Metrics of FEATURES are
-    given a `Comparison` for each of their networks, others a `Context`, and these say in image passes how much `work` it is.
+    `measure` returns a `Value` for each number, in order, or None for a number that is left out. It takes one `Comparison` per
+    network if the source is FEATURES, otherwise a `Context`; `work` then returns the work in image passes.
     """
 
-    key: str  # the word of --metrics
+    key: str  # name in --metrics
     measure: Callable
-    network: str  # a role in the protocol, or one network's name
+    network: str  # a role in the protocol, or the name of a network
     numbers: tuple[Number, ...]
-    source: str = FEATURES  # what it looks at; GENERATOR: it is skipped where there are only images
+    source: str = FEATURES  # its input; GENERATOR: skipped if there are only images
     work: Callable | None = None
-    paper: bool = True  # whether the paper's protocol has it
-    altered: dict | None = None  # ways of altering real images, on which the verdict tries it: COPIES or SPOILT
+    paper: bool = True  # whether the paper's protocol includes it
+    altered: dict | None = None  # changed real images on which the verdict tests it: COPIES or SPOILT
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Return every network that it looks through, its own first."""
+        """Return every network of its numbers, its own first."""
         return tuple(dict.fromkeys([self.network, *(number.network for number in self.numbers if number.network)]))
 
     def named(self, protocol: Protocol) -> dict[str, Number]:
         """Return the numbers by their names in a protocol."""
         names = {}
         for number in self.numbers:
-            own = protocol.suffix and (number.network or self.network) in protocol._fields  # its features are not the literature's
+            own = protocol.suffix and (number.network or self.network) in protocol._fields  # features without published numbers
             names[(number.offline or number.name) + protocol.suffix if own else number.name] = number
         return names
 
 
-# Numbers that the verdict and the report speak of; the others stand in their rows alone.
+# Numbers that the verdict and the report use; the other numbers are defined in their rows.
 FID = Number("fid", LOWER, offline="fd", comparable="published", counted=True, chart=True)
 FID_EXACT = Number("fid_exact", LOWER, comparable="published", counted=True, chart=True)
 KID = Number("kid", LOWER, offline="kd", comparable="published", scale=1000)
@@ -71,7 +71,7 @@ COPY_RATE = Number("copy_rate", LOWER, chart=True, bar=copying.PERCENTILE)
 COPY_RATE_THUMBNAIL = Number("copy_rate_thumbnail", LOWER, network="thumbnail", chart=True, bar=copying.PERCENTILE)
 C_T = Number("c_t", HIGHER, bar=3)  # standard deviations
 BACKTRACK_HELDOUT = Number("backtrack_heldout", LOWER, digits=3, heldout=True)
-BEYOND_COPYING = Number("beyond_copying", HIGHER, bar=0.05, heldout=True)  # what a generator may reach by luck
+BEYOND_COPYING = Number("beyond_copying", HIGHER, bar=0.05, heldout=True)  # share that a generator can reach by chance
 BACKTRACK_TRAIN = Number("backtrack_train", LOWER, digits=3)
 BACKTRACK_GAP = Number("backtrack_gap", LOWER, digits=3, heldout=True)
 
@@ -112,6 +112,6 @@ METRICS = {
 
 
 def chosen(keys: list[str], *sources: str, altered: dict | None = None) -> list[Metric]:
-    """Return the rows of these keys: those that look at one of `sources`, if any are named, and are tried on `altered` images, if given."""
+    """Return the rows of these keys, only those with a source in `sources` and with `altered`, if these are given."""
     rows = [METRICS[key] for key in keys]
     return [row for row in rows if row.source in (sources or (row.source,)) and altered in (None, row.altered)]

@@ -1,4 +1,4 @@
-"""Whether a judge is also the teacher: a run trained on a network learns what that network sees, and scores well in it."""
+"""Whether a run was trained on the network that scores it: a run scores well in its own training network."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from models.perceptual import WEIGHTS_OF
 
 
 def trained_on(network: str, config: dict) -> tuple[str, ...]:
-    """Return the settings by which a run was trained on the weights of a network, or of some of its layers.
+    """Return the settings by which a run was trained on the weights of a network.
 
-    `network` is a feature network or a perceptual distance. `config` is the run's whole configuration: whatever its method,
-    a setting trains on a perceptual distance by holding its name.
+    `network` is a feature network or a perceptual distance. `config` is the run's whole configuration, of any method: a setting
+    with the name of a perceptual distance as its value trains on that distance.
     """
     weights = _weights(network)
     settings = {f"{section}.{key}": value for section, part in config.items() if isinstance(part, dict) for key, value in part.items()}
@@ -19,14 +19,14 @@ def trained_on(network: str, config: dict) -> tuple[str, ...]:
 
 
 def marked(measured: dict[str, Measurement], config: dict | None) -> dict[str, Measurement]:
-    """Return the numbers, each with what the run of this configuration was trained on; without a configuration as they are."""
+    """Return the numbers with `also_training_loss` filled in from the run's configuration; unchanged without one."""
     if config is None:
         return measured
     return {name: replace(number, also_training_loss=trained_on(number.network, config)) for name, number in measured.items()}
 
 
 def teachers(measured: dict[str, Measurement]) -> dict[str, tuple[str, ...]]:
-    """Return the networks in words that judge here and were trained on, each with the settings that say so."""
+    """Return the titles of the scoring networks that the run was trained on, each with the settings that name them."""
     found = {number.network: number.also_training_loss for number in measured.values() if number.also_training_loss}
     return {NETWORKS[network].title if network in NETWORKS else network: settings for network, settings in found.items()}
 

@@ -261,7 +261,7 @@ def test_two_evaluations_are_compared_under_the_same_conditions_only(run, tmp_pa
     assert "fd_effnetlite030" not in table and "fd_effnetlite0_30" in table and f"{b['value'] - a['value']:.2f}" in table
     main("--compare", tmp_path / "a", tmp_path / "a")
     assert "no clear difference" in capsys.readouterr().out
-    for other, told in (("c", "num_samples 30 and 31"), ("nowhere", "no metrics.json there")):
+    for other, told in (("c", "num_samples 30 and 31"), ("nowhere", "has no metrics.json")):
         with pytest.raises(UserError, match=told):
             main("--compare", tmp_path / "a", tmp_path / other)
     (tmp_path / "c" / "metrics.json").write_text('{"schema": "rs-imle.evaluation.1"}')
@@ -420,7 +420,7 @@ def test_a_checkpoint_that_was_chosen_says_so(run, tmp_path, capsys):
     checkpoint.save(checkpoint.load(run / "checkpoints" / "last.pt") | {"selected_by": "energy_distance"}, best)
     main(best, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4, "--out", tmp_path / "out")
     assert numbers(tmp_path / "out")["input"]["selected_by"] == "energy_distance"
-    assert "chosen among others by its energy_distance to the training images" in capsys.readouterr().out
+    assert "selected by its energy_distance to the training images" in capsys.readouterr().out
 
 
 def test_broken_weights_give_a_line_and_no_numbers(run, tmp_path):
@@ -456,7 +456,7 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
     (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
     np.savez(tmp_path / "bad.npz", np.zeros((2, 3, 4)))
     for words, told in [
-        ([one], "name the real images to compare with by --data"),
+        ([one], "give the real images with --data"),
         ([two, "--data", one], "000.png is 16x16, small.png is 9x9"),
         ([tmp_path / "empty", "--data", one], "no images"),
         ([one, "--data", tmp_path / "empty"], "no images"),
@@ -464,9 +464,9 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
         ([run, "--metrics", "fid,kld"], "unknown here: 'kld'; choose from fid,kid,pr,copying"),
         ([run, "--metrics", "fid_clean"], "unknown here: 'fid_clean'"),
         ([run, "--protocol", "paper"], "computed in Inception's features"),
-        ([one, "--data", one, "--repeats", "2"], "holds images and not their generator"),
+        ([one, "--data", one, "--repeats", "2"], "holds images, not their generator"),
         ([tmp_path / "bad.npz", "--data", one], "images are one uint8 array (N, H, W, 3)"),
-        ([], "give what to score, or --compare with two evaluations"),
+        ([], "give a source to score, or --compare with two evaluations"),
         ([run, "--num-samples", "0"], "not a whole number from 1 up"),
         ([run, "--device", "cuda:99"], "--device cuda:99: not available here"),
         ([run, "--out", one / "000.png"], "cannot be made"),

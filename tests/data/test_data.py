@@ -79,7 +79,7 @@ def test_nested_folder_any_case_sorted_and_hidden_files_ignored(tmp_path):
     images = load_images(tmp_path, resolution=SQUARE)
     assert images.names == ["a/Y.TIFF", "a/deep/x.Bmp", "b.PNG"]
     assert images.report == [
-        "5 files -> 3 images at 8x8: 2 no images; left out what systems make: __MACOSX",
+        "5 files -> 3 images at 8x8: 2 no images; left out system files: __MACOSX",
         "no image: LICENSE, README.md",
     ]
     assert images.images.dtype == torch.uint8 and images.images.shape == (3, 3, 8, 8)
@@ -480,7 +480,7 @@ def test_file_that_is_no_zip(tmp_path, name):
     whole = zipped(tmp_path / "set", tmp_path / name).read_bytes()
     for content in (whole[: len(whole) // 2], whole[:-10], b"", b"text"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=r"^data\.path: .* is neither a folder nor a \.zip that opens .*; give a"):
+        with pytest.raises(UserError, match=r"^data\.path: .* is neither a folder nor a readable \.zip .*; give a"):
             load_images(tmp_path / name, resolution=SQUARE)
 
 
@@ -536,7 +536,7 @@ def test_too_few_usable_images(tmp_path):
 
 @pytest.mark.parametrize("background", ["whitte", "#12", "", None, 5])
 def test_bad_background(tmp_path, background):
-    with pytest.raises(UserError, match=r"^data\.background: .* is no colour; use a name such as white, or #rrggbb"):
+    with pytest.raises(UserError, match=r"^data\.background: .* is not a colour; use a name such as white, or #rrggbb"):
         load_images(tmp_path, resolution=SQUARE, background=background)
 
 

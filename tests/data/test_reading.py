@@ -166,7 +166,7 @@ def test_equal_samples_stay_and_the_first_by_name_are_taken(tmp_path):
 def test_what_is_no_sample_is_named(tmp_path):
     files = {f"{seed}.png": picture(seed) for seed in range(3)}
     files |= {"notes.txt": b"x", "seeds.json": b"[]", "old.zip": b"PK\3\4", ".DS_Store": b"x", "@eaDir/0.png/thumb.jpg": picture(9, "JPEG")}
-    told = "6 files -> 3 images: 2 no images (notes.txt, seeds.json), 1 archive inside (old.zip); left out what systems make: @eaDir"
+    told = "6 files -> 3 images: 2 no images (notes.txt, seeds.json), 1 archive inside (old.zip); left out system files: @eaDir"
     for path in (put(tmp_path / "set", files), pack(tmp_path / "set.zip", files)):
         assert read_generated(path).report == told
 
@@ -388,7 +388,7 @@ def test_the_total_is_the_folders_total(tmp_path):
     assert found.report[0] == "7 files -> 1 image at 16x16: 1 unsupported, 1 truncated, 1 archive, 1 duplicate, 2 no images"
     assert found.report[1:] == [
         "dropped 1.png: same pixels as 0.png",
-        "skipped a.jp2: unsupported (JPEG 2000, which is not read here; save it as PNG or JPEG)",
+        "skipped a.jp2: unsupported (JPEG 2000, which is not supported; save it as PNG or JPEG)",
         found.report[3],
         "skipped in.tar: archive (an archive inside; unpack it)",
         "no image: LICENSE, b",
@@ -433,7 +433,7 @@ def test_an_archive_inside_is_named(kind, tmp_path):
 def test_a_folder_that_holds_an_archive_alone_says_so(tmp_path):
     put(tmp_path, {"set.zip": b"PK\3\4", "#recycle/0.png": picture(0)})
     with pytest.raises(
-        UserError, match=r"no images in .* \(1 file, .*; set.zip: an archive inside, unpack it; left out what systems make: #recycle\)"
+        UserError, match=r"no images in .* \(1 file, .*; set.zip: an archive inside, unpack it; left out system files: #recycle\)"
     ):
         read(tmp_path)
 
@@ -558,7 +558,7 @@ def test_folders_that_systems_make_are_left_out_and_named(name, tmp_path):
     for path in (put(tmp_path / "set", files), pack(tmp_path / "set.zip", files)):
         found = read(path)
         assert found.names == ["0.png", "in/1.png"] and len(found.report) == 1
-        assert found.report[0].startswith("2 files -> 2 images at 16x16; left out what systems make: ")
+        assert found.report[0].startswith("2 files -> 2 images at 16x16; left out system files: ")
         named = found.report[0].partition("make: ")[2].split(", ")
         assert sorted(named) == sorted([name, "Thumbs.db", "desktop.ini", "~$0.docx"])
         generated = read_generated(path)

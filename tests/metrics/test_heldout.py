@@ -54,7 +54,7 @@ def test_a_training_image_that_came_back_changed_is_named(name):
     mixed = tensors([*map(CHANGES[name], train[3:6]), *new])
     assert heldout.near_copies(tensors(train), mixed) == [0, 1, 2]
     (warning,) = heldout.warnings_of(tensors(train), mixed, [f"{i}.png" for i in range(23)])
-    assert warning.startswith("3 of 23 held-out images are as near to a training image") and "(0.png, 1.png, 2.png)" in warning
+    assert warning.startswith("3 of 23 held-out images differ from a training image by no more") and "(0.png, 1.png, 2.png)" in warning
     assert heldout.warnings_of(tensors(train), mixed[3:], [""] * 20) == []
 
 

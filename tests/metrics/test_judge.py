@@ -261,7 +261,7 @@ def test_a_judge_that_has_not_trained_the_run_says_nothing(run_of, evaluate, tmp
         assert list(document["metrics"]) == [f"kd{suffix}", f"intra_lpips{suffix}"]
         assert all(number["network"] == judge and number["also_training_loss"] == [] for number in document["metrics"].values())
         assert "*" not in printed and "also the training loss" not in printed + page
-        assert f"these numbers use {NETWORKS[judge].title}: compare them with each other" in printed
+        assert f"these numbers use {NETWORKS[judge].title}: compare them only with each other" in printed
 
 
 def test_a_folder_of_images_has_no_known_teacher(images, evaluate, tmp_path):

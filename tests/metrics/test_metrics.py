@@ -460,7 +460,7 @@ def test_hostile_folders_are_told_in_one_line(tmp_path):
         "mixed": r"000.png is 32x40, zz.png is 41x40",
         "broken": "b.png: cannot be read",
         "script": "a.png: cannot be read",
-        "not.zip": r"neither a folder nor a \.zip that opens",
+        "not.zip": r"neither a folder nor a readable \.zip",
     }
     for name, told in cases.items():
         with pytest.raises(UserError, match=told) as caught:
