@@ -1,4 +1,4 @@
-"""The clock of all benchmarks: seconds of a job, of jobs that take turns and of a job's parts; rates; the peak of memory."""
+"""The clock of all benchmarks: seconds of a job, of jobs in turn and of a job's parts; rates; peak memory."""
 
 import sys
 import time
@@ -9,20 +9,20 @@ from typing import Any, TypeVar
 import torch
 
 CPU = torch.device("cpu")
-TIMES, SECONDS = 20, 6.0  # `least_seconds` stops at either, but takes two times at least
+TIMES, SECONDS = 20, 6.0  # limits of `least_seconds`, which measures at least twice
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds_of(job: Callable[[], object], device: torch.device = CPU, now: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds that `job` takes by the clock `now`, the wait for its device included."""
+    """Return the seconds of `job` by the clock `now`, including the wait for its device."""
     started = now()
     job()
     wait(device)
@@ -30,7 +30,7 @@ def seconds_of(job: Callable[[], object], device: torch.device = CPU, now: Calla
 
 
 def least_seconds(job: Callable[[], object], device: torch.device = CPU) -> float:
-    """Return the least of several times of `job`, which other work on the machine disturbs least."""
+    """Return the minimum of several timings of `job`, which other work on the machine affects least."""
     seconds_of(job, device)  # warms up
     taken: list[float] = []
     while len(taken) < 2 or (len(taken) < TIMES and sum(taken) < SECONDS):
@@ -39,7 +39,7 @@ def least_seconds(job: Callable[[], object], device: torch.device = CPU) -> floa
 
 
 def by_turns(jobs: dict[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
-    """Run the jobs in turn, `rounds` times each, so that a noisy machine is noisy to all; return what each returned."""
+    """Run the jobs in turn, `rounds` times each, so noise affects all alike; return the results of each."""
     found: dict[K, list[T]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
@@ -48,40 +48,40 @@ def by_turns(jobs: dict[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
 
 
 def matmul_rate(device: torch.device, side: int) -> float:
-    """Return the float32 operations per second of a matrix product."""
+    """Return the float32 operations per second of a matrix product of this `side`."""
     a, b = torch.randn(2, side, side, device=device)
     return 2 * side**3 / least_seconds(lambda: a @ b, device)
 
 
 def copy_rate(device: torch.device, elements: int = 2**24) -> float:
-    """Return the bytes per second, read and written, of a copy."""
+    """Return the bytes per second, read plus written, of a copy."""
     source = torch.zeros(elements, device=device)
     target = torch.empty_like(source)
     return 8 * elements / least_seconds(lambda: target.copy_(source), device)
 
 
 def peak_bytes(device: torch.device = CPU) -> int:
-    """Return the most memory held so far: what torch allocated on a GPU, else what was resident of this process."""
+    """Return the peak memory so far: allocated by torch on a GPU, else resident memory of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # Windows has none
+    import resource  # does not exist on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class Clock:
-    """Seconds spent in each part of a job, without the parts inside it."""
+    """Seconds spent in each part of a job, without nested parts."""
 
     def __init__(self, device: torch.device, places: dict[str, str], elsewhere: str):
-        """Tell the calls of one function apart by the place: of the innermost open part in `places` {part: place}, or `elsewhere`."""
+        """`places` {part: place} names the place of a call by its innermost open part; other calls are at `elsewhere`."""
         self.device, self.places, self.elsewhere = device, places, elsewhere
         self.seconds: dict[str, float] = {}
         self.calls: dict[str, int] = {}
-        self._open: list[list] = []  # [name, when it began, seconds of parts inside]
+        self._open: list[list] = []  # [name, start, seconds of nested parts]
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what happens inside to the part `name`."""
+        """Count the time of the block as part `name`."""
         self._open.append([name, self._now(), 0.0])
         try:
             yield
@@ -90,7 +90,7 @@ class Clock:
             self._add(name, begun, inside)
 
     def split(self, name: str, into: str) -> None:
-        """Count what the innermost open part has taken so far to `name`, and go on with it as `into`."""
+        """Count the time of the innermost open part so far as `name`, and continue that part as `into`."""
         _, begun, inside = self._open[-1]
         self._add(name, begun, inside, depth=1)
         self._open[-1] = [into, self._now(), 0.0]
@@ -103,7 +103,7 @@ class Clock:
             self._open[-1 - depth][2] += whole
 
     def watch(self, owner: object, function: str, name: str, after: Callable[[Any], None] = lambda value: None) -> None:
-        """Count what `owner.function` takes to the part `name`, or to one for each place if it ends in " of"."""
+        """Count the calls of `owner.function` as part `name`; if the name ends in " of", as one part per place."""
         original = getattr(owner, function)
 
         def timed(*args, **kwargs):

@@ -1,12 +1,12 @@
-"""What a training step and a refresh cost as they grow: python benchmarks/curves.py [--device D] [--quick] [--out FOLDER]
+"""How the costs of a step and of a refresh grow: python benchmarks/curves.py [--device D] [--quick] [--out FOLDER]
 
-Draws curves-step.png, time and peak memory of a step against resolution and batch size, and curves-refresh.png, the same
-of rejecting and matching against candidates and targets; the numbers go to curves.json. Every point is measured in a
-process of its own. Beside each curve stands what the arithmetic predicts: multiplications counted, at the rate of this
-machine's matrix product, and the law of growth through one measured point.
+Draws curves-step.png, time and peak memory of a step against resolution and batch size, and curves-refresh.png, time and peak
+memory of rejecting and matching against candidates and targets. Writes the numbers to curves.json. Every point is measured in
+its own process. Two predictions stand beside each curve: the counted FLOPs at the rate of this machine's matrix product, and
+growth proportional to the FLOPs through one measured point.
 
-Other resolutions than the recipe's get its generator with levels more or fewer: each doubling adds one of half the width
-of the last and as many blocks, each halving drops the last.
+For another resolution the recipe's generator changes its number of levels: each doubling adds a level with half the width of
+the last and as many blocks, each halving removes the last level.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from training.device import choose_device
 from training.settings import Settings, resolution
 
 RECIPE = Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml"
-IMAGES = 32  # the largest batch; as many for all, so that what is kept of them is the same
+IMAGES = 32  # the largest batch; the same for all points, so memory for targets is equal
 POINTS = {
     "resolution": [32, 64, 128, 256],
     "batch": [1, 2, 4, 8, 16, 32],
@@ -39,7 +39,7 @@ POINTS = {
     "targets": [10, 30, 100, 300, 1000],
 }
 QUICK = {"resolution": [32, 64], "batch": [1, 2, 4], "candidates": [10**3, 10**4], "targets": [10, 100]}
-FIXED = {"targets": 100, "candidates": 10**5}  # what is kept while the other grows
+FIXED = {"targets": 100, "candidates": 10**5}  # the value of one axis while the other grows
 
 
 def recipe(settings: dict[str, object]) -> Settings:
@@ -47,7 +47,7 @@ def recipe(settings: dict[str, object]) -> Settings:
 
 
 def resized(pixels: int) -> dict[str, object]:
-    """Return the settings that make the recipe one for square images of another resolution."""
+    """Return the settings that change the recipe to square images of another resolution."""
     base = recipe({})
     channels, blocks, side = list(base.model.channels), list(base.model.blocks), max(resolution(base))
     while side < pixels:
@@ -58,7 +58,7 @@ def resized(pixels: int) -> dict[str, object]:
 
 
 def measure_step(settings: dict[str, object], device: torch.device) -> dict[str, float]:
-    """Return seconds, peak memory and multiplications of a training step, on noise in place of images."""
+    """Return seconds, peak memory and FLOPs of a training step on noise images."""
     config = recipe(settings)
     images = torch.randint(256, (IMAGES, 3, *resolution(config)), dtype=torch.uint8)
     step = methods.make(config, images, device=device, pretrained=False).work()["a step"].job  # random weights cost the same
@@ -70,7 +70,7 @@ def measure_step(settings: dict[str, object], device: torch.device) -> dict[str,
 
 
 def measure_refresh(candidates: int, targets: int, device: torch.device) -> dict[str, float]:
-    """Return the peak memory of a refresh, and the seconds of its matching and of the matrix product in it."""
+    """Return peak memory of a refresh, and seconds, FLOPs and FLOP rate of its matching."""
     refresh(candidates, targets, device)
     peak = peak_bytes(device) / 2**20
     wanted, pool = mixture(targets, 1).to(device), mixture(min(candidates, DISTINCT), 2).to(device)
@@ -83,7 +83,7 @@ def measure_refresh(candidates: int, targets: int, device: torch.device) -> dict
 
 
 def measure(axis: str, value: int, device: torch.device) -> dict[str, float]:
-    """Return what is measured at one point of a curve."""
+    """Return the measurements at one point of a curve."""
     if axis == "resolution":
         return measure_step(resized(value), device)
     if axis == "batch":
@@ -92,7 +92,7 @@ def measure(axis: str, value: int, device: torch.device) -> dict[str, float]:
 
 
 def collect(points: dict[str, list[int]], device: str) -> dict[str, list[dict]]:
-    """Measure every point in a process of its own."""
+    """Measure every point in its own process."""
     found: dict[str, list[dict]] = {}
     for axis, values in points.items():
         for value in values:
@@ -104,13 +104,13 @@ def collect(points: dict[str, list[int]], device: str) -> dict[str, list[dict]]:
 
 
 def straight(x: list[float], y: list[float]) -> list[float]:
-    """Return the heights at `x` of the straight line through the first two points."""
+    """Return the values at `x` of the straight line through the first two points."""
     slope = (y[1] - y[0]) / (x[1] - x[0])
     return [y[0] + slope * (at - x[0]) for at in x]
 
 
 def draw(found: dict[str, list[dict]], axes: dict[str, str], title: str, law: str, path: Path) -> None:
-    """Draw time above memory, beside each other for each of the axes {name: title}; `law` says how memory grows."""
+    """Plot time above memory, one column per axis {name: title}; `law` is the expected growth of memory."""
     (blue, red, *_), grey = plots.COLORS, plots.GREY
     with plots.canvas() as pyplot:
         figure, panels = pyplot.subplots(2, 2, figsize=(12, 8.5), sharex="col", sharey="row")
@@ -154,9 +154,9 @@ def draw(found: dict[str, list[dict]], axes: dict[str, str], title: str, law: st
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    parser.add_argument("--quick", action="store_true", help="a few small points, to try it out")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the figures (benchmarks)")
-    parser.add_argument("--point", nargs=2, metavar=("AXIS", "VALUE"), help="only measure one point, and print JSON")
+    parser.add_argument("--quick", action="store_true", help="measure a few small points, to try the command")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the figures (benchmarks)")
+    parser.add_argument("--point", nargs=2, metavar=("AXIS", "VALUE"), help="measure only one point and print JSON")
     args = parser.parse_args(words)
     device = choose_device(args.device)
     if args.point:

@@ -1,7 +1,7 @@
-"""What the numbers of an evaluation cost, once the features are there: python benchmarks/evaluation.py
+"""The cost of the metrics, without computing features: python benchmarks/evaluation.py
 
-The exact Frechet distance of 100 against 5,000 features beside pytorch-fid's matrix root, and the time and the memory
-of precision and recall on 5,000 against 5,000. The features are random, of a spectrum that falls as real ones do.
+Times the exact Frechet distance and pytorch-fid's matrix root on 100 against 5,000 features, and precision and recall on 5,000
+against 5,000, with their memory. The features are random; their spectrum falls like that of real features.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(words: list[str]) -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(words)
     print(f"{torch.get_num_threads()} threads")
     real, fake = features(5000, 4096, 0), features(5000, 4096, 1)
-    prdc.prdc(real[:50], fake[:50])  # load what is loaded but once
+    prdc.prdc(real[:50], fake[:50])  # warm up
     before = peak_bytes()
     seconds = seconds_of(lambda: prdc.prdc(real, fake))
     print(

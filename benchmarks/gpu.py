@@ -1,12 +1,12 @@
-"""What one GPU does with the project, in nine minutes: python benchmarks/gpu.py --out DIR [--parts card steps ...]
+"""Measure the project on one GPU, in nine minutes: python benchmarks/gpu.py --out DIR [--parts card steps ...]
 
-Parts: the card's rates; the tests that can use a GPU; CPU against GPU; the gradient in each precision; a step and a refresh of
-four recipes with each lever; torch.compile; minutes of real training at 256 pixels, sampled and scored. A part that fails, or
-for which no time is left, says so and does not end the others. --out holds result.json after every part, steps.md, and a sheet
-of samples.
+Parts: the rates of the card; the tests that can use a GPU; CPU against GPU; the gradient in each precision; a step and a
+candidate of four recipes with each lever; torch.compile; minutes of training at 256 pixels, with samples and scores. If a part
+fails or has no time left, it reports that and the others still run. --out receives result.json after every part, steps.md and a
+sheet of samples.
 
---rehearse takes a tiny recipe instead, which a CPU does in two minutes. Needs the package's requirements and pytest,
-pytest-xdist; nothing is downloaded: LPIPS is timed with random weights, and trained in its place is EfficientNet-Lite0.
+--rehearse uses a tiny recipe, which takes two minutes on a CPU. Needs the project's requirements, pytest and pytest-xdist, but
+no download: LPIPS is timed with random weights, and the training uses EfficientNet-Lite0 instead.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from training.trainer import Trainer
 from training.transform import transform
 
 RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
-LEVERS = {  # settings upon a recipe; `step` does what the last two say
+LEVERS = {  # settings that change a recipe; `step` implements the last two
     "as it is": (),
     "bf16": ("train.precision=bf16",),
     "EfficientNet-Lite0": ("loss.perceptual=effnet-lite0",),
@@ -53,7 +53,7 @@ SAMPLES = 1000  # to score
 
 
 class Run:
-    """What is asked, the time that is left, and what was found."""
+    """The arguments, the remaining time and the results."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.began, self.device = args, time.monotonic(), choose_device(args.device)
@@ -63,26 +63,26 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def left(self) -> float:
-        """Return the seconds that are left."""
+        """Return the remaining seconds."""
         return self.args.seconds - (time.monotonic() - self.began)
 
     @contextlib.contextmanager
     def part(self, name: str, seconds: float):
-        """Give a dict to fill, if `seconds` are left; write it down, with its error if there was one."""
+        """Yield a dict for results if `seconds` are left; then write all results, with the part's error if it failed."""
         box: dict = {}
         self.found[name], begun = box, time.monotonic()
         try:
             if self.left() < seconds:
                 raise TimeoutError(f"skipped: needs {seconds:.0f} s, {self.left():.0f} s are left")
             yield box
-        except Exception as error:  # whatever it is, the other parts are worth having
+        except Exception as error:  # after any error the other parts still run
             box["error"] = "".join(traceback.format_exception(error))[-1500:]
         box["seconds"] = round(time.monotonic() - begun, 1)
         (self.out / "result.json").write_text(json.dumps(self.found, indent=1, default=str) + "\n")
         print(f"[{time.monotonic() - self.began:5.0f} s] {name}: {json.dumps(box, default=str)[:700]}", flush=True)
 
     def timed(self, work: Callable, calls: int, warm: int = 3) -> dict[str, float]:
-        """Return milliseconds of a call: `step` in a row, `alone` (median, the GPU waited for), `host` until all are queued."""
+        """Return milliseconds per call: `step` for calls in a row, `alone` for a median single call, `host` for queueing."""
         calls, warm = (calls, warm) if self.cuda else (2, 1)
         for _ in range(warm):
             work()
@@ -98,7 +98,7 @@ class Run:
 
 
 def card(run: Run) -> None:
-    """Measure the two ceilings, copies and matrix products, and what a launch costs."""
+    """Measure the rates of copies and matrix products, and the cost of a kernel launch."""
     with run.part("card", 20) as box:
         elements = 2**30 if run.cuda else 2**22
         source = torch.empty(elements, dtype=torch.uint8, device=run.device).random_()
@@ -113,7 +113,7 @@ def card(run: Run) -> None:
         ):
             m = torch.randn(side, side, device=run.device).to(kind)
             with true_fp32(run.device):
-                torch.backends.cuda.matmul.fp32_precision = precision  # restored with the others
+                torch.backends.cuda.matmul.fp32_precision = precision  # true_fp32 restores it
                 box[f"matmul_{name}_TFLOP/s"] = 2 * side**3 / run.timed(lambda: m @ m, 6, 2)["step_ms"] / 1e9
         x = torch.zeros(8, device=run.device)
         box["launch_us"] = 1e3 * run.timed(lambda: x.add_(1), 2000)["host_ms"]
@@ -123,7 +123,7 @@ def card(run: Run) -> None:
 
 
 def tests(run: Run) -> None:
-    """Run the tests that train, search or draw, on the machine with the GPU."""
+    """Run the tests of training, search and networks on the machine with the GPU."""
     with run.part("tests", 100) as box:
         names = [str(path) for name in (TESTS[:1] if run.args.rehearse else TESTS) for path in (ROOT / "tests").rglob(f"test_{name}.py")]
         command = [sys.executable, "-m", "pytest", "-q", "-n", "8", "--dist", "loadfile", "-p", "no:cacheprovider", "-rs", *names]
@@ -133,7 +133,7 @@ def tests(run: Run) -> None:
 
 
 def method_of(recipe: str, words: tuple[str, ...], device: torch.device, *, images: Tensor | None = None) -> Imle:
-    """Return the untrained method of a recipe, on noise with random loss weights unless `images` are given."""
+    """Return the untrained method of a recipe; without `images`, on noise and with random loss weights."""
     config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", list(words))
     noise = images is None
     images = torch.randint(256, (100, 3, *resolution(config)), dtype=torch.uint8) if noise else images
@@ -143,7 +143,7 @@ def method_of(recipe: str, words: tuple[str, ...], device: torch.device, *, imag
 
 
 def agreement(run: Run) -> None:
-    """Compare matches and images of one untrained generator on the CPU and on the GPU."""
+    """Compare matches and images of one untrained generator on CPU and GPU."""
     with run.part("CPU against GPU", 30) as box:
         images = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         cpu, gpu = (method_of("smoke-32", ("imle.pool_factor=5",), device, images=images) for device in (CPU, run.device))
@@ -163,17 +163,17 @@ def agreement(run: Run) -> None:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Return images as bytes."""
+    """Return images in [-1, 1] as uint8."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def error(exact: Tensor, other: Tensor) -> float:
-    """Return the relative error of `other`."""
+    """Return the relative error of `other` against `exact`."""
     exact, other = exact.double().cpu(), other.double().cpu()
     return ((exact - other).norm() / exact.norm()).item()
 
 
-PRECISIONS = {  # of the generator and of the perceptual network: a type for autocast, or a mode of float32
+PRECISIONS = {  # (generator, perceptual network), each a dtype for autocast or a float32 mode
     "fp32": ("ieee", "ieee"),
     "tf32": ("tf32", "tf32"),
     "bf16": (torch.bfloat16, torch.bfloat16),
@@ -185,7 +185,7 @@ PRECISIONS = {  # of the generator and of the perceptual network: a type for aut
 
 
 def precision(run: Run) -> None:
-    """Compare the gradient of a batch in each precision with float32's, at the start and after some training."""
+    """Compare the gradient of a batch in each precision with that in float32, before and after some training."""
     with run.part("gradient by precision", 60) as box:
         images = load_images(ROOT / "data" / "fluent_faces", resolution=(64, 64), fit="crop", background="white", minimum=2).images
         made = method_of(
@@ -208,11 +208,11 @@ def precision(run: Run) -> None:
             }
 
 
-RESIZED = {False: (), True: ("model.channels=[32,32,16,16,16]", "model.blocks=[1,1,1,1,1]")}  # the recipes of `precision`
+RESIZED = {False: (), True: ("model.channels=[32,32,16,16,16]", "model.blocks=[1,1,1,1,1]")}  # settings of `precision`, by --rehearse
 
 
 def gradient(made: Imle, generator: str | torch.dtype, loss: str | torch.dtype) -> Tensor:
-    """Return the gradient (P,) float64 of the first batch of matches, with a fixed loss scale, as fp16 needs one."""
+    """Return the gradient (P,), float64, of the first batch of matches, with a fixed loss scale for fp16."""
     scale = 2.0**12
     index = torch.arange(10, device=made.device)
     with torch.no_grad():
@@ -229,7 +229,7 @@ def gradient(made: Imle, generator: str | torch.dtype, loss: str | torch.dtype) 
 
 @contextlib.contextmanager
 def in_precision(device: torch.device, kind: str | torch.dtype):
-    """Compute in a type by autocast, or in a mode of float32 convolutions; what was set before is restored."""
+    """Compute in a dtype by autocast, or in a mode of float32 convolutions; restore the mode afterwards."""
     if isinstance(kind, torch.dtype):
         with torch.autocast(device.type, dtype=kind):
             yield
@@ -240,7 +240,7 @@ def in_precision(device: torch.device, kind: str | torch.dtype):
 
 
 def steps(run: Run) -> None:
-    """Time a step, and a candidate of a pool, of every recipe with every lever; the GPU's own time, and its dearest kernels."""
+    """Time a step and a candidate for every recipe and lever, with the GPU's own time and its slowest kernels."""
     for recipe in ("smoke-32",) if run.args.rehearse else RECIPES:
         for lever, words in LEVERS.items():
             if run.cuda or lever != "graph":
@@ -267,7 +267,7 @@ def step(run: Run, recipe: str, lever: str, words: tuple[str, ...]) -> None:
 
 
 def captured(made: Imle) -> Callable[[], None]:
-    """Return a step whose forward and backward pass are one CUDA graph; what changes goes in through two tensors."""
+    """Return a step with forward and backward pass in one CUDA graph; two tensors pass the inputs to it."""
     learner, batch = made.learner, torch.arange(made.config.train.batch_size, device=made.device)
     index, z = batch.clone(), made.latents[batch]
     parameters = list(learner.network.parameters())
@@ -299,7 +299,7 @@ def captured(made: Imle) -> Callable[[], None]:
 
 
 def kernels(run: Run, work: Callable[[], None]) -> dict:
-    """Return how many kernels a call launches, the milliseconds they take, and the dearest of them."""
+    """Return the number of kernels of a call, their milliseconds, and the slowest of them."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -315,14 +315,14 @@ def kernels(run: Run, work: Callable[[], None]) -> dict:
 
 
 def compiled(run: Run) -> None:
-    """Time a step under torch.compile, whose first steps take a minute and more."""
+    """Time a step under torch.compile; its first steps take more than a minute."""
     if run.cuda:
         with run.part("torch.compile", 100):
             step(run, "fewshot-128", "torch.compile", ("train.compile=true",))
 
 
 def training(run: Run) -> None:
-    """Train by the real command for about --train-seconds, the cosine's end included; then sample and score by the real commands."""
+    """Train with train.py for about --train-seconds, to the end of the cosine; then run sample.py and evaluate.py."""
     recipe = "smoke-32" if run.args.rehearse else run.args.recipe
     folder, on = run.out / "run", ["--device", str(run.device)]
     words = [f"data.path={run.args.data}", "loss.perceptual=effnet-lite0", "loss.pixel_weight=0.3", *run.args.train]
@@ -370,7 +370,7 @@ def training(run: Run) -> None:
 
 
 def affordable(run: Run, recipe: str, words: list[str]) -> tuple[int, float]:
-    """Return how many epochs fit, and the seconds of one, its share of a refresh included."""
+    """Return the number of epochs that fit, and the seconds of one, including its share of a refresh."""
     config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", words)
     images = load_images(config.data.path, **transform(to_dict(config)), minimum=2).images
     jobs = method_of(recipe, tuple(words), run.device, images=images).work().values()
@@ -390,13 +390,13 @@ def table(found: dict[str, dict]) -> str:
 
 
 def command_of(run: Run, words: list[str], seconds: float) -> int:
-    """Run one of the project's commands, its output kept in a file, and return its exit status; ended by SIGTERM when late."""
+    """Run one of the project's commands with its output in a file; return its exit status. After `seconds` send SIGTERM."""
     with open(run.out / f"{words[0].removesuffix('.py')}.txt", "w") as log:
         process = subprocess.Popen([sys.executable, str(ROOT / words[0]), *words[1:]], stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.terminate()  # train.py saves
+            process.terminate()  # train.py saves a checkpoint
             return process.wait(60)
 
 
@@ -413,18 +413,18 @@ PARTS = {
 
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for what is found")
-    parser.add_argument("--seconds", type=float, default=540, help="for everything (540)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="all, in this order")
-    parser.add_argument("--rehearse", action="store_true", help="take a tiny recipe, to try this command on a CPU")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--seconds", type=float, default=540, help="seconds for all parts (540)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run, always in this order (all)")
+    parser.add_argument("--rehearse", action="store_true", help="use a tiny recipe, to try the command on a CPU")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    parser.add_argument("--recipe", default="fewshot-256", help="to train (%(default)s)")
+    parser.add_argument("--recipe", default="fewshot-256", help="recipe to train (%(default)s)")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "fluent_faces", help="images to train on")
-    parser.add_argument("--heldout", type=Path, help="images kept out of training, to score on too")
-    parser.add_argument("--train-seconds", type=float, default=240, help="of training (240)")
+    parser.add_argument("--heldout", type=Path, help="held-out images for the scores")
+    parser.add_argument("--train-seconds", type=float, default=240, help="seconds of training (240)")
     parser.add_argument("--train", nargs="+", default=[], metavar="section.key=value", help="settings of the training")
     args = parser.parse_args(words)
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # of the commands that it runs
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")  # for the commands that this one runs
     run = Run(args)
     for name in PARTS:
         if name in args.parts:

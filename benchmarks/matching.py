@@ -1,12 +1,11 @@
-"""What rejecting and matching cost beside a bare matrix product: python benchmarks/matching.py [--sizes M ...] [--json]
+"""The cost of rejecting and matching against a matrix product: python benchmarks/matching.py [--sizes M ...] [--json]
 
-100 targets of 800 dimensions against pools of M candidates, with a radius that rejects a tenth of them and with none,
-on one thread and on two. The floor is `targets @ block.T` over the same pool, in the blocks that suit it best. Floor and
-matcher take turns, and the middle of their times counts; on one thread it is processor time, which other work on the
-machine disturbs less. Candidates come in batches of `imle.pool_batch` and are
-gathered as a refresh gathers them; that has a column of its own.
+Matches 100 targets of 800 dimensions to pools of M candidates, with a radius that rejects a tenth of them and with none, on one
+thread and on two. The floor is `targets @ block.T` over the same pool, with its best block size. Floor and matcher take turns,
+and the median of their times counts. On one thread the time is CPU time, which other work on the machine affects less. A column
+of its own shows the matcher with candidates gathered from batches of `imle.pool_batch`, as in a refresh.
 
-The memory is that of whole refreshes, each in a process of its own, whose features cost next to nothing.
+The memory is that of a whole refresh with cheap features, each in its own process.
 """
 
 import argparse
@@ -33,13 +32,13 @@ from imle.settings import Imle
 from methods import from_dict
 
 N, DIM = 100, 800
-DISTINCT = 2**15  # candidates in memory, 105 MB; a larger pool goes round and round among them
+DISTINCT = 2**15  # candidates in memory, 105 MB; a larger pool repeats them
 FLOOR_BLOCKS = (512, 1024, 2048, 4096, 8192)
 MEMORY_SIZES = (10**4, 10**6)
 
 
 def mixture(count: int, seed: int) -> Tensor:
-    """Draw features like those of images: ten kinds, each a 32-dimensional cloud with a little noise off it."""
+    """Draw features like those of images: ten kinds, each a 32-dimensional cloud with a little noise."""
     shared, generator = torch.Generator().manual_seed(100), torch.Generator().manual_seed(seed)
     centres = torch.randn(10, DIM, generator=shared)
     ways = torch.randn(10, 32, DIM, generator=shared) / 32**0.5
@@ -52,7 +51,7 @@ def mixture(count: int, seed: int) -> Tensor:
 
 
 def gaussian(count: int, seed: int) -> Tensor:
-    """Draw features that all lie about equally far apart, so that many a candidate is nearly as near as the nearest."""
+    """Draw features at almost equal distances, so many candidates are nearly as near as the nearest."""
     return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
 
 
@@ -60,7 +59,7 @@ DATA = {"mixture": mixture, "gaussian": gaussian}
 
 
 def rounds(pool: Tensor, size: int, batch: int) -> Iterator[Tensor]:
-    """Yield `size` candidates in batches, going round and round among those of `pool`."""
+    """Yield `size` candidates in batches, repeating those of `pool`."""
     while size > 0:
         yield from pool[:size].split(batch)
         size -= len(pool)
@@ -99,7 +98,7 @@ def measure(sizes: list[int], threads: list[int], repeats: int) -> Iterator[dict
                             targets, epsilon, (torch.cat(part.split(Imle().pool_batch)) for part in rounds(pool, size, block))
                         ),
                     }
-                    turns = max(3, min(repeats, 5 * 10**5 // size))  # a small pool is soon over, and noisy
+                    turns = max(3, min(repeats, 5 * 10**5 // size))  # a small pool is fast and its time noisy
                     taken = by_turns({name: partial(seconds_of, work, now=now) for name, work in works.items()}, turns)
                     middle = {name: statistics.median(seconds) for name, seconds in taken.items()}
                     yield {
@@ -116,7 +115,7 @@ def measure(sizes: list[int], threads: list[int], repeats: int) -> Iterator[dict
 
 
 def refresh(size: int, n: int = N, device: torch.device = CPU) -> None:
-    """Draw a pool of `size` candidates of cheap features, reject a tenth of it and match the rest to `n` targets."""
+    """Draw a pool of `size` candidates with cheap features, reject a tenth and match the rest to `n` targets."""
     config = from_dict({"imle": {"pool_factor": size / n}})
     weights = torch.randn(config.model.latent_dim, DIM, generator=torch.Generator().manual_seed(0)).to(device)
     refresher = Refresher(config, mixture(n, 1).to(device))
@@ -125,7 +124,7 @@ def refresh(size: int, n: int = N, device: torch.device = CPU) -> None:
 
 
 def memory() -> dict[int, float]:
-    """Return the peak memory in MB of a refresh of each size, every one in a process of its own."""
+    """Return the peak memory in MB of a refresh of each size, each in its own process."""
     command = [sys.executable, __file__, "--refresh"]
     return {size: float(subprocess.run([*command, str(size)], check=True, capture_output=True, text=True).stdout) for size in MEMORY_SIZES}
 
@@ -141,16 +140,16 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6], metavar="M")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="T")
-    parser.add_argument("--repeats", type=int, default=15, help="turns that floor and matcher take at most (15)")
+    parser.add_argument("--repeats", type=int, default=15, help="largest number of turns of floor and matcher (15)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--refresh", type=int, help="only refresh a pool of this size, and print the peak memory in MB")
+    parser.add_argument("--refresh", type=int, help="only refresh a pool of this size and print the peak memory in MB")
     args = parser.parse_args(words)
     if args.refresh:
         torch.set_num_threads(1)
         refresh(args.refresh)
         print(peak_bytes() / 2**20)
         return
-    peaks = memory()  # before any pool is drawn: on Linux a new process inherits the peak of the one that started it
+    peaks = memory()  # before drawing a pool: on Linux a new process inherits the peak of its parent
     if args.json:
         print(json.dumps({"rows": list(measure(args.sizes, args.threads, args.repeats)), "peak_mb": peaks}))
         return

@@ -1,9 +1,9 @@
-"""One process against several, a core (or a GPU) each: python benchmarks/processes.py [--processes N] [section.key=value ...]
+"""One process against N, with a core or a GPU each: python benchmarks/processes.py [--processes N] [section.key=value ...]
 
-Draws and matches one pool and takes 50 steps, by turns in one process and in N, and tells whether the matches are the
-same, how far the losses are apart, and how much faster N are. The learning rate is small, for at the recipe's own the
-last bits, in which the order of a sum shows, grow into a difference within a few dozen steps. --double computes in
-float64, which tells rounding from a true difference.
+Generates and matches one pool and takes 50 steps, in turn with one process and with N. Reports whether the matches are equal,
+the largest difference of the losses, and the speed-up. The learning rate is small: at the recipe's own rate, rounding from the
+order of sums grows to a large difference within a few dozen steps. --double computes in float64, which separates rounding from
+a real difference.
 """
 
 import argparse
@@ -37,22 +37,22 @@ SMALL_RATE = "train.learning_rate=1e-5"
 
 
 def work(config: Settings, device: torch.device) -> dict:
-    """Return what this process, one of however many, chooses, loses and takes."""
+    """Return the matched latents, losses and seconds of this process."""
     images = load_images(config.data.path, **transform(to_dict(config))).images
     method = methods.make(config, images, device=device)
     trainer = Trainer(config, method, len(images), data={}, device=device)
     trainer.write_to(SilentLog())
-    method.embed_latents(method.latents[: config.imle.pool_batch])  # the first time, libraries set themselves up
+    method.embed_latents(method.latents[: config.imle.pool_batch])  # warm-up
     refresh = seconds_of_all(lambda: method.rematch(0), device)
     losses, steps = [], []
     for step in range(STEPS):
-        steps.append(seconds_of_all(lambda: method.pull(trainer.batch(step), step), device))  # a step but for its refresh
+        steps.append(seconds_of_all(lambda: method.pull(trainer.batch(step), step), device))  # a step without its refresh
         losses.append(method.losses.mean().item())
     return {"latents": method.latents.tolist(), "losses": losses, "refresh": refresh, "step": statistics.median(steps)}
 
 
 def seconds_of_all(job: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds from when all processes begin `job` until all have done it."""
+    """Return the seconds from the common start of `job` until all processes have finished it."""
 
     def together() -> None:
         job()
@@ -64,7 +64,7 @@ def seconds_of_all(job: Callable[[], None], device: torch.device) -> float:
 
 
 def launch(num: int, words: list[str]) -> dict:
-    """Return what the main one of `num` processes of one thread each found."""
+    """Return the result of the main process, of `num` processes with one thread each."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.json"
         command = [
@@ -85,7 +85,7 @@ def launch(num: int, words: list[str]) -> dict:
 
 
 def compare(num: int, rounds: int, words: list[str]) -> dict:
-    """Return the comparison of one process with `num`, the fastest of `rounds` of each counting."""
+    """Return the comparison of one process with `num`, each by the fastest of `rounds`."""
     runs = by_turns({number: partial(launch, number, words) for number in (1, num)}, rounds)
     alone, several = runs[1], runs[num]
     fastest = {part: [min(run[part] for run in results) for results in (alone, several)] for part in ("refresh", "step")}
@@ -101,7 +101,7 @@ def compare(num: int, rounds: int, words: list[str]) -> dict:
 
 
 def report(found: dict) -> str:
-    """Return the comparison in words."""
+    """Return the comparison as text."""
     lines = [
         f"matches identical         {'yes' if found['matches_identical'] else 'NO'}",
         f"largest loss difference   {found['largest_loss_difference']:.1e} of the loss, over {STEPS} steps",
@@ -118,11 +118,11 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent / "configs" / "fluent-faces-64.yaml")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the fastest counts (3)")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU each (cpu)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each; the fastest counts (3)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for one GPU per process (cpu)")
     parser.add_argument("--double", action="store_true", help="compute in float64")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # where a process that is measured writes
+    parser.add_argument("--found", type=Path, help=argparse.SUPPRESS)  # output file of a measured process
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
     args = parser.parse_intermixed_args(words)
     if args.found is None:

@@ -1,13 +1,13 @@
 """Where the time of a training goes: python benchmarks/training.py [--config FILE] [--refreshes N] [section.key=value ...]
 
-Runs whole refresh periods of a recipe of IMLE, each a refresh and the steps that follow it, with the sheets, scores, checkpoints
-and log that belong to them, and prints how long every part took by itself, beside its floor: its multiplications at
-the rate of this machine's matrix product, or its bytes at the rate of a copy, both measured. Nothing is kept. It trains on
-the set that comes with the project, unless a data.path is given.
+Trains an IMLE recipe for whole refresh periods (a refresh and its steps), with sheets, scores, checkpoints and log, and prints
+the time of every part without nested parts. Beside each time stands its floor: the part's FLOPs at the measured rate of a
+matrix product, or its bytes at the measured rate of a copy. The run is not kept. It trains on the set that comes with the
+project unless data.path is given.
 
---against-revision REV or --against-config FILE compares with another revision of the code or another recipe, the two
-taking turns in processes of their own, so that a noisy machine is noisy to both. Each revision is measured by its own
-benchmarks/training.py, which must know the words that are given and print a "summary" for --json, as 54f7549 does.
+--against-revision REV or --against-config FILE compares with another revision of the code or another recipe. Both take turns in
+their own processes, so noise affects both alike. Each revision is measured by its own benchmarks/training.py, which must accept
+the same arguments and print a "summary" with --json; 54f7549 and later revisions do.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from training.settings import Settings, to_dict
 from training.trainer import Trainer
 from training.transform import transform
 
-NETWORKS = ("generator", "perceptual")  # what the rest is overhead to
-PLACES = {"rest of the step": "the step", "reject, match, latents": "the pool"}  # where the networks are called from
+NETWORKS = ("generator", "perceptual")  # parts that are not overhead
+PLACES = {"rest of the step": "the step", "reject, match, latents": "the pool"}  # places where the networks are called
 
 
 def measure(config: Settings, device: torch.device, refreshes: int) -> dict:
-    """Return seconds, calls and floors by part, of so many refresh periods after each job was done once to warm up."""
+    """Return seconds, calls and floors by part of this many refresh periods, after a warm-up of each job."""
     images = load_images(config.data.path, **transform(to_dict(config))).images
     trainer = Trainer(config, methods.make(config, images, device=device), len(images), data={}, device=device)
     for job, _, _ in trainer.method.work().values():
@@ -72,12 +72,12 @@ def measure(config: Settings, device: torch.device, refreshes: int) -> dict:
 
 
 def watch(clock: Clock, trainer: Trainer, log: RunLog) -> None:
-    """Let the clock count what the trainer, the method, its learner and their networks do. This table alone names them."""
+    """Make the clock count the parts of the trainer, the method, its learner and their networks."""
     method, learner = trainer.method, trainer.method.learner
 
     def split_backward(drawn):
         images = drawn[-1] if isinstance(drawn, list) else drawn
-        if images.requires_grad:  # the gradient reaches the images when the perceptual network is done
+        if images.requires_grad:  # the gradient reaches the images when the perceptual backward pass ends
             images.register_hook(lambda _: clock.split("perceptual backward", "generator backward"))
 
     for owner, function, part in (
@@ -94,12 +94,12 @@ def watch(clock: Clock, trainer: Trainer, log: RunLog) -> None:
         (learner.ema, "update", "EMA"),
     ):
         clock.watch(owner, function, part)
-    for network in {method.generator, learner.network}:  # two where there are heads, and then neither runs the other's forward
+    for network in {method.generator, learner.network}:  # two networks if there are heads; neither calls the other's forward
         clock.watch(network, "forward", "generator forward of", after=split_backward)
 
 
 def work_of(trainer: Trainer) -> dict[str, tuple[float, float]]:
-    """Return (floating-point operations, bytes moved) of one call of each part whose work can be counted."""
+    """Return (FLOPs, bytes moved) of one call of each part with countable work."""
     method, images, chunk = trainer.method, trainer.config.train.batch_size, trainer.config.imle.pool_batch
     with FlopCounterMode(display=False) as of_generator:
         image = method.learner.ema.module(method.latents[:1])
@@ -116,7 +116,7 @@ def work_of(trainer: Trainer) -> dict[str, tuple[float, float]]:
         "perceptual backward": (perceptual * images, 0),
         "generator forward of the pool": (generator * mean_chunk, 0),
         "perceptual forward of the pool": (perceptual * mean_chunk, 0),
-        "feature projection": (0, 8 * mean_chunk * dimension),  # read and written once
+        "feature projection": (0, 8 * mean_chunk * dimension),  # one read and one write
         "reject, match, latents": (2 * n * dimension * pool, 0),  # all distances
         "optimiser": (0, 7 * weights),
         "EMA": (0, 3 * weights),  # AdamW: p, g, m, v; p, m, v
@@ -125,7 +125,7 @@ def work_of(trainer: Trainer) -> dict[str, tuple[float, float]]:
 
 
 def summary(found: dict) -> dict[str, float]:
-    """Return what two runs are compared by."""
+    """Return the numbers for comparing two runs."""
     whole = sum(found["seconds"].values())
     networks = sum(seconds for part, seconds in found["seconds"].items() if part.startswith(NETWORKS))
     return {
@@ -138,7 +138,7 @@ def summary(found: dict) -> dict[str, float]:
 
 
 def table(found: dict) -> str:
-    """Return the parts, the slowest first, and the summary."""
+    """Return the parts, slowest first, and the summary, as text."""
     whole = sum(found["seconds"].values())
     lines = [
         f"{found['threads']} threads, matrix product {found['gemm_rate'] / 1e9:.0f} GFLOP/s, copy {found['copy_rate'] / 1e9:.1f} GB/s",
@@ -154,12 +154,12 @@ def table(found: dict) -> str:
 
 
 def compare(sides: dict[str, tuple[Path, list[str]]], rounds: int) -> dict[str, list[dict]]:
-    """Return the summaries of both sides {name: (folder of the code, words)}; the first is the base of the ratios."""
+    """Return the summaries of both sides {name: (folder of the code, arguments)}; ratios are first over second."""
     return by_turns({name: partial(summary_of, name, *side) for name, side in sides.items()}, rounds)
 
 
 def summary_of(name: str, code: Path, words: list[str]) -> dict[str, float]:
-    """Return what this benchmark sums up, as it is in another folder of code."""
+    """Return the summary of this benchmark as run by the code in another folder."""
     command = [sys.executable, code / "benchmarks" / "training.py", "--json", *words]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["summary"]
     print(f"{name}: {found['steps per second']:.2f} steps/s", file=sys.stderr)
@@ -167,7 +167,7 @@ def summary_of(name: str, code: Path, words: list[str]) -> dict[str, float]:
 
 
 def comparison(found: dict[str, list[dict]]) -> str:
-    """Return the medians side by side."""
+    """Return the medians of both sides and their ratios, as text."""
     (first, ours), (second, theirs) = found.items()
     lines = [f"{'median of ' + str(len(ours)) + ' rounds':<36}{first:>32}{second:>32}{'ratio':>8}"]
     for name in ours[0]:
@@ -178,7 +178,7 @@ def comparison(found: dict[str, list[dict]]) -> str:
 
 @contextmanager
 def checked_out(revision: str):
-    """Have the code of a git revision in a folder of its own."""
+    """Yield a temporary folder with the code of a git revision."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "code"
         subprocess.run(["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", place, revision], check=True)
@@ -190,14 +190,14 @@ def checked_out(revision: str):
 
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="in the folder of the code, or any absolute path")
-    parser.add_argument("--refreshes", type=int, default=2, help="periods to run (2)")
+    parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="recipe, relative to the folder of the code or absolute")
+    parser.add_argument("--refreshes", type=int, default=2, help="refresh periods to run (2)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--against-revision", metavar="REV", help="compare with this git revision")
     parser.add_argument("--against-config", metavar="FILE", help="compare with this recipe")
-    parser.add_argument("--rounds", type=int, default=3, help="of a comparison (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of a comparison (3)")
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
     args = parser.parse_intermixed_args(words)
     common = [*args.settings, "--refreshes", str(args.refreshes)]
@@ -214,7 +214,7 @@ def main(words: list[str]) -> None:
         if args.threads:
             torch.set_num_threads(args.threads)
         settings = [f"data.path={ROOT / 'data' / 'fluent_faces'}", *args.settings]
-        config = methods.load_config(ROOT / args.config, settings)  # an absolute path stays itself
+        config = methods.load_config(ROOT / args.config, settings)  # an absolute path stays unchanged
         found = measure(config, choose_device(args.device), args.refreshes)
         print(json.dumps({**found, "summary": summary(found)}) if args.json else table(found))
 

@@ -1,8 +1,8 @@
-"""One cell of the few-shot experiment: a method trained on a set from one seed for so many CPU-seconds, scored on its way.
+"""One cell of the few-shot experiment: a method trained on a set from one seed for a budget of CPU-seconds, and its scores.
 
-A run is charged CPU-seconds, which vary less than the clock on a shared machine. What the jobs of an epoch cost is measured
-beforehand, the methods taking turns; the number of epochs follows from that, and with it the end of the learning rate's
-schedule. Scoring is not charged.
+The budget is in CPU-seconds, which vary less than wall-clock time on a shared machine. The cost of an epoch is measured first,
+with the methods taking turns; it gives the number of epochs and the end of the learning rate's schedule. Scoring is not part of
+the budget.
 """
 
 import json
@@ -32,11 +32,11 @@ from training.sheets import grid, save_png
 from training.trainer import Trainer
 from training.transform import transform
 
-HELD_OUT = 0.25  # of a set that comes without held-out images
-POINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # of the budget, where a run is scored
+HELD_OUT = 0.25  # share held out of a set without held-out images
+POINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of the budget at which a run is scored
 SAVES = 20  # checkpoints of a run
 
-Method = tuple[str, ...]  # settings upon the recipe, method=NAME among them where it is not the recipe's
+Method = tuple[str, ...]  # settings that change the recipe, with method=NAME if the method differs
 METHODS = {
     "imle": ("imle.match=every", "imle.reject=none"),
     "imle-n": ("imle.match=every", "imle.reject=none", "imle.pool_factor=1"),
@@ -50,7 +50,7 @@ METHODS = {
 
 
 def method_of(word: str) -> tuple[str, Method]:
-    """Return the name and the settings that a word asks for: a name in METHODS, or NAME:section.key=value;...
+    """Return the name and the settings of a --methods word: a name in METHODS, or NAME:section.key=value;...
 
     Raises UserError for an unknown name.
     """
@@ -64,7 +64,7 @@ def method_of(word: str) -> tuple[str, Method]:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of training images, and one of held-out images; None holds out a quarter of the first."""
+    """A folder of training images and one of held-out images; None: a quarter of the first is held out."""
 
     name: str
     images: str
@@ -72,7 +72,7 @@ class ImageSet:
 
 
 def set_of(word: str) -> ImageSet:
-    """Return the set that a word asks for, NAME=IMAGES or NAME=IMAGES,HELDOUT. Raises UserError."""
+    """Return the set of a --sets word, NAME=IMAGES or NAME=IMAGES,HELDOUT. Raises UserError."""
     name, sign, folders = word.partition("=")
     images, comma, heldout = folders.partition(",")
     if not (name and sign and images) or bool(comma) != bool(heldout):
@@ -82,29 +82,29 @@ def set_of(word: str) -> ImageSet:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained, and where."""
+    """One run of the experiment: what is trained and scored, and its folder."""
 
     recipe: str  # a YAML file
     set: ImageSet
     method: str
     settings: Method
     seed: int
-    samples: int  # to score
+    samples: int  # number of samples to score
     folder: str  # of the run
-    judge: str = OFFLINE_JUDGES[0]  # network that it is scored in
+    judge: str = OFFLINE_JUDGES[0]  # the network that scores it
 
     def config(self, epochs: int = 1) -> Settings:
-        """Return the whole configuration. Raises UserError."""
+        """Return the complete configuration. Raises UserError."""
         return methods.load_config(
             self.recipe, [f"data.path={self.set.images}", *self.settings, f"seed={self.seed}", f"train.epochs={epochs}"]
         )
 
     def trained_on_judge(self) -> bool:
-        """Say whether the network that scores is also one that trains."""
+        """Return whether the run is trained on the network that scores it."""
         return bool(trained_on(self.judge, to_dict(self.config())))
 
     def which(self) -> tuple[ImageSet, tuple]:
-        """Return what `load` asks for."""
+        """Return the arguments of `load`."""
         return self.set, tuple(transform(to_dict(self.config())).items())
 
     def trainer(self, epochs: int = 1) -> Trainer:
@@ -116,7 +116,7 @@ class Cell:
 
 @lru_cache(maxsize=4)
 def load(chosen: ImageSet, transformed: tuple) -> tuple[Tensor, Tensor, dict]:
-    """Return a set's training images and held-out images, uint8 (N, 3, H, W), and what checkpoints say of them.
+    """Return a set's training and held-out images, uint8 (N, 3, H, W), and their record for checkpoints.
 
     `transformed` holds the items of a transform. Raises UserError.
     """
@@ -132,7 +132,7 @@ def load(chosen: ImageSet, transformed: tuple) -> tuple[Tensor, Tensor, dict]:
 def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, float]:
     """Return the CPU-seconds of an epoch of each method's cell.
 
-    `known` costs stay what they are; the others are put in proportion to them, since a machine may be slower on another day.
+    `known` costs stay unchanged. New costs are scaled to them, because the machine may be slower than when they were measured.
     """
     works = {(name, job): work for name, cell in cells.items() for job, work in cell.trainer().method.work().items()}
     found = dict.fromkeys(cells, 0.0)
@@ -144,9 +144,9 @@ def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, fl
 
 
 def by_turns(jobs: dict[Hashable, Callable], rounds: int) -> dict[Hashable, float]:
-    """Return the CPU-seconds of each job: its usual part of a round in which all take turns, of the usual round.
+    """Return the CPU-seconds of each job: its median share of a round, times the median round. The jobs take turns in a round.
 
-    What disturbs a round disturbs all jobs in it alike, or few rounds; the first, in which things warm up, does not count.
+    A disturbance affects all jobs of a round alike, or only a few rounds. The first round is a warm-up and does not count.
     """
     seconds: dict[Hashable, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
@@ -159,7 +159,7 @@ def by_turns(jobs: dict[Hashable, Callable], rounds: int) -> dict[Hashable, floa
 
 
 def run(cell: Cell, epochs: int) -> list[dict]:
-    """Train a cell to its end, from where it was stopped, and return its scores at POINTS of the way."""
+    """Train a cell to its end, resuming if it was stopped, and return its scores at POINTS."""
     torch.set_num_threads(1)
     folder = Path(cell.folder)
     curve_path, last = folder / "curve.json", folder / "checkpoints" / "last.pt"
@@ -188,13 +188,13 @@ def run(cell: Cell, epochs: int) -> list[dict]:
             checkpoint.save(trainer.state() | {"cpu_seconds": spent}, last)
             part = curve_path.with_name("curve.json.part")
             part.write_text(json.dumps(curve, indent=1))
-            part.replace(curve_path)  # whole or not at all
+            part.replace(curve_path)  # atomic
     log.close()
     return curve
 
 
 def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
-    """Return the scores of a trainer's average, and draw a sheet of its samples."""
+    """Return the scores of a trainer's EMA, and write a sheet of its samples."""
     drawn = to_uint8(trainer.method.draw(list(range(cell.samples))))
     save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
     real, held = references(cell.judge, *cell.which())
@@ -212,7 +212,7 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
 
 
 def features_of(images: Tensor, judge: str) -> Tensor:
-    """Return a network's features (N, D) of uint8 images, as evaluate.py takes them."""
+    """Return a network's features (N, D) of uint8 images, as in evaluate.py."""
     taken = FeaturePass(judge, "cpu")
     for batch in images.split(16):
         taken.add(batch)
@@ -221,19 +221,19 @@ def features_of(images: Tensor, judge: str) -> Tensor:
 
 @lru_cache(maxsize=4)
 def references(judge: str, *which) -> tuple[Tensor, Tensor]:
-    """Return a network's features of a set's training images and held-out images; see `load`."""
+    """Return a network's features of a set's training and held-out images; `which` are the arguments of `load`."""
     images, heldout, _ = load(*which)
     return features_of(images, judge), features_of(heldout, judge)
 
 
 def reference_scores(cell: Cell) -> dict[str, float]:
-    """Return what real images score: the training images' distance to the held-out ones, and how many of these are near copies."""
+    """Return scores of real images: distance of training to held-out images, and the copy rate of held-out images."""
     real, held = references(cell.judge, *cell.which())
     return {"fd_heldout": frechet.frechet_distance(held, real), "copy_rate": copying.copy_rate(real, held)}
 
 
 def state_of_matching(folder: Path) -> dict[str, float]:
-    """Return what a run logged at its last refresh; nothing of a method that has none."""
+    """Return the diagnostics that a run logged at its last refresh; empty for a method without refreshes."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if row["kind"] == "refresh"][-1:]
     names = ("matched_level", "rejected_share", "pit", "unique_matches", "latent_gap", "train_test_gap")

@@ -1,12 +1,12 @@
-"""Which method makes the most of its CPU-seconds: python -m lab.fewshot --budget 300 --seeds 3
+"""Compare methods at equal CPU-seconds: python -m lab.fewshot --budget 300 --seeds 3 --out runs/lab
 
-Trains every method on every set from every seed for the same CPU-seconds, and scores it on held-out images at an eighth, a
-quarter, half and all of them. The same command goes on where it was stopped; more seeds, methods or sets may be asked for
-later and only what is missing is run. --out then holds results.md, results.json, curves.png, a sheet of samples of every
-set (methods in rows, the same latents in columns) and the runs, which sample.py and evaluate.py take like any others.
+Trains every method on every set from every seed for the same CPU-seconds, and scores it on held-out images at 1/8, 1/4, 1/2
+and all of them. The same command resumes. With more seeds, methods or sets it trains only the missing runs. --out then holds
+results.md, results.json, curves.png, a sheet of samples of every set (methods in rows, the same latents in columns) and the
+runs, which sample.py and evaluate.py read like any other run.
 
-Sets are given as NAME=IMAGES,HELDOUT or NAME=IMAGES, of which a quarter is then held out. Methods are names (--methods
-lists them when it is given an unknown one) or NAME:section.key=value;... for any settings upon the recipe.
+A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images. A method is a name (an unknown name prints
+the list) or NAME:section.key=value;... for settings that change the recipe.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import signal
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-os.environ["OMP_NUM_THREADS"] = "1"  # a run has one thread: more change its time, hardly its work
+os.environ["OMP_NUM_THREADS"] = "1"  # one thread per run: more threads hardly save CPU-seconds
 from tqdm import tqdm
 
 from errors import UserError, ending_signals, run_as_command
@@ -54,15 +54,15 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.fewshot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--budget", type=positive(float), required=True, help="CPU-seconds of a run")
-    parser.add_argument("--seeds", type=positive(int), default=3, help="runs of a method on a set (3)")
+    parser.add_argument("--budget", type=positive(float), required=True, help="CPU-seconds per run")
+    parser.add_argument("--seeds", type=positive(int), default=3, help="runs per method and set (3)")
     parser.add_argument("--methods", nargs="+", default=DEFAULT_METHODS, metavar="METHOD", help=" ".join(DEFAULT_METHODS))
     parser.add_argument("--sets", nargs="+", default=[DEFAULT_SET], metavar="SET", help="image sets (the shipped one)")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "fluent-faces-32.yaml", help="the recipe (32 pixels)")
-    parser.add_argument("--samples", type=positive(int), default=250, help="samples to score, four times in a run (250)")
-    parser.add_argument("--features", choices=OFFLINE_JUDGES, default=OFFLINE_JUDGES[0], help="the judge (%(default)s)")
-    parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="runs at once, of one thread each (all cores)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and results")
+    parser.add_argument("--samples", type=positive(int), default=250, help="samples to score, at four points of a run (250)")
+    parser.add_argument("--features", choices=OFFLINE_JUDGES, default=OFFLINE_JUDGES[0], help="network that scores (%(default)s)")
+    parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="parallel runs, with one thread each (all cores)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs and results")
     return parser.parse_args(words)
 
 
@@ -92,7 +92,7 @@ def main(words: list[str]) -> None:
         for name, settings in methods.items()
     ]
     for cell in every:
-        cell.config()  # what is wrong should be told before anything is begun
+        cell.config()  # report errors before training starts
     args.out.mkdir(parents=True, exist_ok=True)
     check_same(args, methods, sets)
     epochs = epochs_of(args.out, every, args.budget)
@@ -128,11 +128,11 @@ def main(words: list[str]) -> None:
 
 
 def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[ImageSet]) -> None:
-    """Raise UserError where --out holds runs of another recipe, budget, number of samples or judge, or others by the same names."""
+    """Raise UserError if --out holds runs with another recipe, budget, number of samples or judge, or another use of a name."""
     path = args.out / "asked.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     if any(args.out.rglob("curve.json")):
-        before = {"judge": "effnet-lite0"} | before  # the only one before judges were written down
+        before = {"judge": "effnet-lite0"} | before  # older folders do not record the judge
     asked = {"budget": args.budget, "samples": args.samples, "judge": args.features, "recipe": args.config.read_text()}
     asked |= {f"method {name}": list(settings) for name, settings in methods.items()}
     asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout] for chosen in sets}
@@ -143,34 +143,34 @@ def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[
 
 
 def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
-    """Return how many epochs each cell has, from costs that are measured once for every method and number of images.
+    """Return the number of epochs of each cell. Costs are measured once per method and number of images.
 
-    Raises UserError for a budget of which the first part to be scored is not a whole epoch.
+    Raises UserError if the first point of scoring comes before the end of an epoch.
     """
     path = out / "costs.json"
     costs = json.loads(path.read_text()) if path.exists() else {}
     numbers = {cell: str(len(cells.load(*cell.which())[0])) for cell in every}
     for number in dict.fromkeys(numbers.values()):
-        first = {cell.method: cell for cell in reversed(every) if numbers[cell] == number}  # of the lowest seed
+        first = {cell.method: cell for cell in reversed(every) if numbers[cell] == number}  # lowest seed
         known = costs.get(number, {})
         if not first.keys() <= known.keys():
-            print(f"measuring what an epoch costs with {number} images", flush=True)
+            print(f"measuring the cost of an epoch with {number} images", flush=True)
             costs[number] = cells.epoch_costs(first, known)
             path.write_text(json.dumps(costs, indent=1))
     dearest = max(costs[numbers[cell]][cell.method] for cell in every)
     if POINTS[0] * budget < dearest:
         raise UserError(
-            f"--budget {budget:g}: runs are first scored at {POINTS[0]:.1%} of it, which is less than an epoch; "
+            f"--budget {budget:g}: runs are first scored at {POINTS[0]:.1%} of the budget, which is less than an epoch; "
             f"give {math.ceil(dearest / POINTS[0])} CPU-seconds or more"
         )
     return {cell: round(budget / costs[numbers[cell]][cell.method]) for cell in every}
 
 
 def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell, list[dict]]:
-    """Return the curves of all cells, trained side by side where that has not been done."""
+    """Train the cells in parallel, unless they are finished, and return their curves."""
     curves = {}
     for number in ending_signals():
-        signal.signal(number, signal.default_int_handler)  # as Ctrl-C, it ends the runs too, at their last checkpoints
+        signal.signal(number, signal.default_int_handler)  # end the runs as Ctrl-C does; they resume from their last checkpoints
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for cell, curve in tqdm(pool.imap_unordered(curve_of, epochs.items()), total=len(every), unit="run"):
             tqdm.write(f"{cell.set.name} {cell.method} seed {cell.seed}: {curve[-1]['fd_heldout']:.1f} held-out")
@@ -179,22 +179,22 @@ def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell
 
 
 def curve_of(job: tuple[Cell, int]) -> tuple[Cell, list[dict]]:
-    """Return a cell, and its curve after so many epochs."""
+    """Return a cell and its curve, for a pool of processes."""
     return job[0], cells.run(*job)
 
 
 def heading(judge: str, every: list[Cell]) -> str:
-    """Return the line that says which network scores, and which methods were trained on it."""
+    """Return the line that names the scoring network, and the methods that were trained on it."""
     taught = dict.fromkeys(cell.method for cell in every if cell.trained_on_judge())
     also = f", also the training loss of {', '.join(taught)}" if taught else ""
     return f"Scored in the features of {NETWORKS[judge].title}{also}.\n\n"
 
 
 def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float]]) -> str:
-    """Return a table for every set: what real images score, and every method's last scores, mean +- half of the 95% interval."""
+    """Return a table per set: scores of real images, and the final scores of each method, mean +- half of the 95% interval."""
     heads = [head for head, _ in COLUMNS.values()]
     lines = [f"`{name}`: {' '.join(settings) or 'the recipe as it is'}  " for name, settings in methods.items()]
-    lines.append("`real images`: the training images' distance to the held-out ones, and how many of these would count as copies")
+    lines.append("`real images`: distance of training to held-out images, and share of held-out images that count as copies")
     for chosen, of_method in results.items():
         first = next(iter(of_method))
         lines += [
@@ -212,7 +212,7 @@ def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str,
 
 
 def scores(points: list[dict]) -> list[str]:
-    """Return what the table shows of the scores of all seeds; a dash for what they have not."""
+    """Return the table cells for the scores of all seeds; a dash for a missing score."""
     return [
         shown([point[key] for point in points], digits) if points[0].get(key) is not None else "-" for key, (_, digits) in COLUMNS.items()
     ]

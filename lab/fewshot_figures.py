@@ -1,4 +1,4 @@
-"""The figures of the few-shot experiment: scores over the budget, and samples of the same latents by every method."""
+"""The figures of the few-shot experiment: scores over the budget, and samples of the same latents for each method."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ SCORES = {
 
 
 def draw_curves(results: dict, path: Path) -> None:
-    """Draw every score against CPU-seconds, a column of panels for each set; bars are 95% intervals over seeds."""
+    """Plot every score against CPU-seconds, with a column of panels per set; bars are 95% intervals over seeds."""
     with plots.canvas() as pyplot:
         figure, panels = pyplot.subplots(
             len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 3 * len(SCORES)), sharex="col", squeeze=False
@@ -31,7 +31,7 @@ def draw_curves(results: dict, path: Path) -> None:
                 for number, (name, runs) in enumerate(of_method.items()):
                     plot_score(panel, runs, score, label=name, number=number, shift=1 + 0.02 * (number - len(of_method) / 2))
                 if score == "copy_rate":
-                    panel.set_ylim(bottom=0)  # bars reach below
+                    panel.set_ylim(bottom=0)  # bars may extend below 0
         for top, bottom, chosen in zip(panels[0], panels[-1], results):
             top.set_title(chosen)
             bottom.set_yscale("log")  # losses
@@ -44,8 +44,8 @@ def draw_curves(results: dict, path: Path) -> None:
 
 
 def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number: int, shift: float) -> None:
-    """Plot one score of a method's runs; `shift` moves its bars aside, so that those of several methods are all seen."""
-    points = list(zip(*runs))  # of all seeds at each part of the budget
+    """Plot one score of a method's runs; the factor `shift` moves it sideways, so bars of several methods do not overlap."""
+    points = list(zip(*runs))  # [share of the budget][seed]
     seconds = [shift * interval([point["cpu_seconds"] for point in seeds])[0] for seeds in points]
     means, halves = zip(*(interval([math.nan if point[score] is None else point[score] for point in seeds]) for seeds in points))
     panel.errorbar(
@@ -62,6 +62,6 @@ def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number:
 
 
 def draw_sheet(runs: dict[str, Path], path: Path) -> None:
-    """Draw the samples of seeds 0 to 15 of every run, a row each."""
+    """Write a sheet with the samples of seeds 0 to 15, one row per run."""
     images = [open_sampler(folder).images(range(SAMPLES)) for folder in runs.values()]
     save_png(grid(torch.cat(images), columns=SAMPLES), path)

@@ -1,4 +1,4 @@
-"""The mean of a few runs, and how far it may be off: Student's 95% interval."""
+"""The mean of a few runs, and its 95% interval by Student's t."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from scipy.stats import t
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of the values and half the width of its 95% interval, which is NaN for a single one."""
+    """Return the mean of the values and half the width of its 95% interval, NaN for a single value."""
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return mean, math.nan
@@ -16,6 +16,6 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def shown(values: Sequence[float], digits: int) -> str:
-    """Return `mean +- half width` as a table has it; the mean alone for a single value."""
+    """Return `mean +- half width` for a table; only the mean for a single value."""
     mean, half = interval(values)
     return f"{mean:.{digits}f}" + ("" if math.isnan(half) else f" +- {half:.{digits}f}")

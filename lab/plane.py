@@ -1,8 +1,8 @@
-"""The 2-D experiment of lab.toy: twenty points on the infinity symbol (Vashist et al. 2024), learnt by every objective.
+"""The 2-D experiment of lab.toy: train every objective on twenty points of the infinity symbol (Vashist et al. 2024).
 
-Trainer, method, refresh, matcher and epsilon are the project's; its own are only the points, a small network from the
-plane to the plane in place of the generator, and an embedding that is none. Scored are samples of the average (EMA), as
-everywhere; matches and distance laws are the generator's, which is what a refresh sees.
+Trainer, method, refresh, matcher and epsilon are those of the project. Only the points, a small generator from the plane to the
+plane, and the identity as embedding are defined here. Scores use samples of the EMA, as everywhere. Matches and distance laws
+use the generator, as a refresh does.
 """
 
 import math
@@ -24,11 +24,11 @@ from training.trainer import Trainer
 
 NUM_POINTS, SCALE, WIDTH = 20, 1.16, 64
 POOL_FACTOR, REFRESH_STEPS = 40, 10  # m = 800
-FAR, NEAR = 0.2, 0.1  # a sample farther than this from all points has left them; a point nearer to a sample is reached
-NUM_SAMPLES = 10_000  # that are scored
-NUM_SNAPSHOTS, NUM_SHOWN = 48, 1200  # of a run, and the samples in each
-LAW_REFRESHES, LAW_DRAWS = 50, 50_000  # pools and fresh latents by which the distance laws are measured
-LAW_GRID = np.geomspace(1e-3, 3, 240)  # distances at which they are evaluated
+FAR, NEAR = 0.2, 0.1  # a sample farther than FAR from all points is off the curve; a point nearer than NEAR to a sample is reached
+NUM_SAMPLES = 10_000  # to score
+NUM_SNAPSHOTS, NUM_SHOWN = 48, 1200  # snapshots of a run, and samples in a snapshot
+LAW_REFRESHES, LAW_DRAWS = 50, 50_000  # pools and fresh latents for measuring the distance laws
+LAW_GRID = np.geomspace(1e-3, 3, 240)  # distances at which the laws are evaluated
 
 METHODS = {
     "IMLE": {"reject": "none"},
@@ -44,26 +44,26 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment of a run, just after the step that follows a refresh."""
+    """The state of a run after the first step that follows a refresh."""
 
     step: int  # steps taken
-    samples: np.ndarray  # (NUM_SHOWN, 2) of the average, always of the same latents
-    matches: np.ndarray  # (20, 2) what the generator makes of the selected latents
+    samples: np.ndarray  # (NUM_SHOWN, 2) of the EMA, always for the same latents
+    matches: np.ndarray  # (20, 2) output of the generator for the selected latents
 
 
 @dataclass(frozen=True)
 class Laws:
-    """Distances from an image to a sample of the last generator, averaged over images, at LAW_GRID."""
+    """Distribution functions, at LAW_GRID, of distances from an image to samples of the final generator; means over images."""
 
-    fresh: np.ndarray  # F, the share of fresh samples nearer than this
-    least_of_m: np.ndarray  # 1 - (1 - F)^m of each image: what IMLE selects
-    least_of_n: np.ndarray  # 1 - (1 - F)^n: what selected and fresh samples have in common where they are aligned
-    selected: np.ndarray  # the share of matches of LAW_REFRESHES pools that are nearer than this
+    fresh: np.ndarray  # F: share of fresh samples nearer than a distance
+    least_of_m: np.ndarray  # 1 - (1 - F)^m: the law that IMLE selects
+    least_of_n: np.ndarray  # 1 - (1 - F)^n: the law of selected samples that are distributed like fresh ones
+    selected: np.ndarray  # share of the matches from LAW_REFRESHES pools nearer than a distance
 
 
 @dataclass
 class Run:
-    """What one method with one seed left; the last two are for the pictures, and empty where none are drawn of it."""
+    """The results of one method with one seed; `snapshots` and `laws` are for pictures, empty without them."""
 
     method: str
     seed: int
@@ -74,7 +74,7 @@ class Run:
     laws: Laws | None = None
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:
-        """Be the trainer's log, which has refreshes alone: no epoch is ended here."""
+        """Record a refresh; the trainer uses the run as its log, and logs nothing else here."""
         self.refreshes.append({"step": step, **values})
 
 
@@ -93,26 +93,26 @@ class PlaneGenerator(nn.Module):
 
 
 class Plane(nn.Module):
-    """The embedding that is none: distances are the plane's."""
+    """The identity as embedding: distances are those of the plane."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [images]
 
 
 def networks(config: Config, device: torch.device, pretrained: bool) -> Networks:
-    """Return the small generator, and the embedding that is none, for training and for search."""
+    """Return the small generator, and the identity as embedding for training and for search."""
     plane = Plane()
     return PlaneGenerator(), plane, SearchFeatures(plane, sketch_dim=0, normalise=False, seed=config.seed)
 
 
 def infinity_symbol() -> Tensor:
-    """Return the images: points (20, 2) on (cos t, sin t cos t), t equally spaced."""
+    """Return the training points (20, 2) on SCALE (cos t, sin t cos t), with t equally spaced."""
     t = torch.arange(NUM_POINTS) * (2 * math.pi / NUM_POINTS)
     return SCALE * torch.stack([t.cos(), t.sin() * t.cos()], dim=1)
 
 
 def settings(method: str, seed: int, steps: int) -> Config:
-    """Return the configuration of a method's run, one step an epoch; what is not named is the project's default."""
+    """Return the configuration of a run, with one step per epoch; other settings keep their defaults."""
     return from_dict(
         {
             "seed": seed,
@@ -132,8 +132,8 @@ def settings(method: str, seed: int, steps: int) -> Config:
 
 
 def make_trainer(config: Config, run: Run) -> Trainer:
-    """Return a trainer of the infinity symbol, which tells `run` of every refresh."""
-    images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # on the scale of bytes, but not rounded to them
+    """Return a trainer on the infinity symbol that logs every refresh to `run`."""
+    images = 127.5 * (infinity_symbol()[:, :, None, None] + 1)  # scaled like uint8 images, but not rounded
     device = torch.device("cpu")
     trainer = Trainer(config, Imle(config, images, device=device, networks=networks), NUM_POINTS, data={}, device=device)
     trainer.write_to(run)
@@ -141,7 +141,7 @@ def make_trainer(config: Config, run: Run) -> Trainer:
 
 
 def train(method: str, seed: int, steps: int, pictured: bool) -> Run:
-    """Train, score, and where it is `pictured` keep what pictures need."""
+    """Train and score a method; if `pictured`, keep snapshots and laws for the pictures."""
     run = Run(method, seed)
     trainer = make_trainer(settings(method, seed, steps), run)
     moments = snapshot_steps(steps) if pictured else set()
@@ -158,7 +158,7 @@ def train(method: str, seed: int, steps: int, pictured: bool) -> Run:
 
 
 def samples(method: Imle, num: int) -> Tensor:
-    """Return `num` samples (num, 2) of the average, the first ones always of the same latents."""
+    """Return `num` samples (num, 2) of the EMA, always for the same latents."""
     average = PlaneGenerator()
     average.load_state_dict(method.sampled())
     with torch.inference_mode():
@@ -166,21 +166,21 @@ def samples(method: Imle, num: int) -> Tensor:
 
 
 def snapshot_steps(steps: int) -> set[int]:
-    """Return the steps to take snapshots after: of those that refresh, and the closer the earlier, as most happens then."""
+    """Return the steps of the snapshots, all with a refresh; they are denser early, when most changes."""
     last = (steps - 1) // REFRESH_STEPS
     return {round(last * (k / (NUM_SNAPSHOTS - 1)) ** 2) * REFRESH_STEPS for k in range(NUM_SNAPSHOTS)}
 
 
 def snapshot(trainer: Trainer) -> Snapshot:
-    """Return what the pictures show of a moment."""
-    matches = trainer.method.embed_latents(trainer.method.latents)  # the embedding is none
+    """Return the current state for the pictures."""
+    matches = trainer.method.embed_latents(trainer.method.latents)  # the embedding is the identity
     return Snapshot(trainer.step, samples(trainer.method, NUM_SHOWN).numpy(), matches.numpy())
 
 
 def score(trainer: Trainer, run: Run) -> dict[str, float]:
-    """Return what the table shows: of the last samples, and of the refreshes in the last tenth of the steps.
+    """Return the scores for the table, from the final samples and the refreshes in the last tenth of the steps.
 
-    The latent gap is that of all latents selected then: 20 from a single refresh leave gaps wherever they are.
+    The latent gap uses all latents selected in these steps, because the 20 latents of one refresh always leave gaps.
     """
     between = distances(samples(trainer.method, NUM_SAMPLES), trainer.method.features).double()  # (samples, n)
     nearest = between.amin(dim=1)
@@ -197,18 +197,18 @@ def score(trainer: Trainer, run: Run) -> dict[str, float]:
 
 
 def pooled_gap(run: Run, begin: float, end: float) -> float:
-    """Return the latent gap of all latents that were selected at steps `begin` to `end`, or of the last ones before."""
+    """Return the latent gap of all latents selected at steps `begin` to `end`, or of the last ones before `begin`."""
     first, last = math.ceil(begin / REFRESH_STEPS), math.ceil(end / REFRESH_STEPS)
     selected = np.concatenate(run.latents[min(first, last - 1) : last])
     return latent_gap(torch.from_numpy(selected), run.seed, first)
 
 
 def measure_laws(method: Imle) -> Laws:
-    """Return the laws of the distances that the last generator gives, and those that the method's refresh selects."""
+    """Return the laws of distances to samples of the final generator, and to the samples that the method selects."""
     fresh = method.embed_latents(rng.normal((LAW_DRAWS, 2), method.config.seed, "laws"))
     columns = distances(fresh, method.features).T.sort(dim=1).values.numpy()  # (n, draws)
     below = np.stack([np.searchsorted(column, LAW_GRID) for column in columns]) / LAW_DRAWS  # (n, grid)
-    pools = range(method.refreshes, method.refreshes + LAW_REFRESHES)  # which training has not seen
+    pools = range(method.refreshes, method.refreshes + LAW_REFRESHES)  # new to training
     refresh = method.refresher.refresh
     selected = np.sort(torch.cat([refresh(method.embed_latents, pool).distance for pool in pools]).numpy())
     return Laws(

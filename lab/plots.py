@@ -1,4 +1,4 @@
-"""What all figures of the project have in common: style, colours, logarithmic axes, and how they are saved."""
+"""The common style of all figures: fonts, colours, logarithmic axes, and saving."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ STYLE = {
 
 @contextmanager
 def canvas() -> Iterator[ModuleType]:
-    """Give pyplot in this style, drawing to files; close what was drawn."""
+    """Yield pyplot in this style, for files; close all figures at the end."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -53,7 +53,7 @@ def label_log(axis, subs: tuple[float, ...] = (1,)) -> None:
 
 
 def save(figure, path: Path) -> None:
-    """Save a figure as a PNG of 256 colours, which is a fraction of the size."""
+    """Save a figure as a PNG of 256 colours, to save space."""
     figure.savefig(path, dpi=100)
     with Image.open(path) as picture:
         few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)

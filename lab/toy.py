@@ -1,8 +1,8 @@
 """The 2-D laboratory: python -m lab.toy [--seeds 5] [--steps 4000] [--out runs/toy] [--workers CORES]
 
-Trains every objective on the infinity symbol (lab.plane), once for each seed, and writes into --out: table.md and
-table.json, the means over seeds with 95% intervals, and the pictures of lab.toy_figures, which show the first seed.
-A run takes some 10 CPU-seconds, of which there are eight for each seed.
+Trains every objective on the infinity symbol (lab.plane), once per seed. Writes table.md and table.json (means over seeds with
+95% intervals) and the pictures of lab.toy_figures (of the first seed) into --out. There are eight runs per seed, of about 10
+CPU-seconds each.
 """
 
 import argparse
@@ -31,12 +31,12 @@ COLUMNS = {  # of the table: a score, its heading and its digits
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    """Return the arguments. Raises UserError for numbers that are too small."""
+    """Return the arguments. Raises UserError for a number below 1."""
     parser = argparse.ArgumentParser(prog="python -m lab.toy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="runs of each method (5)")
     parser.add_argument("--steps", type=int, default=4000, help="steps of each run (4000)")
-    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of the table and the pictures (runs/toy)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each (one a core)")
+    parser.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder for the table and the pictures (runs/toy)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, with one thread each (one per core)")
     args = parser.parse_args(words)
     for name in ("seeds", "steps", "workers"):
         if getattr(args, name) < 1:
@@ -45,7 +45,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def main(words: list[str]) -> None:
-    """Train, print and write the table, draw the pictures."""
+    """Train all runs, write and print the table, draw the pictures."""
     args = parse(words)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def main(words: list[str]) -> None:
 
 
 def train_all(seeds: int, steps: int, workers: int) -> list[Run]:
-    """Return the runs of all methods and seeds, side by side in `workers` processes."""
+    """Return the runs of all methods and seeds, trained in `workers` parallel processes."""
     jobs = [(method, seed, steps, seed == 0) for seed in range(seeds) for method in METHODS]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         try:
@@ -75,17 +75,17 @@ def train_all(seeds: int, steps: int, workers: int) -> list[Run]:
 
 
 def as_markdown(values: dict[str, dict[str, list[float]]], seeds: int, steps: int) -> str:
-    """Return the table of every method's scores {method: {score: one for each seed}}, with a line on what it holds."""
+    """Return the table of scores {method: {score: values per seed}} as Markdown, with a caption."""
     lines = ["| | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for method, scores in values.items():
         cells = [shown(scores[score], digits) for score, (_, digits) in COLUMNS.items()]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     over = f"Means over {seeds} seeds with 95% intervals" if seeds > 1 else "One seed"
-    return "\n".join(lines) + f"\n\n{over}, after {steps:,} steps; {NUM_SAMPLES:,} samples of the average in each run.\n"
+    return "\n".join(lines) + f"\n\n{over}, after {steps:,} steps; {NUM_SAMPLES:,} samples of the EMA in each run.\n"
 
 
 def as_record(values: dict[str, dict[str, list[float]]], seeds: int, steps: int) -> dict:
-    """Return the same for programs: means, halves of their intervals (null for a single seed) and all values."""
+    """Return the table for JSON: means, half widths of their intervals (None for a single seed) and all values."""
     table = {}
     for method, scores in values.items():
         table[method] = {}

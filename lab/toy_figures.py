@@ -1,7 +1,7 @@
-"""The pictures of the 2-D laboratory: what is sampled, what is selected and why, from the runs of lab.plane.
+"""The pictures of the 2-D experiment: samples, selected latents, distance laws and diagnostics of the runs of lab.plane.
 
-One colour a method in all of them, warm where nothing is rejected and cold for RS-IMLE; one colour an image where latents
-are told apart. Pictures show the first seed, diagnostics the mean of all.
+Each method has one colour: warm for IMLE, cold for RS-IMLE. In the picture of latents each training point has one colour.
+Pictures show the first seed, diagnostics the mean over seeds.
 """
 
 import colorsys
@@ -16,12 +16,12 @@ from lab.plots import GREY, INK, PALE, canvas, save
 
 COLORS = dict(zip(METHODS, ("#c8553d", "#dd9a2b", "#8a5a9e", "#1f4e79", "#5b7fb5", "#2a8fbd", "#2a9d6f", "#7a8b23")))
 GRID = (2, 4)  # of panels, one for each method
-LIMITS = (-1.4, 1.4), (-1.0, 1.0)  # of the plane of images; the samples beyond are few, and not shown
-MOMENTS = (0.0, 0.05, 1.0)  # of a run, as shares of it
-LATER = 0.5  # the share of a run whose selected latents are shown: its last half
-NUM_FILMED, NUM_TONES = 500, 5  # samples, and tones of each colour, of the film, which is to be small
+LIMITS = (-1.4, 1.4), (-1.0, 1.0)  # of the plane; the few samples outside are not shown
+MOMENTS = (0.0, 0.05, 1.0)  # shares of a run
+LATER = 0.5  # selected latents are shown from the last half of a run
+NUM_FILMED, NUM_TONES = 500, 5  # samples in the film, and tones per colour, to keep its file small
 FRAME, LAST_FRAME = 160, 3000  # milliseconds
-NUM_BINS = 20  # of the steps, over which diagnostics are averaged
+NUM_BINS = 20  # bins of steps; diagnostics are averaged in each
 
 
 def draw_all(runs: list[Run], folder: Path) -> None:
@@ -35,7 +35,7 @@ def draw_all(runs: list[Run], folder: Path) -> None:
 
 
 class Scene:
-    """A panel of the plane: points, samples, and an arrow from every match to its point."""
+    """A panel of the plane: points, samples, and an arrow from each match to its point."""
 
     def __init__(self, panel, run: Run):
         points = infinity_symbol().numpy()
@@ -59,14 +59,14 @@ class Scene:
         self.points = points
 
     def show(self, snapshot: Snapshot, num: int | None = None) -> None:
-        """Show a moment of a run, with its first `num` samples."""
+        """Show a snapshot, with its first `num` samples."""
         self.samples.set_offsets(snapshot.samples[:num])
         self.arrows.set_offsets(snapshot.matches)
         self.arrows.set_UVC(*(self.points - snapshot.matches).T)
 
 
 def draw_samples(runs: list[Run], path: Path) -> None:
-    """Draw samples and matches at three moments, a row for each method."""
+    """Draw samples and matches at three moments, one row per method."""
     with canvas() as pyplot:
         figure, panels = pyplot.subplots(len(runs), len(MOMENTS), figsize=(10.5, 2.82 * len(runs) + 0.6))
         figure.suptitle("IMLE's samples leave the curve, RS-IMLE's follow it\n ", x=0.01, ha="left")
@@ -84,7 +84,7 @@ def draw_samples(runs: list[Run], path: Path) -> None:
 
 
 def draw_film(runs: list[Run], path: Path) -> None:
-    """Draw samples and matches over training, a frame for each snapshot."""
+    """Draw a film of samples and matches, one frame per snapshot."""
     with canvas() as pyplot:
         figure, panels = pyplot.subplots(*GRID, figsize=(11.2, 5.0), dpi=80, layout="none")
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.86, wspace=0.03, hspace=0.12)
@@ -105,22 +105,22 @@ def draw_film(runs: list[Run], path: Path) -> None:
 
 
 def tones() -> Image.Image:
-    """Return a picture whose palette is white and the colours of the film in a few tones each, and nothing else."""
+    """Return a picture with the palette of the film: white, and a few tones of each colour."""
     used = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in (INK, *COLORS.values())])
     mixed = [255 - (255 - used) * share for share in np.linspace(1, 0, NUM_TONES, endpoint=False)]
     colors = np.concatenate([np.full((1, 3), 255), *mixed]).round().astype(int)
     picture = Image.new("P", (1, 1))
-    picture.putpalette(np.resize(colors, (256, 3)).flatten().tolist())  # repeated: what is left out would be black
+    picture.putpalette(np.resize(colors, (256, 3)).flatten().tolist())  # repeated, because unused entries would be black
     return picture
 
 
 def image_colors() -> list[tuple[float, float, float]]:
-    """Return a colour for each image, going round as they do."""
+    """Return a colour for each point, in their order around the symbol."""
     return [colorsys.hls_to_rgb(k / NUM_POINTS, 0.42 if k % 2 else 0.58, 0.68) for k in range(NUM_POINTS)]
 
 
 def draw_latents(runs: list[Run], path: Path) -> None:
-    """Draw the latents selected in the last half of training in the colours of their images."""
+    """Draw the latents selected in the last half of training, in the colours of their points."""
     colors = image_colors()
     with canvas() as pyplot:
         figure, panels = pyplot.subplots(*GRID, figsize=(14.4, 8.2), sharex=True, sharey=True)
@@ -141,7 +141,7 @@ def draw_latents(runs: list[Run], path: Path) -> None:
 
 
 def draw_laws(runs: list[Run], path: Path) -> None:
-    """Draw the laws of the distance to an image, and the distances that each method's refresh selects."""
+    """Draw the laws of the distance to a point, and the distances that each method selects."""
     with canvas() as pyplot:
         figure, panels = pyplot.subplots(*GRID, figsize=(14.4, 7.6), sharex=True, sharey=True)
         figure.suptitle(
@@ -168,7 +168,7 @@ def draw_laws(runs: list[Run], path: Path) -> None:
 
 
 def draw_diagnostics(runs: list[Run], path: Path) -> None:
-    """Draw what a refresh tells of itself, against steps, as means over seeds."""
+    """Draw the diagnostics of refreshes against steps, as means over seeds."""
     headings = {
         "pit": "PIT: share of the pool nearer than the match",
         "latent_gap": f"latent gap of what is selected in {len(runs[0].latents) * REFRESH_STEPS // NUM_BINS} steps: 1 is no gap",
@@ -181,7 +181,7 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
         for panel, (name, heading) in zip(panels.flat, headings.items()):
             for method in METHODS:
                 steps, values = diagnostic([run for run in runs if run.method == method], name)
-                dashes = "--" if method == "Adaptive IMLE" else "-"  # where it lies upon IMLE's
+                dashes = "--" if method == "Adaptive IMLE" else "-"  # dashed where it covers IMLE's line
                 panel.plot(steps, values, dashes, color=COLORS[method], label=method)
             panel.set_title(heading)
         pit, gap, difference, rejected = panels.flat
@@ -208,7 +208,7 @@ def draw_diagnostics(runs: list[Run], path: Path) -> None:
 
 
 def diagnostic(runs: list[Run], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps, and the means over a method's `runs` of a diagnostic around them."""
+    """Return the centres of the bins of steps, and the mean of a diagnostic over `runs` in each bin."""
     rows = [row for run in runs for row in run.refreshes]
     steps, values = np.array([row["step"] for row in rows]), np.array([row[name] for row in rows])
     edges = np.linspace(0, len(runs[0].latents) * REFRESH_STEPS, NUM_BINS + 1)

@@ -303,7 +303,7 @@ def test_a_changed_training_set_is_refused_unless_named(run, tmp_path, capsys):
 
     (moved / "000.png").unlink()
     main(*words, "--data", moved, "--out", tmp_path / "other")
-    assert "not the ones that the run was trained on" in capsys.readouterr().out
+    assert "not the training images of the run" in capsys.readouterr().out
     assert numbers(tmp_path / "other")["conditions"]["data"]["num_real"] == NUM_REAL + NUM_HELDOUT - 1
 
 
@@ -463,7 +463,7 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
         ([tmp_path / "broken.pt"], "not a checkpoint"),
         ([run, "--metrics", "fid,kld"], "unknown here: 'kld'; choose from fid,kid,pr,copying"),
         ([run, "--metrics", "fid_clean"], "unknown here: 'fid_clean'"),
-        ([run, "--protocol", "paper"], "computed in Inception's features"),
+        ([run, "--protocol", "paper"], "uses Inception's features"),
         ([one, "--data", one, "--repeats", "2"], "holds images, not their generator"),
         ([tmp_path / "bad.npz", "--data", one], "images are one uint8 array (N, H, W, 3)"),
         ([], "give a source to score, or --compare with two evaluations"),

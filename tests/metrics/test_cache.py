@@ -318,7 +318,7 @@ def test_lists_of_images_are_known_by_their_pixels_and_shapes():
 
 
 def test_only_bytes_are_swept(swept, tmp_path):
-    with pytest.raises(AssertionError, match="written to a file"):
+    with pytest.raises(AssertionError, match="as files hold them"):
         sweep(Images.of_tensor("toy", noise(2).float()), Toys()("a"), "cpu", Cache(tmp_path), Progress(2))
     assert list(tmp_path.iterdir()) == []
 

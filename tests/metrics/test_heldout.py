@@ -97,7 +97,7 @@ def test_near_copies_are_accused_although_the_held_out_images_are_such_copies_to
     held = write(tmp_path / "held", [through_jpeg(image, 90) for image in train])
     main(fake, "--data", real, "--heldout", held, "--features", "effnet-lite2", "--metrics", "fid,copying", "--out", tmp_path / "out")
     document = numbers(tmp_path / "out")
-    assert any("40 of 40 held-out images are as near" in warning for warning in document["warnings"])
+    assert any("40 of 40 held-out images differ from a training image by no more" in warning for warning in document["warnings"])
     assert any("uspect copying" in each["text"] for each in document["verdict"])
     assert not any(each["tone"] == "good" for each in document["verdict"] if "cop" in each["text"])
     assert not re.search(r"\d{5}", capsys.readouterr().out.split("verdict:", 1)[1])
