@@ -81,7 +81,7 @@ def backtrack(decoder: Decoder, embed: Embedding, images: Tensor, seed: int, adv
 def to_nearest(embed: Embedding, images: Tensor, training: Tensor, device: torch.device) -> Tensor:
     """Return the perceptual distance (k,) of images uint8 (k, 3, H, W) to their nearest other training image.
 
-    A generator that only repeats its training images reaches exactly this.
+    A generator that only repeats its training images reaches this distance.
     """
     nearest = torch.full((len(images),), torch.inf)
     with true_fp32(device):
