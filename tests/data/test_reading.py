@@ -559,10 +559,10 @@ def test_folders_that_systems_make_are_left_out_and_named(name, tmp_path):
         found = read(path)
         assert found.names == ["0.png", "in/1.png"] and len(found.report) == 1
         assert found.report[0].startswith("2 files -> 2 images at 16x16; left out system files: ")
-        named = found.report[0].partition("make: ")[2].split(", ")
+        named = found.report[0].partition("system files: ")[2].split(", ")
         assert sorted(named) == sorted([name, "Thumbs.db", "desktop.ini", "~$0.docx"])
         generated = read_generated(path)
-        assert len(generated.images) == 2 and generated.report.partition("make: ")[2].split(", ") == named
+        assert len(generated.images) == 2 and generated.report.partition("system files: ")[2].split(", ") == named
 
 
 def test_a_system_folder_that_is_asked_for_is_read(tmp_path):
