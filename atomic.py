@@ -30,6 +30,12 @@ def written(path: Path, durable: bool = False) -> Iterator[Path]:
             _sync(path.parent, os.O_RDONLY)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8. Raises OSError."""
+    with written(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def _sync(path: Path, mode: int) -> None:
     number = os.open(path, mode)
     try:

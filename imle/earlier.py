@@ -11,13 +11,15 @@ from errors import UserError
 GONE = {
     "model.bottleneck": 0.25,
     "model.mapping": "mlp",
+    "loss.distance": "squared",
     "imle.epsilon_ema": 0,
     "imle.reject_after": 0,
     "imle.reject_below": 0,
     "imle.top_up": 4,
     "imle.pool_precision": "train.precision",
 }
-UNREAD = {"tokens", "token_dim", "token_cycles", "token_steps"}  # settings of model that only mapping=tokens read
+# Settings that only another value of a removed one read.
+UNREAD = {"model": {"tokens", "token_dim", "token_cycles", "token_steps"}, "loss": {"scale"}}
 RENAMED = {"objective", "epsilon_mode"}  # settings of imle, now match and reject
 FIRST = RENAMED | {"epsilon_ema", "reject_after", "reject_below", "top_up"}  # settings of imle in every old run's config.yaml
 
@@ -92,8 +94,9 @@ def _without_gone(config: dict) -> dict:
             raise UserError(
                 f"{key}={value}: this setting was removed, and every run now has {always}; leave it out, or use the revision that had it"
             )
-    if UNREAD & set(_section(config, "model")):
-        config = config | {"model": {name: value for name, value in config["model"].items() if name not in UNREAD}}
+    for section, names in UNREAD.items():
+        if names & set(_section(config, section)):
+            config = config | {section: {name: value for name, value in config[section].items() if name not in names}}
     return config
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from imle.distance import make_distance
 from imle.drawing import build_generator
 from imle.features import SearchFeatures
 from imle.objectives import OBJECTIVES
@@ -20,7 +19,7 @@ from imle.settings import Config
 from imle.targets import Targets, embed
 from models.generator import Generator
 from models.memory import memory_for
-from models.perceptual import Embedding, load_embedding
+from models.perceptual import Embedding, load_embedding, squared_distance
 from models.pixels import to_float, to_uint8
 from models.stages import Staged, make_heads, shrunk, stage_maps
 from training import rng
@@ -57,7 +56,6 @@ class Imle:
         # The heads come after the generator, so that its initial weights are the same with and without them.
         network = Staged(self.generator, make_heads(self.generator).to(device)) if config.loss.stage_weight else self.generator
         self.learner = Learner(network, config.train, n=n, device=device, averaged=self.generator)
-        self.distance = make_distance(config.loss)
         self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
         self.embedding = torch.compile(embedding) if config.train.compile else embedding  # for steps; a pool uses the plain networks
         self.refresher = Refresher(config, self.targets.features)
@@ -115,12 +113,12 @@ class Imle:
             drawn = self.learner.forward(z)
             *stages, image = drawn if isinstance(self.learner.network, Staged) else [drawn]
             maps = self.embedding(image)
-        distance = self.distance(maps, self.targets.maps(index))
+        distance = squared_distance(maps, self.targets.maps(index))
         if not stages:
             return distance, distance
         targets = shrunk(to_float(self.targets.images[index]), stages)
         weight = self.config.loss.stage_weight / len(stages)
-        return distance + weight * self.distance(stage_maps(stages), stage_maps(targets)), distance
+        return distance + weight * squared_distance(stage_maps(stages), stage_maps(targets)), distance
 
     @torch.inference_mode()
     def embed_latents(self, latents: Tensor) -> Tensor:

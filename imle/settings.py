@@ -28,19 +28,6 @@ class Loss:
 
     perceptual: str = setting("effnet-lite0", "network whose features are compared", choices=TEACHERS, fixed=True)
     pixel_weight: float = setting(0.3, "weight of the pixels' mean squared error, added to the perceptual distance", least=0.0, fixed=True)
-    distance: str = setting(
-        "squared",
-        "how differences count; charbonnier and geman-mcclure weigh large ones less",
-        choices=("squared", "charbonnier", "geman-mcclure"),
-        fixed=True,
-    )
-    scale: float = setting(
-        1.0,
-        "c: differences beyond this count for less (charbonnier, geman-mcclure); features have length 1",
-        least=0.001,
-        most=1000.0,
-        fixed=True,
-    )
     stage_weight: float = setting(
         0.0, "weight of the mean squared error at the resolutions below the final one; 0: no such error", least=0.0, fixed=True
     )

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 import methods
-from data import load_images, split_holdout
+from atomic import write_text
+from data import Record, load_images, split_holdout
 from errors import UserError
 from metrics import copying, frechet, prdc
 from metrics.features import FeaturePass
@@ -26,6 +27,7 @@ from metrics.measure import OFFLINE_JUDGES
 from metrics.teacher import trained_on
 from models.pixels import to_uint8
 from training import checkpoint
+from training.folder import RunFolder
 from training.runlog import RunLog
 from training.settings import Settings, to_dict, to_yaml
 from training.sheets import grid, save_png
@@ -125,8 +127,7 @@ def load(chosen: ImageSet, transformed: tuple) -> tuple[Tensor, Tensor, dict]:
     heldout = found.images[held]
     if chosen.heldout:
         heldout = load_images(chosen.heldout, **dict(transformed), minimum=2).images
-    data = {"fingerprint": found.fingerprint, "names": [found.names[i] for i in train], "heldout": [found.names[i] for i in held]}
-    return found.images[train], heldout, data
+    return found.images[train], heldout, Record.of(found, train, held)._asdict()
 
 
 def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, float]:
@@ -162,18 +163,18 @@ def run(cell: Cell, epochs: int) -> list[dict]:
     """Train a cell to its end, resuming if it was stopped, and return its scores at POINTS."""
     torch.set_num_threads(1)
     folder = Path(cell.folder)
-    curve_path, last = folder / "curve.json", folder / "checkpoints" / "last.pt"
+    run_folder, curve_path = RunFolder(folder), folder / "curve.json"
     curve = json.loads(curve_path.read_text()) if curve_path.exists() else []
     if len(curve) == len(POINTS):
         return curve
     trainer, spent, position = cell.trainer(epochs), 0.0, (0, 0)
-    if last.exists():
-        state = methods.load(last)
+    if run_folder.last.exists():
+        state = methods.load(run_folder.last)
         trainer.load_state(state)
         spent, position = state["cpu_seconds"], (state["log_position"], state["step"])
     log = RunLog(folder, *position)
     trainer.write_to(log)
-    (folder / "config.yaml").write_text(to_yaml(trainer.config), encoding="utf-8")
+    write_text(run_folder.config, to_yaml(trainer.config))
     total = trainer.total_steps
     stops = sorted({round(total * part) for part in (*POINTS, *((i + 1) / SAVES for i in range(SAVES)))})
     for stop in stops:
@@ -185,10 +186,8 @@ def run(cell: Cell, epochs: int) -> list[dict]:
         if stop in [round(total * part) for part in POINTS[len(curve) :]]:
             curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **state_of_matching(folder)})
         if trainer.step == stop:
-            checkpoint.save(trainer.state() | {"cpu_seconds": spent}, last)
-            part = curve_path.with_name("curve.json.part")
-            part.write_text(json.dumps(curve, indent=1))
-            part.replace(curve_path)  # atomic
+            checkpoint.save(trainer.state() | {"cpu_seconds": spent}, run_folder.last)
+            write_text(curve_path, json.dumps(curve, indent=1))
     log.close()
     return curve
 
@@ -234,7 +233,7 @@ def reference_scores(cell: Cell) -> dict[str, float]:
 
 def state_of_matching(folder: Path) -> dict[str, float]:
     """Return the diagnostics that a run logged at its last refresh; empty for a method without refreshes."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
     last = [row for row in rows if row["kind"] == "refresh"][-1:]
     names = ("matched_level", "rejected_share", "pit", "unique_matches", "latent_gap", "train_test_gap")
     return {name: row[name] for row in last for name in names}

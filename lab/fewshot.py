@@ -21,6 +21,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["OMP_NUM_THREADS"] = "1"  # one thread per run: more threads hardly save CPU-seconds
 from tqdm import tqdm
 
+from atomic import write_text
 from errors import UserError, ending_signals, run_as_command
 from lab import cells
 from lab.cells import POINTS, Cell, ImageSet, Method
@@ -102,7 +103,8 @@ def main(words: list[str]) -> None:
         for chosen in sets
     }
     reals = {chosen.name: cells.reference_scores(next(cell for cell in every if cell.set == chosen)) for chosen in sets}
-    (args.out / "results.json").write_text(
+    write_text(
+        args.out / "results.json",
         json.dumps(
             {
                 "budget": args.budget,
@@ -116,10 +118,10 @@ def main(words: list[str]) -> None:
             },
             indent=1,
         )
-        + "\n"
+        + "\n",
     )
     text = heading(args.features, every) + tables(results, methods, reals)
-    (args.out / "results.md").write_text(text)
+    write_text(args.out / "results.md", text)
     draw_curves(results, args.out / "curves.png")
     for chosen in sets:
         rows = [cell for cell in every if cell.set == chosen and cell.seed == 0]
@@ -139,7 +141,7 @@ def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[
     differ = [name for name in asked if before.get(name, asked[name]) != asked[name]]
     if differ:
         raise UserError(f"--out {args.out}: holds runs of another {' and '.join(differ)}; choose another folder, or another name")
-    path.write_text(json.dumps(before | asked, indent=1))
+    write_text(path, json.dumps(before | asked, indent=1))
 
 
 def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
@@ -156,7 +158,7 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
         if not first.keys() <= known.keys():
             print(f"measuring the cost of an epoch with {number} images", flush=True)
             costs[number] = cells.epoch_costs(first, known)
-            path.write_text(json.dumps(costs, indent=1))
+            write_text(path, json.dumps(costs, indent=1))
     dearest = max(costs[numbers[cell]][cell.method] for cell in every)
     if POINTS[0] * budget < dearest:
         raise UserError(

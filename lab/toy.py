@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from atomic import write_text
 from errors import UserError, run_as_command
 from lab import toy_figures
 from lab.intervals import interval, shown
@@ -55,8 +56,8 @@ def main(words: list[str]) -> None:
     values = {method: {score: [run.scores[score] for run in runs if run.method == method] for score in COLUMNS} for method in METHODS}
     text = as_markdown(values, args.seeds, args.steps)
     try:
-        (args.out / "table.md").write_text(text)
-        (args.out / "table.json").write_text(json.dumps(as_record(values, args.seeds, args.steps), indent=1) + "\n")
+        write_text(args.out / "table.md", text)
+        write_text(args.out / "table.json", json.dumps(as_record(values, args.seeds, args.steps), indent=1) + "\n")
         toy_figures.draw_all(runs, args.out)
     finally:
         print(text)

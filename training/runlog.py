@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from atomic import written
+from atomic import write_text
 from errors import UserError
 from training import processes
 from training.folder import RunFolder
@@ -44,8 +44,7 @@ class RunLog:
     def describe(self, settings: str, environment: dict, images: Tensor) -> None:
         """Write the settings (YAML), the environment and a sheet of the uint8 images (N, 3, H, W) as the run uses them."""
         for path, text in ((self.folder.config, settings), (self.folder.environment, json.dumps(environment, indent=2))):
-            with written(path) as part:
-                part.write_text(text, encoding="utf-8")
+            write_text(path, text)
         save_png(grid(images, columns=20), self.folder.images)
 
     def row(self, kind: str, step: int, values: dict[str, float], seconds: float) -> None:

@@ -34,7 +34,6 @@ RECIPES = {
         *TINY,
         "train.optimizer=muon",
         "train.clip=1.1",
-        "loss.distance=charbonnier",
         "loss.stage_weight=0.5",
         "train.epochs=24",
         "log.sheet_epochs=8",

@@ -55,6 +55,7 @@ def test_an_old_run_is_sampled_and_exported(old_run):
 OTHER = {
     "model.bottleneck": 0.5,
     "model.mapping": "tokens",
+    "loss.distance": "charbonnier",
     "imle.epsilon_ema": 0.25,
     "imle.reject_after": 3,
     "imle.reject_below": 0.5,

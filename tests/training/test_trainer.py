@@ -24,7 +24,7 @@ def images(n=8, side=16):
 
 
 PRECISIONS = ("fp32", "bf16")
-SWITCHES = [{"loss": {"distance": "charbonnier"}}, {"loss": {"distance": "geman-mcclure", "scale": 2.0}}, {"loss": {"stage_weight": 0.5}}]
+SWITCHES = [{"loss": {"stage_weight": 0.5}}]
 
 
 def trainer(*, pixels=None, device="cpu", **sections) -> Trainer:
