@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,6 +63,14 @@ def _main(folder: Path, script: str, words: list[str], cwd: Path, env: dict[str,
     sys.argv = [script, *words]
     sys.path.insert(0, str(ROOT))
     runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def copied_images(folder: Path, count: int) -> Path:
+    """Copy the first of the shipped images into `folder` and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:count]:
+        shutil.copy(path, folder)
+    return folder
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import copied_images
 from test_golden import StoppedAfter
 
 import evaluate
@@ -51,10 +52,7 @@ def registered(monkeypatch):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:10]:
-        shutil.copy(path, folder)
-    return folder
+    return copied_images(tmp_path_factory.mktemp("images"), 10)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import copied_images
 from PIL import Image
 from test_train import TINY, one_line, rows
 
@@ -155,10 +156,7 @@ def test_every_command_ends_this_way():
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Return a folder with a dozen of the shipped images."""
-    folder = tmp_path_factory.mktemp("images")
-    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:12]:
-        shutil.copy(path, folder)
-    return folder
+    return copied_images(tmp_path_factory.mktemp("images"), 12)
 
 
 @pytest.fixture

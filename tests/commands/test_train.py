@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import copied_images
 from PIL import Image
 from test_colour import DISPLAY_P3
 
@@ -53,10 +54,7 @@ RECIPES = {
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Return a folder with a dozen of the shipped images."""
-    folder = tmp_path_factory.mktemp("images")
-    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:12]:
-        shutil.copy(path, folder)
-    return folder
+    return copied_images(tmp_path_factory.mktemp("images"), 12)
 
 
 def words(images, run, *settings):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import copied_images
 
 from errors import UserError
 from lab import cells, fewshot
@@ -26,10 +27,7 @@ SMOKE = str(ROOT / "configs" / "smoke-32.yaml")
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """A folder of sixteen images."""
-    folder = tmp_path_factory.mktemp("images")
-    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:16]:
-        shutil.copy(path, folder)
-    return folder
+    return copied_images(tmp_path_factory.mktemp("images"), 16)
 
 
 @pytest.fixture

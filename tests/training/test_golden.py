@@ -3,7 +3,7 @@
 A change that should not change what runs compute leaves the file as it is. Only a change that is meant to alter results
 (another loss, another stream of random numbers) may rewrite it, in a commit of its own that says why:
 
-    PYTHONPATH=. python tests/training/test_golden.py
+    PYTHONPATH=.:tests python tests/training/test_golden.py
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import copied_images
 
 import train
 from methods import open_sampler
@@ -58,9 +59,7 @@ def words(settings: list[str], run: Path) -> list[str]:
     """Return the words for train.py; the images lie beside the run."""
     images = run.parent / "images"
     if not images.exists():
-        images.mkdir()
-        for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:12]:
-            shutil.copy(path, images)
+        copied_images(images, 12)
     return [
         "--config",
         str(ROOT / "configs" / "smoke-32.yaml"),

@@ -4,7 +4,6 @@ Most jobs here are forked with torchrun's environment, which is quick; two are s
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import copied_images
 from test_refresh import LATENT_DIM, RADII, N, embed, refresher
 from test_refresh import images as drawn
 from test_train import TINY, one_line, rows
@@ -216,10 +216,7 @@ def test_errors_say_which_process_they_are_of(rank, line, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
     """Return a folder with a dozen of the shipped images."""
-    folder = tmp_path_factory.mktemp("images")
-    for path in sorted((ROOT / "data" / "fluent_faces").glob("*.png"))[:N]:
-        shutil.copy(path, folder)
-    return folder
+    return copied_images(tmp_path_factory.mktemp("images"), N)
 
 
 @pytest.fixture
