@@ -75,7 +75,10 @@ def _renamed(config: dict) -> dict:
         today["reject"] = "share" if mode == "rejected_fraction" else mode
     if imle.get("search") == "faiss":
         imle["search"] = "exact"  # faiss gave the same matches up to rounding
-    return config | {"imle": today | imle}
+    train = dict(_section(config, "train"))
+    if train.get("precision") == "fp32":
+        train["precision"] = "tf32"  # what it was on a GPU; on a CPU both are the same
+    return config | {"imle": today | imle} | ({"train": train} if train else {})
 
 
 def _without_gone(config: dict) -> dict:

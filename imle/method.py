@@ -21,8 +21,10 @@ from models.generator import Generator
 from models.memory import memory_for
 from models.perceptual import Embedding, load_embedding, squared_distance
 from models.pixels import to_float, to_uint8
+from models.precision import SIXTEEN_BITS, autocast, computing
 from models.stages import Staged, make_heads, shrunk, stage_maps
 from training import rng
+from training.compiling import compiled
 from training.device import send
 from training.learner import Learner
 from training.sampling import generate
@@ -57,11 +59,12 @@ class Imle:
         network = Staged(self.generator, make_heads(self.generator).to(device)) if config.loss.stage_weight else self.generator
         self.learner = Learner(network, config.train, n=n, device=device, averaged=self.generator)
         self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
-        self.embedding = torch.compile(embedding) if config.train.compile else embedding  # for steps; a pool uses the plain networks
+        self.embedding = compiled(embedding) if config.train.compile else embedding  # for steps; a pool uses the plain networks
         self.refresher = Refresher(config, self.targets.features)
         self.objective = OBJECTIVES[config.imle.match](config.imle, n, self.learner.steps_per_epoch)
         self.latents = torch.zeros(n, config.model.latent_dim, device=device)  # z_sigma(i), the match of image i
         self.losses = torch.zeros(n, device=device)  # each image's loss at its last step
+        self.maps_type = SIXTEEN_BITS.get(config.train.precision)  # of the generator's maps in steps and pools
         self.refreshes = 0
 
     @property
@@ -102,16 +105,17 @@ class Imle:
         if self.config.imle.perturbation:
             noise = rng.normal(tuple(latents.shape), self.config.seed, "perturb", step)
             latents = latents + self.config.imle.perturbation * send(noise, self.device)
-        self.losses[index] = self.learner.step((index, latents), self.loss, step)
+        with computing(self.config.train.precision):
+            self.losses[index] = self.learner.step((index, latents), self.loss, step)
 
     def loss(self, index: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distances (B,) between the images numbered `index` (B,) and the samples of `z` (B, latent_dim).
 
         Two tensors: the distance to minimise, which includes the stages' errors, and the distance to report, without them.
         """
-        with self.autocast():
-            drawn = self.learner.forward(z)
-            *stages, image = drawn if isinstance(self.learner.network, Staged) else [drawn]
+        drawn = self.learner.forward(z, self.maps_type)
+        *stages, image = drawn if isinstance(self.learner.network, Staged) else [drawn]
+        with autocast(self.config.train.precision, self.device):
             maps = self.embedding(image)
         distance = squared_distance(maps, self.targets.maps(index))
         if not stages:
@@ -123,12 +127,10 @@ class Imle:
     @torch.inference_mode()
     def embed_latents(self, latents: Tensor) -> Tensor:
         """Return the search features (B, D) of the generator's images of `latents` (B, latent_dim)."""
-        with self.autocast():
-            return self.search_features(self.generator(send(latents, self.device)).to(latents.dtype))
-
-    def autocast(self) -> torch.autocast:
-        """Compute in bf16 if `train.precision` is bf16."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        with computing(self.config.train.precision):
+            images = self.generator(send(latents, self.device), self.maps_type)
+            with autocast(self.config.train.precision, self.device):
+                return self.search_features(images)
 
     def draw(self, seeds: list[int]) -> Tensor:
         """Generate float images (N, 3, H, W) with the EMA, one per seed."""

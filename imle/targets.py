@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.pixels import to_float
+from models.precision import true_fp32
 
 BATCH = 16  # images embedded at once
 
@@ -35,5 +36,6 @@ class Targets:
 
 @torch.no_grad()
 def embed(search_features: nn.Module, images: Tensor) -> Tensor:
-    """Return the search features (n, D) of uint8 images (n, 3, H, W)."""
-    return torch.cat([search_features(to_float(batch)) for batch in images.split(BATCH)])
+    """Return the search features (n, D), in true float32, of uint8 images (n, 3, H, W)."""
+    with true_fp32(images.device):
+        return torch.cat([search_features(to_float(batch)) for batch in images.split(BATCH)])

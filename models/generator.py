@@ -4,11 +4,15 @@ It is the decoder of a very deep VAE (Child 2021) without its stochastic parts, 
 supplement), with two faults corrected. It starts from a learned 4x4 constant: instance norm erases a constant 1x1 map, so
 that nothing before the norm gets a gradient. Convolutions before an instance norm have no bias, because the norm erases
 it too.
+
+Inside, maps are (B, H, W, C). A 1x1 convolution then is one matrix product. Nearest upsampling commutes with everything that
+treats pixels alike, so blocks upsample as late as they can; it changes no mean and no variance, so this includes AdaIN.
 """
 
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +40,58 @@ class MappingNetwork(nn.Module):
         return w
 
 
+class Mix(nn.Conv2d):
+    """A 1x1 convolution of maps (B, H, W, C)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1).to(x.dtype), self.bias if self.bias is None else self.bias.to(x.dtype))
+
+
+class Conv3(nn.Conv2d):
+    """A 3x3 convolution of maps (B, H, W, C)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return self._conv_forward(x.permute(0, 3, 1, 2), self.weight.to(x.dtype), self.bias.to(x.dtype)).permute(0, 2, 3, 1)
+
+
+class Normalised(torch.autograd.Function):
+    """Normalise every channel of every image in maps (B, H, W, C), then multiply by `scale` (B, C) and add `shift` (B, C).
+
+    Statistics are in float32 at least, whatever the type of the maps. The backward pass needs the centred maps alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        pixels, wide = x.flatten(1, 2), torch.promote_types(x.dtype, torch.float32)
+        mean = pixels.mean(1, keepdim=True, dtype=wide)
+        centred = (pixels - mean).to(x.dtype)  # the first rounding to the type of the maps
+        inverse = torch.rsqrt(centred.square().mean(1, dtype=wide) + NORM_EPSILON)  # of the standard deviation, (B, C)
+        ctx.save_for_backward(centred, inverse, scale)
+        factor, shift = ((scale * inverse)[:, None].to(x.dtype), shift[:, None].to(x.dtype))
+        return torch.addcmul(shift, centred, factor).view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        centred, inverse, scale = ctx.saved_tensors
+        gradient, wide, pixels = gradients[0].reshape(centred.shape), inverse.dtype, centred.shape[1]
+        of_shift = gradient.sum(1, dtype=wide)
+        of_scale = (gradient * centred).sum(1, dtype=wide) * inverse
+        factor = scale * inverse
+        # scale / deviation * (gradient - its mean - normalised x * mean of (gradient * normalised x))
+        terms = (-factor * of_shift / pixels, -factor * inverse * of_scale / pixels, factor)
+        constant, of_centred, of_gradient = (term[:, None].to(centred.dtype) for term in terms)
+        of_x = torch.addcmul(constant, centred, of_centred).addcmul_(gradient, of_gradient)
+        return of_x.view_as(gradients[0]), of_scale.to(scale.dtype), of_shift.to(scale.dtype)
+
+
 class AdaIN(nn.Module):
     """Normalise every channel of every image, then scale and shift it by the style (Huang & Belongie 2017)."""
 
@@ -47,9 +103,8 @@ class AdaIN(nn.Module):
             self.affine.bias.copy_(torch.cat([torch.ones(channels), torch.zeros(channels)]))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        scale, shift = self.affine(w)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
-        # Group norm with one channel per group is instance norm; its kernel is much faster than torch.var_mean's.
-        return torch.addcmul(shift, F.group_norm(x, x.shape[1], eps=NORM_EPSILON), scale)
+        """Return maps (B, H, W, C) for maps `x` of that shape and styles `w` (B, style_dim)."""
+        return Normalised.apply(x, *self.affine(w).chunk(2, dim=1))
 
 
 class Block(nn.Module):
@@ -59,28 +114,35 @@ class Block(nn.Module):
         super().__init__()
         inner = max(1, round(outputs * BOTTLENECK))
         self.upsample = upsample
-        self.resize = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
+        self.resize = Mix(inputs, outputs, bias=False) if inputs != outputs else nn.Identity()
         self.norm = AdaIN(outputs, style_dim)
-        self.convs = nn.ModuleList(
-            [
-                nn.Conv2d(outputs, inner, 1),
-                nn.Conv2d(inner, inner, 3, padding=1),
-                nn.Conv2d(inner, inner, 3, padding=1),
-                nn.Conv2d(inner, outputs, 1, bias=last),
-            ]
-        )
+        self.convs = nn.ModuleList([Mix(outputs, inner), Conv3(inner, inner), Conv3(inner, inner), Mix(inner, outputs, bias=last)])
         for conv in self.convs:
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = self.resize(x)  # before the upsampling, where it costs a quarter as much
-        if self.upsample:
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-        x = h = self.norm(x, w)
-        for conv in self.convs:
-            h = conv(F.gelu(h))
-        return x + h
+        """Return maps (B, H, W, outputs) for maps `x` and styles `w` (B, style_dim)."""
+        x, h = self.halves(x, w)
+        return self.grown(x) + self.convs[-1](h)
+
+    def grown(self, x: Tensor) -> Tensor:
+        """Double the height and width of maps (B, H, W, C), if the block upsamples: every pixel becomes four."""
+        return F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="nearest").permute(0, 2, 3, 1) if self.upsample else x
+
+    def halves(self, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normalised maps, before the upsampling, and the input of the last convolution, after it."""
+        x = self.norm(self.resize(x), w)
+        first, second, third, _ = self.convs
+        h = self.grown(F.gelu(first(F.gelu(x))))
+        return x, F.gelu(third(F.gelu(second(h))))
+
+    def colours(self, x: Tensor, w: Tensor, to_rgb: Mix) -> Tensor:
+        """Return `to_rgb(self(x, w))`, images (B, H, W, 3): both ways through the block are mixed to colours before their sum."""
+        matrix, last = to_rgb.weight.flatten(1), self.convs[-1]  # (3, outputs)
+        x, h = (maps.to(matrix.dtype) for maps in self.halves(x, w))
+        bias = to_rgb.bias if last.bias is None else to_rgb.bias + matrix @ last.bias
+        return self.grown(F.linear(x, matrix)) + F.linear(h, matrix @ last.weight.flatten(1), bias)
 
 
 class Generator(nn.Module):
@@ -115,20 +177,25 @@ class Generator(nn.Module):
                 stack.append(block)
                 inputs = width
         self.blocks = nn.ModuleList(stack)
-        self.to_rgb = nn.Conv2d(inputs, 3, 1)
+        self.to_rgb = Mix(inputs, 3)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim)."""
-        for x in self.levels(z):  # noqa: B007  # keeps only the last level
-            pass
-        return self.to_rgb(x)
+    def forward(self, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim).
 
-    def levels(self, z: Tensor) -> Iterator[Tensor]:
-        """Yield the output (B, C, h, w) of the last block of each resolution, smallest first."""
+        `dtype` is the type of the maps; styles, statistics and images always have the type of the weights.
+        """
+        *_, images = self.levels(z, dtype)
+        return images
+
+    def levels(self, z: Tensor, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
+        """Yield the last maps (B, h, w, C) of each resolution below the final one, smallest first, then the images."""
         w = self.mapping(z)
-        x = self.constant.expand(len(z), -1, -1, -1)
-        for block in self.blocks:
+        x = self.constant.to(dtype or self.constant.dtype).permute(0, 2, 3, 1).expand(len(z), -1, -1, -1)
+        *blocks, last = self.blocks
+        for block in blocks:
             if block.upsample:
                 yield x
             x = block(x, w)
-        yield x
+        if last.upsample:
+            yield x
+        yield last.colours(x, w, self.to_rgb).permute(0, 3, 1, 2)

@@ -18,7 +18,8 @@ NORM_EPSILON = 1e-12
 
 
 def unit_normalise(maps: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
-    """Scale the feature vector at every position of `maps` (B, C, H, W) to length 1."""
+    """Scale the feature vector at every position of `maps` (B, C, H, W) to length 1; return float32 at least."""
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     return maps * torch.rsqrt(maps.square().sum(dim=1, keepdim=True) + epsilon)
 
 

@@ -6,15 +6,16 @@ training: they are not part of the generator, its EMA or an export.
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.generator import Generator
+from models.generator import Generator, Mix
 
 
 def make_heads(generator: Generator) -> nn.ModuleList:
     """Return a head for every resolution of `generator` below its final one."""
-    return nn.ModuleList(nn.Conv2d(width, 3, 1) for width in generator.channels[:-1])
+    return nn.ModuleList(Mix(width, 3) for width in generator.channels[:-1])
 
 
 class Staged(nn.Module):
@@ -24,9 +25,10 @@ class Staged(nn.Module):
         super().__init__()
         self.generator, self.heads = generator, heads
 
-    def forward(self, z: Tensor) -> list[Tensor]:
+    def forward(self, z: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
         """Return images (B, 3, h, w) of latents `z` (B, latent_dim) at every resolution; the last is the generator's output."""
-        return [draw(x) for draw, x in zip([*self.heads, self.generator.to_rgb], self.generator.levels(z))]
+        *levels, images = self.generator.levels(z, dtype)
+        return [*(head(x.to(head.weight.dtype)).permute(0, 3, 1, 2) for head, x in zip(self.heads, levels)), images]
 
 
 def stage_maps(stages: list[Tensor]) -> list[Tensor]:

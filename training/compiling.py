@@ -1,11 +1,16 @@
-"""torch.compile for the networks of a step: its failure as a UserError."""
+"""torch.compile for the networks of a step: static shapes, and its failure as a UserError."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from errors import UserError
+
+
+def compiled(network: Callable) -> Callable:
+    """Return `network` compiled for the shapes of its arguments, again for every other shape; by itself torch would then slow down."""
+    return torch.compile(network, dynamic=False)
 
 
 @contextmanager

@@ -6,12 +6,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from errors import UserError
+from models.precision import LOSS_SCALE
 from training import processes
 from training.clipping import Clipping
-from training.compiling import telling_of_compilation
+from training.compiling import compiled, telling_of_compilation
 from training.ema import Ema
+from training.graph import Graph
 from training.guard import Diverged, Guard
-from training.optimizer import gradient_of, make_optimizer, set_learning_rate
+from training.optimizer import MuonAdamW, gradient_of, load_adamw, make_optimizer, set_learning_rate
 from training.settings import Train
 
 
@@ -19,7 +22,10 @@ class Learner:
     """Update a network by the gradient of a loss, and keep its EMA."""
 
     def __init__(self, network: nn.Module, settings: Train, *, n: int, device: torch.device, averaged: nn.Module | None = None):
-        """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of `network` (None: all of it)."""
+        """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of `network` (None: all of it).
+
+        Raises UserError for settings that do not work together here.
+        """
         self.network, self.settings, self.device = network, settings, device
         self.steps_per_epoch = settings.steps_per_epoch(n)
         self.averaged = network if averaged is None else averaged
@@ -28,16 +34,19 @@ class Learner:
         self.clipping = Clipping(list(network.parameters()), settings.clip) if settings.clip else None
         self.guard = Guard(self.optimizer, device)
         self.parallel = processes.parallel(network)
-        self.forward = torch.compile(self.parallel) if settings.compile else self.parallel  # the loss calls this
+        self.forward = compiled(self.parallel) if settings.compile else self.parallel  # the loss calls this
+        if settings.cuda_graph and processes.count() > 1:
+            raise UserError("train.cuda_graph: works in a single process only; set train.cuda_graph=false, or start without torchrun")
+        self.graph: Graph | None = None
 
     def step(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]], step: int) -> Tensor:
         """Take step `step` down the gradient of a batch's mean loss, without host synchronisation; return the losses (B,).
 
         `batch` holds tensors (B, ...). `loss` takes a micro-batch of them, (b, ...) each, and returns two losses (b,): the
-        one to minimise and the one to report. Raises Diverged on a CPU; on a GPU `check` does.
+        one to minimise and the one to report; it must be the same function in every step. Raises Diverged on a CPU; on a GPU
+        `check` does.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward(batch, loss)
+        losses = self._gradients(batch, loss)
         norms = torch.stack(torch._foreach_norm([gradient_of(parameter) for parameter in self.network.parameters()]))
         self.guard.watch(norms.sum() + losses.sum(), step)
         if self.clipping:
@@ -47,6 +56,14 @@ class Learner:
         self.ema.update(self.averaged, step)
         return losses
 
+    def _gradients(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+        """Set the gradients to those of the batch's mean loss; return the reported losses (B,)."""
+        if not (self.settings.cuda_graph and self.device.type == "cuda"):
+            self.optimizer.zero_grad(set_to_none=True)
+            return self._backward(batch, loss)
+        self.graph = self.graph or Graph(lambda rows: self._backward(rows, loss), self.optimizer.zero_grad)
+        return self.graph(batch)
+
     def _backward(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
         """Accumulate the gradient of the mean loss over micro-batches; return the reported losses (B,).
 
@@ -54,15 +71,17 @@ class Learner:
         row 0 with weight 0, because all must take part in averaging the gradients.
         """
         num = len(batch[0])
-        share = slice(processes.rank(), None, processes.count())
+        share, scale = slice(processes.rank(), None, processes.count()), LOSS_SCALE.get(self.settings.precision, 1.0)
         losses = torch.zeros(num, device=self.device)
         own, weight = (share, processes.count() / num) if len(losses[share]) else (slice(1), 0.0)
         parts, found = list(zip(*(rows[own].split(self.settings.micro_batch or num) for rows in batch))), []
         for number, part in enumerate(parts, 1):
             with telling_of_compilation(), processes.no_sync(self.parallel, number < len(parts)):
                 minimised, reported = loss(*part)
-                (weight * minimised.sum()).backward()
+                (scale * weight * minimised.sum()).backward()
             found.append(reported.detach().float())
+        if scale != 1:
+            torch._foreach_mul_([gradient_of(parameter) for parameter in self.network.parameters()], 1 / scale)
         losses[share] = torch.cat(found)[: len(losses[share])]
         return processes.all_sum(losses)
 
@@ -91,7 +110,10 @@ class Learner:
         """Restore what `state_dict` returned and the EMA's weights; settings that may change keep their present values."""
         self.network.load_state_dict(state["network"])
         self.ema.module.load_state_dict(average)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if isinstance(self.optimizer, MuonAdamW):
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            load_adamw(self.optimizer, state["optimizer"])
         for group in self.optimizer.param_groups:  # the state holds the weight decay of the earlier start
             group["weight_decay"] = self.settings.weight_decay
         if self.clipping and "usual_norms" in state:  # absent if the earlier start did not clip

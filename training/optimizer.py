@@ -40,6 +40,15 @@ def adamw(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.O
     )
 
 
+def load_adamw(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Restore AdamW's `state_dict()`. The fused update pairs a weight with its moments in the order of memory, so layouts are aligned."""
+    optimizer.load_state_dict(state)
+    for weight, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == weight.shape:
+                moments[name] = torch.empty_like(weight).copy_(value)
+
+
 def set_learning_rate(optimizer: "torch.optim.Optimizer | MuonAdamW", rate: float) -> None:
     """Set every group's learning rate to its share of `rate`."""
     for group in optimizer.param_groups:
@@ -91,7 +100,7 @@ class MuonAdamW:
         """Restore what `state_dict` returned."""
         for stack, saved in zip(self.stacks, state["momenta"], strict=True):
             stack.momentum.copy_(saved)
-        self.rest.load_state_dict(state["rest"])
+        load_adamw(self.rest, state["rest"])
 
 
 class Stack:
@@ -112,8 +121,9 @@ class Stack:
         gradient = torch.where(failed, self.momentum, self.gradient)  # lerp towards itself leaves the momentum unchanged
         self.momentum.lerp_(gradient, 1 - MOMENTUM)
         steps = orthogonal(gradient.lerp(self.momentum, MOMENTUM)).mul_(self.lengths * (-rate * ~failed))
-        torch._foreach_mul_(list[Tensor](self.matrices), torch.where(failed, 1.0, 1 - decay))
-        torch._foreach_add_([wide(matrix) for matrix in self.matrices], self._places(steps))
+        weights = list[Tensor](self.matrices)
+        torch._foreach_mul_(weights, torch.where(failed, 1.0, 1 - decay))
+        torch._foreach_add_(weights, [shaped(step, weight.shape) for step, weight in zip(self._places(steps), weights)])
 
     def _places(self, stack: Tensor) -> list[Tensor]:
         """Return each matrix of `stack` without its padding."""
@@ -127,9 +137,17 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
 
 
 def wide(weight: Tensor) -> Tensor:
-    """Return a convolution's weight as a matrix (outputs, inputs * height * width), or its transpose if that is wider."""
+    """Return a convolution's weight as a matrix (outputs, inputs * height * width), or its transpose if that is wider.
+
+    It is a copy if the weight is channels_last, so writing to it may not change the weight.
+    """
     matrix = weight.flatten(1)
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+
+
+def shaped(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """Return what `wide` made of a weight of this shape in that shape again."""
+    return (matrix if matrix.shape[0] == shape[0] else matrix.mT).unflatten(1, shape[1:])
 
 
 def bucket(side: int) -> int:

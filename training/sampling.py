@@ -11,6 +11,7 @@ from data import Record
 from errors import UserError
 from models.memory import memory_for
 from models.pixels import to_uint8
+from models.precision import true_fp32
 from training import checkpoint, rng
 from training.transform import sides
 
@@ -30,11 +31,15 @@ class Drawing(NamedTuple):
 
 @torch.inference_mode()
 def generate(generator: nn.Module, latents: Tensor) -> Tensor:
-    """Return float images (B, 3, H, W) for latents (B, latent_dim); an image does not depend on the others in the batch."""
+    """Return float images (B, 3, H, W) for latents (B, latent_dim), in true float32.
+
+    An image does not depend on the others in the batch.
+    """
     images, size = [], 1 if latents.device.type == "cpu" else GROUP
-    for group in latents.split(size):
-        filled = torch.cat([group, group[-1:].expand(size - len(group), -1)])
-        images.append(generator(filled)[: len(group)])
+    with true_fp32(latents.device):
+        for group in latents.split(size):
+            filled = torch.cat([group, group[-1:].expand(size - len(group), -1)])
+            images.append(generator(filled)[: len(group)])
     return torch.cat(images)
 
 

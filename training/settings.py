@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from errors import UserError
+from models.precision import PRECISIONS
 from training.transform import sides
 
 RATE = "; from now on the learning rate is that of a run with this value from the start"
@@ -83,8 +84,14 @@ class Train:
     decay_epochs: int = setting(4000, "epochs between two decays (step)", least=1, effect=RATE, under="step")
     decay_factor: float = setting(0.25, "factor of one decay (step)", least=0.0, most=1.0, effect=RATE, under="step")
     ema_decay: float = setting(0.998, "decay of the EMA, which is what is sampled; smaller in the first steps", least=0.0, most=1.0)
-    precision: str = setting("fp32", "bf16: autocast all networks, in steps and in the pool", choices=("fp32", "bf16"))
+    precision: str = setting(
+        "tf32",
+        "of steps and pools. tf32: float32 with TF32 products on a GPU; fp32: true float32, always used for samples and scores; "
+        "bf16, fp16: 16-bit maps",
+        choices=PRECISIONS,
+    )
     compile: bool = setting(False, "torch.compile the networks of a step; costs minutes at the start", silent=True)
+    cuda_graph: bool = setting(False, "on a GPU, replay forward and backward pass as one CUDA graph", silent=True)
 
     def steps_per_epoch(self, n: int) -> int:
         """Return the number of steps in an epoch of `n` images."""

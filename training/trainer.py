@@ -117,12 +117,12 @@ class Trainer:
         self.step += 1
 
     def batch(self, step: int) -> Tensor:
-        """Return the numbers (B,) of the images in a step's batch."""
+        """Return the numbers (B,) of the images in a step's batch; the last one of an epoch is filled up from the epoch's first images."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self.order[0] != epoch:
             self.order = epoch, send(rng.permutation(self.n, self.config.seed, "order", epoch), self.device)
-        size = self.config.train.batch_size
-        return self.order[1][position * size : (position + 1) * size]
+        size = min(self.config.train.batch_size, self.n)
+        return self.order[1].roll(-position * size)[:size]
 
     def end_epoch(self, seconds: float, progress: tqdm) -> None:
         """Log the epoch, `seconds` after `run` began; show and save when due."""
@@ -197,7 +197,7 @@ class Trainer:
         at_once = settings.micro_batch or -(-min(settings.batch_size, self.n) // processes.count())
         smaller = f"set train.micro_batch={at_once // 2} (a step then takes {at_once // 2} images at once, with the same result), or "
         return (
-            f"{smaller if at_once > 1 else ''}try train.precision=bf16; "
+            f"{smaller if at_once > 1 else ''}try train.precision=fp16; "
             f"a smaller train.batch_size (now {settings.batch_size}) needs another --run"
         )
 

@@ -29,7 +29,7 @@ def test_a_stage_is_a_projection_of_what_leaves_the_last_block_of_its_resolution
     stages = network(z)
     assert [tuple(stage.shape[1:]) for stage in stages] == [(3, 4, 6), (3, 8, 12), (3, 16, 24)]
     for stage, head, number in zip(stages, network.heads, (1, 2)):
-        torch.testing.assert_close(stage, torch.einsum("oc,bchw->bohw", head.weight[:, :, 0, 0], seen[number]) + head.bias[:, None, None])
+        torch.testing.assert_close(stage, torch.einsum("oc,bhwc->bohw", head.weight[:, :, 0, 0], seen[number]) + head.bias[:, None, None])
     assert torch.equal(stages[-1], network.generator(z))
 
 

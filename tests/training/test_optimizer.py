@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from models.generator import Generator
-from training.optimizer import MuonAdamW, adamw, bucket, make_optimizer, matrices, orthogonal, set_learning_rate
+from training.optimizer import MuonAdamW, adamw, bucket, load_adamw, make_optimizer, matrices, orthogonal, set_learning_rate
 from training.settings import Train
 
 
@@ -18,7 +19,7 @@ def generator(seed: int = 0) -> Generator:
 def with_gradients(network: Generator, seed: int) -> Generator:
     drawn = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=drawn)
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=drawn))  # in the weight's layout
     return network
 
 
@@ -48,6 +49,37 @@ def test_muon_steps_as_torchs_does():
     for view, matrix in zip(flat, matrices(ours)):
         moved = (view - matrix.flatten(1)).norm() / (0.02 * 0.2 * max(view.shape) ** 0.5 * min(view.shape) ** 0.5)
         assert moved < 0.05  # of one step; torch iterates in bfloat16
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_muon_moves_a_weight_the_same_way_whatever_its_layout(weight_decay):
+    networks = [generator(), generator()]
+    for parameter in networks[0].parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous()
+    convolutions = [[p for p in network.parameters() if p.dim() == 4 and p.shape[-1] == 3] for network in networks]
+    assert all(p.is_contiguous() for p in convolutions[0]) and not any(p.is_contiguous() for p in convolutions[1])
+    before = [p.detach().clone() for p in convolutions[1]]
+    for network in networks:
+        made = make_optimizer(with_gradients(network, 3), Train(optimizer="muon", weight_decay=weight_decay))
+        made.step()
+    for old, plain, last in zip(before, *convolutions, strict=True):
+        assert torch.equal(plain, last) and ((last - old).abs() > 1e-5).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_moments_of_another_layout_are_paired_with_their_weights(optimizer):
+    """Checkpoints of earlier revisions hold the moments of 3x3 convolutions in the order of their indices."""
+    settings, networks = Train(optimizer=optimizer), [generator(), generator()]
+    first = make_optimizer(with_gradients(networks[0], 0), settings)
+    first.step()
+    networks[1].load_state_dict(networks[0].state_dict())
+    state = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format), first.state_dict())
+    second = make_optimizer(networks[1], settings)
+    second.load_state_dict(state) if optimizer == "muon" else load_adamw(second, state)
+    for network, made in zip(networks, (first, second)):
+        with_gradients(network, 1), made.step()
+    assert all(torch.equal(a, b) for a, b in zip(networks[0].parameters(), networks[1].parameters()))
 
 
 def test_muon_takes_the_convolutions_and_adamw_the_rest():

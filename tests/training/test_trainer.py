@@ -11,7 +11,8 @@ from data import mirrored
 from errors import UserError
 from methods import from_dict
 from models.memory import memory_for
-from training import rng
+from models.precision import PRECISIONS, SIXTEEN_BITS
+from training import learner, rng
 from training.ema import Ema
 from training.guard import Diverged
 from training.trainer import Trainer
@@ -23,7 +24,6 @@ def images(n=8, side=16):
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").to(torch.uint8)
 
 
-PRECISIONS = ("fp32", "bf16")
 SWITCHES = [{"loss": {"stage_weight": 0.5}}]
 
 
@@ -111,15 +111,16 @@ def test_latents_and_losses_stay_with_their_images():
 
 
 @pytest.mark.parametrize("n, batch_size", [(8, 4), (7, 3), (5, 8), (2, 1)])
-def test_every_epoch_visits_every_image_once(n, batch_size):
+def test_every_epoch_visits_every_image_and_its_last_batch_is_filled_up_from_the_first(n, batch_size):
     made = trainer(pixels=images(n), train={"batch_size": batch_size})
     assert made.steps_per_epoch == math.ceil(n / batch_size)
     orders = []
     for epoch in range(3):
-        batches = [made.batch(epoch * made.steps_per_epoch + i) for i in range(made.steps_per_epoch)]
-        assert all(len(batch) == batch_size for batch in batches[:-1]) and len(batches[-1]) > 0
-        orders.append(torch.cat(batches).tolist())
-        assert sorted(orders[-1]) == list(range(n))
+        batches = [made.batch(epoch * made.steps_per_epoch + i).tolist() for i in range(made.steps_per_epoch)]
+        assert all(len(batch) == len(set(batch)) == min(batch_size, n) for batch in batches)
+        order = [image for batch in batches for image in batch]
+        orders.append(order[:n])
+        assert sorted(orders[-1]) == list(range(n)) and order[n:] == order[: len(order) - n]
     assert n == 2 or orders[0] != orders[1] != orders[2]
 
 
@@ -192,22 +193,44 @@ def test_learning_rates():
     assert made.method.learner.optimizer.param_groups[0]["lr"] == 1.0
 
 
-def test_bf16_runs_close_to_fp32():
-    losses = {precision: torch.tensor(train(trainer(train={"precision": precision}), 3)) for precision in PRECISIONS}
-    assert not torch.equal(losses["bf16"], losses["fp32"])
-    torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.1, atol=0)
-    made = trainer(train={"precision": "bf16"})
+@pytest.mark.parametrize("precision", SIXTEEN_BITS)
+def test_sixteen_bits_run_close_to_float32(precision):
+    exact, losses = (torch.tensor(train(trainer(train={"precision": name}), 3)) for name in ("fp32", precision))
+    assert not torch.equal(losses, exact)
+    torch.testing.assert_close(losses, exact, rtol=0.1, atol=0)
+    made = trainer(train={"precision": precision})
     assert made.method.embed_latents(torch.randn(2, 8)).dtype == torch.float32
     train(made, 1)
     assert all(p.dtype == torch.float32 for p in [*made.method.generator.parameters(), *made.method.learner.ema.module.parameters()])
 
 
-def test_the_precision_is_that_of_the_pool_too():
+def test_on_a_cpu_tf32_is_float32():
+    assert train(trainer(train={"precision": "tf32"}), 3) == train(trainer(train={"precision": "fp32"}), 3)
+
+
+def test_the_loss_scale_leaves_no_trace(monkeypatch):
+    whole, scaled = trainer(loss={"stage_weight": 0.5}), trainer(loss={"stage_weight": 0.5})
+    monkeypatch.setitem(learner.LOSS_SCALE, "tf32", 2.0**12)
+    train(scaled, 3)
+    monkeypatch.undo()
+    train(whole, 3)
+    assert all(torch.equal(a, b) for a, b in zip(whole.method.generator.parameters(), scaled.method.generator.parameters()))
+
+
+@pytest.mark.parametrize("precision", SIXTEEN_BITS)
+def test_the_precision_is_that_of_the_pool_too(precision):
     latents = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    pools = [trainer(train={"precision": precision}).method.embed_latents(latents) for precision in PRECISIONS]
+    pools = [trainer(train={"precision": name}).method.embed_latents(latents) for name in ("fp32", precision)]
     assert not torch.equal(*pools)
     torch.testing.assert_close(*pools, rtol=0.1, atol=0.01)
     assert all(pool.dtype == torch.float32 and not pool.requires_grad for pool in pools)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_samples_and_the_features_that_score_them_are_in_true_float32(precision):
+    made, exact = trainer(train={"precision": precision}), trainer(train={"precision": "fp32"})
+    assert torch.equal(made.method.draw([0, 1]), exact.method.draw([0, 1]))
+    assert torch.equal(made.method.features, exact.method.features)
 
 
 @pytest.mark.parametrize("switch", [{"loss": {"perceptual": "pixels"}}, {"loss": {"perceptual": "effnet-lite0"}}, *SWITCHES], ids=str)
@@ -227,8 +250,9 @@ def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(micro_bat
 def test_only_the_networks_of_a_step_are_compiled(monkeypatch):
     called = []
 
-    def stand_in(network):
-        return lambda inputs: called.append((network, inputs.requires_grad)) or network(inputs)
+    def stand_in(network, dynamic):
+        assert dynamic is False
+        return lambda inputs, *dtype: called.append((network, inputs.requires_grad)) or network(inputs, *dtype)
 
     monkeypatch.setattr(torch, "compile", stand_in)
     plain = train(trainer(), 3)
@@ -240,8 +264,8 @@ def test_only_the_networks_of_a_step_are_compiled(monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_one_line(monkeypatch):
-    def broken(network):
-        def run(inputs):
+    def broken(network, dynamic):
+        def run(*inputs):
             raise torch._dynamo.exc.InternalTorchDynamoError("no C++ compiler\n  was found")
 
         return run
