@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import methods
 from data import mirrored
@@ -261,6 +262,22 @@ def test_only_the_networks_of_a_step_are_compiled(monkeypatch):
     targets, pool = made.method.targets.embedding, made.method.search_features.embedding
     assert train(made, 3) == plain
     assert [network for network, _ in called] == 3 * [made.method.generator, pool] and pool is targets
+
+
+def test_each_network_is_compiled_once(monkeypatch):
+    """A last batch of another size, or a size that torch takes for a variable, would compile them again."""
+    counter, compile = CompileCounterWithBackend("eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **how: compile(network, backend=counter, **how))
+    made = trainer(pixels=images(7), train={"batch_size": 3, "compile": True}, loss={"perceptual": "effnet-lite0"})
+    plain = trainer(pixels=images(7), train={"batch_size": 3}, loss={"perceptual": "effnet-lite0"})
+    assert train(made, 9) == train(plain, 9)
+    assert counter.frame_count == 2 and all(
+        isinstance(size, int)
+        for graph in counter.graphs
+        for node in graph.graph.nodes
+        for value in [node.meta.get("example_value")]
+        for size in getattr(value, "shape", ())
+    )
 
 
 def test_what_cannot_be_compiled_is_one_line(monkeypatch):
