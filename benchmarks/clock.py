@@ -89,6 +89,11 @@ class Clock:
             name, begun, inside = self._open.pop()
             self._add(name, begun, inside)
 
+    @property
+    def innermost(self) -> str | None:
+        """Return the name of the innermost open part; None if no part is open."""
+        return self._open[-1][0] if self._open else None
+
     def split(self, name: str, into: str) -> None:
         """Count the time of the innermost open part so far as `name`, and continue that part as `into`."""
         _, begun, inside = self._open[-1]
@@ -113,6 +118,25 @@ class Clock:
             return value
 
         setattr(owner, function, timed)
+
+    def watch_step(self, method: Any) -> None:
+        """Count the parts of an IMLE method's steps: its networks forward and backward, optimiser and EMA."""
+        learner = method.learner
+
+        def split_backward(drawn):
+            images = drawn[-1] if isinstance(drawn, list) else drawn
+            if images.requires_grad:  # the gradient reaches the images when the perceptual backward pass ends
+                images.register_hook(lambda _: self.split("perceptual backward", "generator backward"))
+
+        for owner, function, part in (
+            (method.embedding, "forward", "perceptual forward of"),
+            (torch.Tensor, "backward", "backward"),
+            (learner.optimizer, "step", "optimiser"),
+            (learner.ema, "update", "EMA"),
+        ):
+            self.watch(owner, function, part)
+        for network in {method.generator, learner.network}:  # two networks if there are heads; neither calls the other's forward
+            self.watch(network, "forward", "generator forward of", after=split_backward)
 
     def _place(self) -> str:
         return next((self.places[name] for name, _, _ in reversed(self._open) if name in self.places), self.elsewhere)

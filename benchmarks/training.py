@@ -72,30 +72,19 @@ def measure(config: Settings, device: torch.device, refreshes: int) -> dict:
 
 
 def watch(clock: Clock, trainer: Trainer, log: RunLog) -> None:
-    """Make the clock count the parts of the trainer, the method, its learner and their networks."""
-    method, learner = trainer.method, trainer.method.learner
-
-    def split_backward(drawn):
-        images = drawn[-1] if isinstance(drawn, list) else drawn
-        if images.requires_grad:  # the gradient reaches the images when the perceptual backward pass ends
-            images.register_hook(lambda _: clock.split("perceptual backward", "generator backward"))
-
+    """Make the clock count the parts of the trainer and of its method."""
+    method = trainer.method
     for owner, function, part in (
         (trainer, "advance", "rest of the step"),
         (trainer, "draw_and_score", "sheets and score"),
         (trainer, "save", "checkpoint"),
         (log, "row", "log"),
         (method.refresher, "refresh", "reject, match, latents"),
-        (method.embedding, "forward", "perceptual forward of"),
         (method.search_features, "forward", "feature projection"),
-        (learner.ema.module, "forward", "generator forward of"),
-        (torch.Tensor, "backward", "backward"),
-        (learner.optimizer, "step", "optimiser"),
-        (learner.ema, "update", "EMA"),
+        (method.learner.ema.module, "forward", "generator forward of"),
     ):
         clock.watch(owner, function, part)
-    for network in {method.generator, learner.network}:  # two networks if there are heads; neither calls the other's forward
-        clock.watch(network, "forward", "generator forward of", after=split_backward)
+    clock.watch_step(method)
 
 
 def work_of(trainer: Trainer) -> dict[str, tuple[float, float]]:

@@ -7,12 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(path for path in (ROOT / "benchmarks").glob("*.py") if path.name != "clock.py")  # which the others import
-SPEC = importlib.util.spec_from_file_location("clock", ROOT / "benchmarks" / "clock.py")
-benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
+
+
+def loaded(name):
+    """Return a benchmark's file as a module; the others import the clock by its name."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+benchmark, operators = loaded("clock"), loaded("operators")
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
@@ -128,3 +137,75 @@ def test_the_parts_of_a_training_with_stages_are_all_counted():
     assert found["calls"]["reject, match, latents"] == 1 and found["calls"]["sheets and score"] == 2
     pool = {found["calls"][f"{network} forward of the pool"] for network in ("generator", "perceptual")}
     assert pool == {4}  # batches of 64 of 200 candidates
+
+
+@pytest.fixture(scope="module")
+def step_by_operator():
+    """What benchmarks/operators.py finds for a tiny recipe with Muon and stages."""
+    command = [sys.executable, ROOT / "benchmarks" / "operators.py", "--config", ROOT / "configs" / "smoke-32.yaml", "--json"]
+    words = ["--threads", "1", "--device", "cpu", "--steps", "3", "train.optimizer=muon", "loss.stage_weight=0.5"]
+    return json.loads(subprocess.run([*command, *words], check=True, capture_output=True, text=True).stdout)
+
+
+def test_the_time_of_an_operator_is_the_sum_of_its_phases(step_by_operator):
+    rows = step_by_operator["rows"]
+    for name, row in rows.items():
+        assert sum(row[phase] for phase in operators.PHASES) == pytest.approx(row["ms"]) and row["ms"] > 0, name
+    for phase in operators.PHASES:
+        assert sum(row[phase] for row in rows.values()) > 0, phase
+    assert sum(row["ms"] for row in rows.values()) < step_by_operator["ms with the clock"]
+
+
+def test_the_operators_of_a_step_have_their_phase_and_their_floor(step_by_operator):
+    rows = step_by_operator["rows"]
+    assert all(row["floor"] > 0 for name, row in rows.items() if "convolution" in name or name in operators.KINDS)
+    assert rows["convolution 3x3"]["generator forward"] > 0 < rows["convolution 3x3"]["perceptual backward"]
+    depthwise = rows["convolution 3x3 in groups"]
+    assert depthwise["generator forward"] == depthwise["generator backward"] == 0 < depthwise["perceptual forward"]
+    assert rows["fused_adamw"]["optimiser"] == pytest.approx(rows["fused_adamw"]["ms"])
+    assert rows["foreach_lerp"]["EMA"] > 0
+
+
+def test_the_table_of_a_step_adds_up(step_by_operator):
+    for least in (0.0, 0.01, 1.0):
+        *rows, last = operators.table(step_by_operator, least).splitlines()[3:]
+        name, calls, ms = last.split()[:3]
+        assert name == "all" and int(calls) == sum(row["calls"] for row in step_by_operator["rows"].values())
+        numbers = [line[26:].split() for line in rows]
+        assert sum(int(row[0]) for row in numbers) == int(calls)
+        assert sum(float(row[1]) for row in numbers) == pytest.approx(float(ms), abs=0.01 * len(rows))
+
+
+def recorded(job):
+    """Return (kind, FLOPs, bytes) of every operator of a job."""
+    work = []
+    with operators.Operators(lambda: "rest", lambda *found: work.append(found) or 0.0, benchmark.CPU, lambda: 0.0) as mode:
+        job()
+    return [(kind, *each) for (kind, *_), each in zip(mode.records, work, strict=True)]
+
+
+def test_the_work_of_known_operators():
+    images, weight = torch.zeros(2, 4, 8, 8, requires_grad=True), torch.zeros(6, 4, 3, 3, requires_grad=True)
+    flops = 2 * 2 * 6 * 4 * 9 * 64
+    made = []
+    (forward,) = recorded(lambda: made.append(torch.nn.functional.conv2d(images, weight, padding=1)))
+    assert forward == ("convolution 3x3", flops, 4 * (512 + 216 + 768))
+    by_kind = {kind: rest for kind, *rest in recorded(lambda: made[0].backward(torch.zeros(2, 6, 8, 8)))}
+    assert by_kind["convolution 3x3"] == [2 * flops, 4 * (768 + 512 + 216 + 512 + 216)]
+    depthwise = recorded(lambda: torch.nn.functional.conv2d(images.detach(), torch.zeros(4, 1, 5, 5), padding=2, groups=4))
+    assert depthwise[-1] == ("convolution 5x5 in groups", 2 * 2 * 4 * 25 * 64, 4 * (512 + 100 + 512))
+    a, b = torch.zeros(3, 5), torch.zeros(5, 7)
+    assert recorded(lambda: a @ b) == [("matrix product", 2 * 3 * 5 * 7, 4 * (15 + 35 + 21))]
+
+
+def test_the_bytes_of_operators_are_those_of_what_they_read_and_write():
+    a, row = torch.zeros(6, 5), torch.zeros(1, 5)
+    for job, name, moved in (
+        (lambda: a.add(row.expand(6, 5)), "add", 4 * (30 + 5 + 30)),
+        (lambda: a.add_(1), "add", 4 * (30 + 30)),
+        (lambda: torch._foreach_mul_([a, row], 2.0), "foreach_mul", 4 * 2 * 35),
+        (lambda: torch.maximum(a, a, out=a), "maximum", 4 * 4 * 30),
+        (lambda: a[torch.tensor([2, 4])], "index", 4 * 2 * 10 + 16),
+        (lambda: a.view(30), "view", 0),
+    ):
+        assert recorded(job)[-1] == (name, 0, moved), name
