@@ -29,6 +29,11 @@ def seconds_of(job: Callable[[], object], device: torch.device = CPU, now: Calla
     return now() - started
 
 
+def steady(device: torch.device) -> Callable[[], float]:
+    """Return the clock that other work on the machine disturbs least: processor time on one CPU thread, else wall time."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+
 def least_seconds(job: Callable[[], object], device: torch.device = CPU) -> float:
     """Return the minimum of several timings of `job`, which other work on the machine affects least."""
     seconds_of(job, device)  # warms up
@@ -47,9 +52,9 @@ def by_turns(jobs: dict[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
     return found
 
 
-def matmul_rate(device: torch.device, side: int) -> float:
-    """Return the float32 operations per second of a matrix product of this `side`."""
-    a, b = torch.randn(2, side, side, device=device)
+def matmul_rate(device: torch.device, side: int, kind: torch.dtype = torch.float32) -> float:
+    """Return the operations per second of a matrix product of this `side` and type."""
+    a, b = torch.randn(2, side, side, device=device).to(kind)
     return 2 * side**3 / least_seconds(lambda: a @ b, device)
 
 

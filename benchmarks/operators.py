@@ -2,20 +2,20 @@
 
 Takes steps of an IMLE recipe, without refreshes: in turn one with a clock around every operator of torch, and one without. A row
 is a kind of operator, and the last columns are the phases, in milliseconds: medians over the steps. The floor of an operator is
-the longer of its FLOPs at the measured rate of a matrix product and its bytes at the measured rate of a large copy. Data in a
-cache can be read faster than that.
+the longer of its FLOPs at the measured rate of a matrix product in the recipe's precision, and its bytes at the measured rate of
+a large copy. Data in a cache can be read faster than that.
 
 The clock makes a step slower, but its own work lies between the operators. To judge its error, compare the sum over operators
 with a step without the clock, both in the second line. On a GPU the sum is larger: the clock waits after every operator, so a
 small one shows its launch. On one CPU thread times are processor time, which other work on the machine disturbs least; otherwise
-they are wall time. It trains on the set that comes with the project unless data.path is given.
+they are wall time. train.compile and train.cuda_graph are off. It trains on the set that comes with the project unless data.path
+is given.
 """
 
 import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from torch.utils.flop_counter import flop_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from clock import Clock, by_turns, copy_rate, matmul_rate, seconds_of, wait
+from clock import Clock, by_turns, copy_rate, matmul_rate, seconds_of, steady, wait
 
 import methods
 from data import load_images
 from errors import run_as_command
+from models.precision import SIXTEEN_BITS, computing
 from training.device import choose_device
 from training.settings import Settings, to_dict
 from training.transform import transform
@@ -94,8 +95,12 @@ def measure(config: Settings, device: torch.device, steps: int) -> dict:
     images = load_images(config.data.path, **transform(to_dict(config))).images
     watched, bare = (methods.make(config, images, device=device) for _ in range(2))
     index = torch.arange(min(config.train.batch_size, len(images)), device=device)
-    now = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    gemm, copy = matmul_rate(device, 1024), copy_rate(device)
+    for method in (watched, bare):
+        method.latents.normal_()
+    kind, side = SIXTEEN_BITS.get(config.train.precision, torch.float32), 1024 if device.type == "cpu" else 8192
+    with computing(config.train.precision):
+        gemm, copy = matmul_rate(device, side, kind), copy_rate(device)
+    now = steady(device)
     clock, found = Clock(device, {}, elsewhere="the step"), []
     clock.watch_step(watched)
 
@@ -163,7 +168,7 @@ def main(words: list[str]) -> None:
     args = parser.parse_intermixed_args(words)
     if args.threads:
         torch.set_num_threads(args.threads)
-    settings = [f"data.path={ROOT / 'data' / 'fluent_faces'}", *args.settings, "train.compile=false"]
+    settings = [f"data.path={ROOT / 'data' / 'fluent_faces'}", *args.settings, "train.compile=false", "train.cuda_graph=false"]
     found = measure(methods.load_config(ROOT / args.config, settings), choose_device(args.device), args.steps)
     print(json.dumps(found) if args.json else table(found))
 
