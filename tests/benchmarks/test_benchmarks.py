@@ -21,7 +21,7 @@ def loaded(name):
     return module
 
 
-benchmark, operators = loaded("clock"), loaded("operators")
+benchmark, operators, variants = loaded("clock"), loaded("operators"), loaded("variants")
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
@@ -209,3 +209,20 @@ def test_the_bytes_of_operators_are_those_of_what_they_read_and_write():
         (lambda: a.view(30), "view", 0),
     ):
         assert recorded(job)[-1] == (name, 0, moved), name
+
+
+def test_every_variant_is_another_function_and_leaves_no_trace():
+    gelu, block = torch.nn.functional.gelu, variants.generator.Block
+    data = f"data.path={ROOT / 'data' / 'fluent_faces'}"
+    settings = [data, "data.resolution=32", "model.blocks=[1,1,1,1,1]", "train.batch_size=2"]
+    found = variants.measure(settings, benchmark.CPU, rounds=1)
+    assert found.keys() == variants.VARIANTS.keys()
+    flops = {name: numbers["ratio of FLOPs"] for name, numbers in found.items()}
+    assert flops["the recipe"] == found["the recipe"]["ratio of medians"] == 1
+    assert flops["one 3x3 convolution in a block"] < 1 < flops["channels 128-128-128-64-64"]
+    assert flops["loss without the maps of 1/8 and 1/16"] < flops["loss without the map of 1/16"] < 1
+    for name in ("the recipe", "leaky ReLU of slope 0.2 for GELU", "SiLU for GELU"):
+        step, images = variants.stepper(name, settings, benchmark.CPU)
+        kinds = {kind for kind, *_ in recorded(step)}
+        assert images == 2 and kinds & {"gelu", "silu"} == {"the recipe": {"gelu"}, "SiLU for GELU": {"silu"}}.get(name, set())
+    assert torch.nn.functional.gelu is gelu and variants.generator.Block is block
