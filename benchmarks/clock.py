@@ -35,11 +35,11 @@ def steady(device: torch.device) -> Callable[[], float]:
 
 
 def least_seconds(job: Callable[[], object], device: torch.device = CPU) -> float:
-    """Return the minimum of several timings of `job`, which other work on the machine affects least."""
+    """Return the minimum of several timings of `job` by the steady clock; other work on the machine affects it least."""
     seconds_of(job, device)  # warms up
     taken: list[float] = []
     while len(taken) < 2 or (len(taken) < TIMES and sum(taken) < SECONDS):
-        taken.append(seconds_of(job, device))
+        taken.append(seconds_of(job, device, steady(device)))
     return min(taken)
 
 

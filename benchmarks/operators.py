@@ -18,7 +18,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,21 +48,31 @@ KINDS = {  # operators that share a row; any other kind is an operator's name
 WARM_UP = 2  # steps
 
 
-class Operators(TorchDispatchMode):
-    """Record every operator's kind, phase, seconds and floor."""
+class Record(NamedTuple):
+    """One call of an operator, with its FLOPs and the bytes that it reads and writes."""
 
-    def __init__(self, phase: Callable[[], str], floor: Callable[[int, int], float], device: torch.device, now: Callable[[], float]):
-        """`phase` returns the present phase, `floor` the least seconds for so many FLOPs and bytes."""
+    kind: str
+    phase: str
+    seconds: float
+    flops: int
+    moved: int
+
+
+class Operators(TorchDispatchMode):
+    """Record every operator."""
+
+    def __init__(self, phase: Callable[[], str], device: torch.device, now: Callable[[], float]):
+        """`phase` returns the present phase, and `now` the time."""
         super().__init__()
-        self.phase, self.floor, self.device, self.now = phase, floor, device, now
-        self.records: list[tuple[str, str, float, float]] = []
+        self.phase, self.device, self.now = phase, device, now
+        self.records: list[Record] = []
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         found: list[Any] = []
         kwargs = kwargs or {}
         wait(self.device)
         seconds = seconds_of(lambda: found.append(func(*args, **kwargs)), self.device, self.now)
-        self.records.append((kind_of(func, args), self.phase(), seconds, self.floor(*work_of(func, args, kwargs, found[0]))))
+        self.records.append(Record(kind_of(func, args), self.phase(), seconds, *work_of(func, args, kwargs, found[0])))
         return found[0]
 
 
@@ -98,36 +108,44 @@ def measure(config: Settings, device: torch.device, steps: int) -> dict:
     for method in (watched, bare):
         method.latents.normal_()
     kind, side = SIXTEEN_BITS.get(config.train.precision, torch.float32), 1024 if device.type == "cpu" else 8192
-    with computing(config.train.precision):
-        gemm, copy = matmul_rate(device, side, kind), copy_rate(device)
-    now = steady(device)
-    clock, found = Clock(device, {}, elsewhere="the step"), []
+    clock, steps_found, now = Clock(device, {}, elsewhere="the step"), [], steady(device)
     clock.watch_step(watched)
+
+    def rates() -> tuple[float, float]:
+        with computing(config.train.precision):
+            return matmul_rate(device, side, kind), copy_rate(device)
 
     def phase() -> str:
         name = (clock.innermost or "rest").removesuffix(" of the step")
         return "perceptual backward" if name == "backward" else name
 
     def clocked() -> float:
-        with Operators(phase, lambda flops, moved: max(flops / gemm, moved / copy), device, now) as operators:
+        with Operators(phase, device, now) as operators:
             seconds = seconds_of(lambda: watched.pull(index, 0), device, now)
-        found.append(operators.records)
+        steps_found.append(operators.records)
         return seconds
 
-    taken = by_turns({"with": clocked, "without": lambda: seconds_of(lambda: bare.pull(index, 0), device, now)}, WARM_UP + steps)
+    def bare_step() -> float:
+        return seconds_of(lambda: bare.pull(index, 0), device, now)
+
+    taken = by_turns({"with": clocked, "without": bare_step, "rates": rates}, WARM_UP + steps)
+    gemm, copy = map(max, zip(*taken.pop("rates")))
     ms = {f"ms {name} the clock": 1e3 * statistics.median(seconds[WARM_UP:]) for name, seconds in taken.items()}
-    rates = {"threads": torch.get_num_threads(), "gemm_rate": gemm, "copy_rate": copy}
-    return rates | ms | {"rows": rows(found[WARM_UP:])}
+    facts = {"threads": torch.get_num_threads(), "gemm_rate": gemm, "copy_rate": copy}
+    return facts | ms | {"rows": rows(steps_found[WARM_UP:], gemm, copy)}
 
 
-def rows(steps: list[list[tuple[str, str, float, float]]]) -> dict[str, dict]:
-    """Return calls, floor and time by kind, slowest first, from the records of equal steps; times in ms, medians over the steps."""
+def rows(steps: list[list[Record]], gemm: float, copy: float) -> dict[str, dict]:
+    """Return calls, floor and time by kind, slowest first, from the records of equal steps; times in ms, medians over the steps.
+
+    `gemm` FLOPs and `copy` bytes take a second.
+    """
     found: dict[str, dict] = {}
     for records in zip(*steps, strict=True):  # of one operator
-        kind, phase, _, floor = records[0]
+        kind, phase, _, flops, moved = records[0]
         row = found.setdefault(kind, {"calls": 0, "ms": 0.0, "floor": 0.0} | dict.fromkeys(PHASES, 0.0))
-        ms = 1e3 * statistics.median(seconds for _, _, seconds, _ in records)
-        for name, value in (("calls", 1), ("ms", ms), ("floor", 1e3 * floor), (phase, ms)):
+        ms = 1e3 * statistics.median(record.seconds for record in records)
+        for name, value in (("calls", 1), ("ms", ms), ("floor", 1e3 * max(flops / gemm, moved / copy)), (phase, ms)):
             row[name] += value
     return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
 

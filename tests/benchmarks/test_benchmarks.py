@@ -178,10 +178,15 @@ def test_the_table_of_a_step_adds_up(step_by_operator):
 
 def recorded(job):
     """Return (kind, FLOPs, bytes) of every operator of a job."""
-    work = []
-    with operators.Operators(lambda: "rest", lambda *found: work.append(found) or 0.0, benchmark.CPU, lambda: 0.0) as mode:
+    with operators.Operators(lambda: "rest", benchmark.CPU, lambda: 0.0) as mode:
         job()
-    return [(kind, *each) for (kind, *_), each in zip(mode.records, work, strict=True)]
+    return [(record.kind, record.flops, record.moved) for record in mode.records]
+
+
+def test_a_floor_is_the_longer_of_products_and_bytes():
+    calls = [operators.Record("add", "rest", seconds, flops, moved) for seconds, flops, moved in ((1.0, 80, 50), (3.0, 10, 90))]
+    found = operators.rows([calls, [call._replace(seconds=5.0) for call in calls], calls], gemm=20.0, copy=10.0)
+    assert found == {"add": {"calls": 2, "ms": 4e3, "floor": 1e3 * (5 + 9)} | dict.fromkeys(operators.PHASES, 0.0) | {"rest": 4e3}}
 
 
 def test_the_work_of_known_operators():
