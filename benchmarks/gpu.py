@@ -22,6 +22,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as train.py does, before torch loads
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,9 @@ import methods
 from data import load_images
 from errors import run_as_command
 from imle.method import Imle
-from models.precision import true_fp32
+from models.perceptual import squared_distance
+from models.pixels import to_uint8
+from models.precision import LOSS_SCALE, PRECISIONS, SIXTEEN_BITS, autocast, computing, products
 from training.device import choose_device
 from training.runlog import SilentLog
 from training.settings import resolution, to_dict
@@ -41,14 +45,16 @@ from training.trainer import Trainer
 from training.transform import transform
 
 RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
-LEVERS = {  # settings that change a recipe; `step` implements the last two
+LEVERS = {  # settings that change a recipe
     "as it is": (),
-    "bf16": ("train.precision=bf16",),
-    "EfficientNet-Lite0": ("loss.perceptual=effnet-lite0",),
-    "cudnn.benchmark": (),
-    "graph": (),
+    "fp32": ("train.precision=fp32",),
+    "fp16": ("train.precision=fp16",),
+    "graph": ("train.cuda_graph=true",),
+    "graph, fp16": ("train.cuda_graph=true", "train.precision=fp16"),
+    "graph, bf16": ("train.cuda_graph=true", "train.precision=bf16"),
+    "graph, EfficientNet-Lite0": ("train.cuda_graph=true", "loss.perceptual=effnet-lite0"),
 }
-TESTS = ("trainer", "search", "generator", "optimizer", "clipping", "refresh", "stages", "features")
+TESTS = ("cuda", "trainer", "search", "generator", "optimizer", "clipping", "refresh", "stages", "features")
 SAMPLES = 1000  # to score
 
 
@@ -112,8 +118,7 @@ def card(run: Run) -> None:
             ("fp32", torch.float32, "ieee"),
         ):
             m = torch.randn(side, side, device=run.device).to(kind)
-            with true_fp32(run.device):
-                torch.backends.cuda.matmul.fp32_precision = precision  # true_fp32 restores it
+            with products(precision, (torch.backends.cuda.matmul,)):
                 box[f"matmul_{name}_TFLOP/s"] = 2 * side**3 / run.timed(lambda: m @ m, 6, 2)["step_ms"] / 1e9
         x = torch.zeros(8, device=run.device)
         box["launch_us"] = 1e3 * run.timed(lambda: x.add_(1), 2000)["host_ms"]
@@ -126,7 +131,20 @@ def tests(run: Run) -> None:
     """Run the tests of training, search and networks on the machine with the GPU."""
     with run.part("tests", 100) as box:
         names = [str(path) for name in (TESTS[:1] if run.args.rehearse else TESTS) for path in (ROOT / "tests").rglob(f"test_{name}.py")]
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "8", "--dist", "loadfile", "-p", "no:cacheprovider", "-rs", *names]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "1" if run.args.rehearse else "8",
+            "--dist",
+            "loadfile",
+            "-p",
+            "no:cacheprovider",
+            "-rs",
+            *names,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=95, cwd=ROOT)
         (run.out / "tests.txt").write_text(done.stdout + done.stderr)
         box["exit"], box["tail"] = done.returncode, done.stdout[-300:]
@@ -146,25 +164,21 @@ def agreement(run: Run) -> None:
     """Compare matches and images of one untrained generator on CPU and GPU."""
     with run.part("CPU against GPU", 30) as box:
         images = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-        cpu, gpu = (method_of("smoke-32", ("imle.pool_factor=5",), device, images=images) for device in (CPU, run.device))
+        cpu = method_of("smoke-32", ("imle.pool_factor=5",), CPU, images=images)
         ours = cpu.generator(cpu.latents[:16]).detach()
         matches = cpu.refresher.refresh(cpu.embed_latents, 0)
-        for precision in ("ieee", "tf32"):
-            with in_precision(run.device, precision):
-                found = gpu.refresher.refresh(gpu.embed_latents, 0)
+        for precision in ("fp32", "tf32"):
+            gpu = method_of("smoke-32", ("imle.pool_factor=5", f"train.precision={precision}"), run.device, images=images)
+            found = gpu.refresher.refresh(gpu.embed_latents, 0)
+            with computing(precision):
                 theirs = gpu.generator(gpu.latents[:16]).detach().cpu()
             box[precision] = {
                 "weights_equal": all(torch.equal(a, b.cpu()) for a, b in zip(cpu.generator.parameters(), gpu.generator.parameters())),
                 "matches_equal": (matches.latents == found.latents).all(1).float().mean().item(),
                 "distance_error": error(matches.distance, found.distance),
                 "image_error": error(ours, theirs),
-                "bytes_that_differ": (pixels(ours) != pixels(theirs)).float().mean().item(),
+                "bytes_that_differ": (to_uint8(ours) != to_uint8(theirs)).float().mean().item(),
             }
-
-
-def pixels(images: Tensor) -> Tensor:
-    """Return images in [-1, 1] as uint8."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def error(exact: Tensor, other: Tensor) -> float:
@@ -173,14 +187,11 @@ def error(exact: Tensor, other: Tensor) -> float:
     return ((exact - other).norm() / exact.norm()).item()
 
 
-PRECISIONS = {  # (generator, perceptual network), each a dtype for autocast or a float32 mode
-    "fp32": ("ieee", "ieee"),
-    "tf32": ("tf32", "tf32"),
-    "bf16": (torch.bfloat16, torch.bfloat16),
-    "fp16": (torch.float16, torch.float16),
-    "bf16 generator": (torch.bfloat16, "tf32"),
-    "bf16 loss": ("tf32", torch.bfloat16),
-    "fp16 loss": ("tf32", torch.float16),
+GRADIENTS = {name: (name, name) for name in PRECISIONS} | {  # (generator, perceptual network)
+    "fp16 generator": ("fp16", "tf32"),
+    "bf16 generator": ("bf16", "tf32"),
+    "fp16 loss": ("tf32", "fp16"),
+    "bf16 loss": ("tf32", "bf16"),
 }
 
 
@@ -200,102 +211,53 @@ def precision(run: Run) -> None:
         for epoch in epochs:
             while trainer.step < epoch * trainer.steps_per_epoch:
                 trainer.advance()
-            exact = gradient(made, *PRECISIONS["fp32"])
+            exact = gradient(made, *GRADIENTS["fp32"])
             box[f"epoch {epoch}"] = {"loss": made.losses.mean().item()} | {
                 name: {"cosine": (g @ exact / g.norm() / exact.norm()).item(), "error": error(exact, g)}
-                for name in PRECISIONS
-                for g in [gradient(made, *PRECISIONS[name])]
+                for name in GRADIENTS
+                for g in [gradient(made, *GRADIENTS[name])]
             }
 
 
 RESIZED = {False: (), True: ("model.channels=[32,32,16,16,16]", "model.blocks=[1,1,1,1,1]")}  # settings of `precision`, by --rehearse
 
 
-def gradient(made: Imle, generator: str | torch.dtype, loss: str | torch.dtype) -> Tensor:
-    """Return the gradient (P,), float64, of the first batch of matches, with a fixed loss scale for fp16."""
-    scale = 2.0**12
+def gradient(made: Imle, generator: str, loss: str) -> Tensor:
+    """Return the gradient (P,), float64, of the first batch of matches; both networks compute in their own precision."""
+    scale = max(LOSS_SCALE.get(precision, 1.0) for precision in (generator, loss))
     index = torch.arange(10, device=made.device)
-    with torch.no_grad():
-        targets = made.targets.maps(index)
-    with in_precision(made.device, generator):
-        image = made.generator(made.latents[index])
-    with in_precision(made.device, loss):
-        maps = made.embedding(image.float())
-    distance = sum((a.float() - b.float()).square().flatten(1).sum(1) for a, b in zip(maps, targets))
-    with in_precision(made.device, "tf32" if "tf32" in (generator, loss) else "ieee"):
+    with computing(generator):
+        image = made.generator(made.latents[index], SIXTEEN_BITS.get(generator))
+    with computing(loss), autocast(loss, made.device):
+        maps = made.embedding(image)
+    with computing("fp32" if (generator, loss) == ("fp32", "fp32") else "tf32"):
+        distance = squared_distance(maps, made.targets.maps(index))
         grads = torch.autograd.grad(scale * distance.mean(), list(made.generator.parameters()))
     return torch.cat([g.flatten().double() for g in grads]) / scale
-
-
-@contextlib.contextmanager
-def in_precision(device: torch.device, kind: str | torch.dtype):
-    """Compute in a dtype by autocast, or in a mode of float32 convolutions; restore the mode afterwards."""
-    if isinstance(kind, torch.dtype):
-        with torch.autocast(device.type, dtype=kind):
-            yield
-    else:
-        with true_fp32(device):
-            torch.backends.cudnn.conv.fp32_precision = kind
-            yield
 
 
 def steps(run: Run) -> None:
     """Time a step and a candidate for every recipe and lever, with the GPU's own time and its slowest kernels."""
     for recipe in ("smoke-32",) if run.args.rehearse else RECIPES:
         for lever, words in LEVERS.items():
-            if run.cuda or lever != "graph":
-                step(run, recipe, lever, words)
+            step(run, recipe, lever, words)
 
 
 def step(run: Run, recipe: str, lever: str, words: tuple[str, ...]) -> None:
     """Time one recipe with one lever."""
-    with run.part(f"{recipe}, {lever}", 12) as box:
+    with run.part(f"{recipe}, {lever}", 8) as box:
         if run.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        torch.backends.cudnn.benchmark = "benchmark" in lever
         made = method_of(recipe, words, run.device)
-        work = captured(made) if "graph" in lever else made.work()["a step"].job
+        work = made.work()["a step"].job
         box |= run.timed(work, 20)
         if run.cuda:
             box["allocated_GB"], box["reserved_GB"] = peak_bytes(run.device) / 1e9, torch.cuda.max_memory_reserved() / 1e9
             box |= kernels(run, work)
-        if "graph" not in lever:
+        if "graph" not in lever:  # a pool is not captured
             latents = torch.randn(made.config.imle.pool_batch, made.config.model.latent_dim)
             box["candidate_ms"] = run.timed(lambda: made.embed_latents(latents), 6, 2)["step_ms"] / len(latents)
-        torch.backends.cudnn.benchmark = False
-
-
-def captured(made: Imle) -> Callable[[], None]:
-    """Return a step with forward and backward pass in one CUDA graph; two tensors pass the inputs to it."""
-    learner, batch = made.learner, torch.arange(made.config.train.batch_size, device=made.device)
-    index, z = batch.clone(), made.latents[batch]
-    parameters = list(learner.network.parameters())
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-
-    def body() -> None:
-        torch._foreach_zero_([parameter.grad for parameter in parameters])
-        made.loss(index, z)[0].mean().backward()
-
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            body()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        body()
-
-    def work() -> None:
-        index.copy_(batch)
-        z.copy_(made.latents[index])
-        graph.replay()
-        learner.optimizer.step()
-        learner.ema.update(learner.averaged, 0)
-
-    return work
 
 
 def kernels(run: Run, work: Callable[[], None]) -> dict:

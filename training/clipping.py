@@ -22,7 +22,11 @@ class Clipping:
 
     @torch.no_grad()
     def clip(self, norms: Tensor) -> None:
-        """Scale the gradients in place, without host synchronisation; `norms` (P,) are their norms."""
+        """Scale the gradients in place, without host synchronisation; `norms` (P,) are their norms.
+
+        A gradient that is not finite is left alone: the guard skips such a step.
+        """
+        norms = norms.where(norms.isfinite(), self.usual)
         self.usual = torch.where(self.usual == 0, norms, self.usual)
         kept = torch.minimum(norms, self.factor * self.usual)
         scales = torch.where(norms > kept, kept / norms, 1.0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Learner:
         self.ema = Ema(self.averaged, settings.ema_decay)
         self.optimizer = make_optimizer(network, settings)
         self.clipping = Clipping(list(network.parameters()), settings.clip) if settings.clip else None
-        self.guard = Guard(self.optimizer, device)
+        self.guard = Guard(self.optimizer, device, LOSS_SCALE.get(settings.precision, 1.0))
         self.parallel = processes.parallel(network)
         self.forward = compiled(self.parallel) if settings.compile else self.parallel  # the loss calls this
         if settings.cuda_graph and processes.count() > 1:
@@ -71,17 +72,18 @@ class Learner:
         row 0 with weight 0, because all must take part in averaging the gradients.
         """
         num = len(batch[0])
-        share, scale = slice(processes.rank(), None, processes.count()), LOSS_SCALE.get(self.settings.precision, 1.0)
+        share, scaled = slice(processes.rank(), None, processes.count()), self.guard.most > 1
         losses = torch.zeros(num, device=self.device)
         own, weight = (share, processes.count() / num) if len(losses[share]) else (slice(1), 0.0)
         parts, found = list(zip(*(rows[own].split(self.settings.micro_batch or num) for rows in batch))), []
         for number, part in enumerate(parts, 1):
             with telling_of_compilation(), processes.no_sync(self.parallel, number < len(parts)):
                 minimised, reported = loss(*part)
-                (scale * weight * minimised.sum()).backward()
+                mean = weight * minimised.sum()
+                (mean * self.guard.scale if scaled else mean).backward()
             found.append(reported.detach().float())
-        if scale != 1:
-            torch._foreach_mul_([gradient_of(parameter) for parameter in self.network.parameters()], 1 / scale)
+        if scaled:
+            torch._foreach_mul_([gradient_of(parameter) for parameter in self.network.parameters()], 1 / self.guard.scale)
         losses[share] = torch.cat(found)[: len(losses[share])]
         return processes.all_sum(losses)
 
@@ -103,7 +105,8 @@ class Learner:
 
     def state_dict(self) -> dict:
         """Return everything that the next steps depend on, except the EMA."""
-        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state: dict[str, Any] = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"loss_scale": self.guard.scale} if self.guard.most > 1 else {}
         return state | ({"usual_norms": self.clipping.usual} if self.clipping else {})
 
     def load_state_dict(self, state: dict, average: dict) -> None:
@@ -116,5 +119,7 @@ class Learner:
             load_adamw(self.optimizer, state["optimizer"])
         for group in self.optimizer.param_groups:  # the state holds the weight decay of the earlier start
             group["weight_decay"] = self.settings.weight_decay
+        if "loss_scale" in state:  # absent if the earlier start did not scale
+            self.guard.scale.copy_(state["loss_scale"].clamp(1, self.guard.most))
         if self.clipping and "usual_norms" in state:  # absent if the earlier start did not clip
             self.clipping.usual.copy_(state["usual_norms"])

@@ -186,9 +186,10 @@ class Trainer:
     def stopped(self, error: Diverged) -> UserError:
         """Return the UserError for a divergence; nothing has been updated or saved since."""
         good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
+        exact = "" if self.config.train.precision in ("tf32", "fp32") else ", or set train.precision=tf32,"
         return UserError(
             f"{error}, and the run was stopped before using it; {good}. "
-            "Lower train.learning_rate and give the same command again, or start over with another --run"
+            f"Lower train.learning_rate{exact} and give the same command again, or start over with another --run"
         )
 
     def remedy(self) -> str:

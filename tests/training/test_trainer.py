@@ -1,5 +1,6 @@
 """The method as the trainer runs it, on eight tiny images; commands and checkpoints are tested elsewhere."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from errors import UserError
 from methods import from_dict
 from models.memory import memory_for
 from models.precision import PRECISIONS, SIXTEEN_BITS
-from training import learner, rng
+from training import guard, learner, rng
 from training.ema import Ema
 from training.guard import Diverged
 from training.trainer import Trainer
@@ -210,12 +211,57 @@ def test_on_a_cpu_tf32_is_float32():
 
 
 def test_the_loss_scale_leaves_no_trace(monkeypatch):
-    whole, scaled = trainer(loss={"stage_weight": 0.5}), trainer(loss={"stage_weight": 0.5})
-    monkeypatch.setitem(learner.LOSS_SCALE, "tf32", 2.0**12)
-    train(scaled, 3)
-    monkeypatch.undo()
-    train(whole, 3)
-    assert all(torch.equal(a, b) for a, b in zip(whole.method.generator.parameters(), scaled.method.generator.parameters()))
+    monkeypatch.setitem(learner.LOSS_SCALE, "fp32", 2.0**12)
+    runs = [trainer(loss={"stage_weight": 0.5}, train={"precision": precision, "clip": 2.0}) for precision in ("fp32", "tf32")]
+    assert runs[0].method.learner.guard.scale == 2**12
+    for made in runs:
+        train(made, 6)
+    assert all(torch.equal(a, b) for a, b in zip(*(made.method.generator.parameters() for made in runs)))
+
+
+def overflowing(made, when):
+    """Make the loss of the trainer infinite at the steps in `when`."""
+    embedding = made.method.embedding
+    made.method.embedding = lambda images: [level * (float("inf") if made.step in when else 1) for level in embedding(images)]
+    return made
+
+
+def test_a_step_that_overflows_is_left_out_and_the_loss_scale_halved():
+    made = overflowing(trainer(train={"precision": "fp16", "clip": 2.0}), {3, 4})
+    train(made, 3)
+    before = [p.detach().clone() for p in made.method.generator.parameters()]
+    usual = made.method.learner.clipping.usual.clone()
+    train(made, 2)
+    assert all(torch.equal(old, p) for old, p in zip(before, made.method.generator.parameters()))
+    assert torch.equal(made.method.learner.clipping.usual, usual)
+    assert made.method.learner.guard.scale == 2**10
+    assert torch.tensor(train(made, 4)[-1]).isfinite().all()
+    assert not any(torch.equal(old, p) for old, p in zip(before, made.method.generator.parameters()))
+
+    other = trainer(train={"precision": "fp16", "clip": 2.0})
+    other.load_state(copy.deepcopy(made.state()))
+    assert other.method.learner.guard.scale == 2**10
+    assert train(other, 4) == train(made, 4)
+    exact = trainer(train={"precision": "fp32", "clip": 2.0})
+    exact.load_state(made.state())
+    back = trainer(train={"precision": "fp16", "clip": 2.0})
+    back.load_state(exact.state())
+    assert exact.method.learner.guard.scale == 1 and back.method.learner.guard.scale == 2**12
+
+
+def test_a_halved_loss_scale_grows_again_up_to_its_first_value(monkeypatch):
+    monkeypatch.setattr(guard, "GROWTH", 4)
+    made, scales = overflowing(trainer(train={"precision": "fp16"}), {1, 2, 5}), []
+    for _ in range(16):
+        train(made, 1)
+        scales.append(math.log2(made.method.learner.guard.scale))
+    assert scales == [12, 11, 10, 10, 11, 10, 10, 10, 11, 11, 11, 11, 12, 12, 12, 12]
+
+
+def test_a_run_whose_every_step_overflows_stops():
+    made = overflowing(trainer(train={"precision": "fp16"}), range(2, 99))
+    with pytest.raises(UserError, match="the loss or its gradient is not finite at step 14, .*or set train.precision=tf32"):
+        train(made, 99)
 
 
 @pytest.mark.parametrize("precision", SIXTEEN_BITS)
@@ -298,9 +344,9 @@ def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
     made = trainer()
     made.method.learner.guard.at_once = False
     train(made, 3)
-    embedding, before = made.method.embedding, [p.detach().clone() for p in made.method.generator.parameters()]
+    before = [p.detach().clone() for p in made.method.generator.parameters()]
     moments = [value.clone() for state in made.method.learner.optimizer.state.values() for value in state.values()]
-    made.method.embedding = lambda images: [level * (float("inf") if made.step == 3 else 1) for level in embedding(images)]
+    overflowing(made, {3})
     for step in range(3, 6):
         made.advance()
         with pytest.raises(Diverged, match="the loss or its gradient is not finite at step 3$"):
