@@ -100,8 +100,8 @@ class Refresher:
         size, seed, dim = self.config.imle.pool_batch, self.config.seed, self.config.model.latent_dim
         step = size * max(1, block_size(self.targets.shape[1], self.n) // size)  # several batches: each call of the matcher has a cost
         for first in range(start, stop, step):
-            last = min(first + step, stop)
-            parts = [embed(rng.pool_latents(seed, number, at, min(at + size, last), dim)) for at in range(first, last, size)]
+            latents = rng.pool_latents(seed, number, first, min(first + step, stop), dim)
+            parts = [embed(batch) for batch in latents.split(size)]
             yield first, torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
