@@ -80,7 +80,7 @@ class Config(Settings):
     @staticmethod
     def translated(values: dict) -> dict:
         """Return the `values` of a file or a checkpoint, with an earlier revision's names replaced. Raises UserError."""
-        return translated_settings(values)
+        return translated_settings(Settings.translated(values))
 
     def check(self) -> None:
         """Raise UserError for settings that contradict each other."""

@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     most: float | None = None
     choices: tuple[str, ...] = ()
     fixed: bool | str = False  # a resumed run may not change it; a text says what to do instead
-    silent: bool = False  # changes only speed, memory or paths; a resumed run does not report the change
+    silent: bool = False  # changes only speed, memory, paths or when to save; a resumed run does not report the change
     effect: str = ""  # what a change does to a resumed run, if that needs saying
     under: str | None = None  # `effect` holds under this train.schedule only; None: under any
 
@@ -105,7 +105,9 @@ class Log:
     """Sheets, scores and checkpoints."""
 
     sheet_epochs: int = setting(25, "epochs between two sample sheets and scores", least=1)
-    checkpoint_epochs: int = setting(10, "epochs between two checkpoints", least=1)
+    checkpoint_minutes: float = setting(
+        5.0, "minutes between two checkpoints, which are saved at the end of an epoch; 0: of every epoch", least=0.0, silent=True
+    )
     num_scored: int = setting(100, "EMA samples in the score that chooses best.pt", least=2)
 
 
@@ -127,8 +129,19 @@ class Settings:
 
     @staticmethod
     def translated(values: dict) -> dict:
-        """Return the `values` of a file or a checkpoint, with an earlier revision's names replaced by the present ones."""
-        return values
+        """Return the `values` of a file or a checkpoint, with an earlier revision's names replaced by the present ones.
+
+        Raises UserError for log.checkpoint_epochs, except beside all other settings of its section: those come from a run.
+        """
+        log = values.get("log")
+        if not isinstance(log, dict) or "checkpoint_epochs" not in log:
+            return values
+        if not {"sheet_epochs", "num_scored"} <= log.keys():
+            raise UserError(
+                "log.checkpoint_epochs: now called log.checkpoint_minutes, and counted in minutes; "
+                "write log.checkpoint_minutes=5, or 0 to save every epoch"
+            )
+        return values | {"log": {name: value for name, value in log.items() if name != "checkpoint_epochs"}}
 
 
 C = TypeVar("C", bound=Settings)

@@ -606,6 +606,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     trainer = tiny_trainer()
     trainer.write_to(RunLog(tmp_path))
     trainer.save("last")
+    trainer.writer.wait()
     before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
     with torch.no_grad():
         next(trainer.method.generator.parameters()).view(-1)[0] = float("inf")

@@ -241,7 +241,7 @@ def until(ready, patience=60):
         time.sleep(0.02)
 
 
-LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs=5"]
+LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_minutes=0"]
 
 
 @pytest.mark.parametrize("switches, jobs", [([], ((2, 0), (2, 1), (3, 0))), (["loss.stage_weight=0.5"], ((3, 1),))])
