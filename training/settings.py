@@ -265,7 +265,7 @@ def _unknown_key(key: str, config: type) -> str:
 
 def _check(key: str, value: Any, hint: Any, known: Facts) -> Any:
     """Return `value` converted to the type `hint`. Raises UserError if it does not fit the type or the facts `known`."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     for option in options:
         converted = _convert(value, option)
         if converted is not None:
@@ -298,6 +298,8 @@ def _convert(value: Any, option: Any) -> Any:
         (item,) = typing.get_args(option)
         converted = [_convert(v, item) for v in _as_list(value)]
         return None if None in converted else converted
+    if typing.get_origin(option) is typing.Literal:
+        return value if value in typing.get_args(option) else None
     if option is str:
         return value if isinstance(value, str) else None
     text = str(value) if isinstance(value, (str, bool, int, float)) else ""
@@ -326,6 +328,8 @@ def _type_name(option: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if typing.get_origin(option) is list:
         return {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}[typing.get_args(option)[0]]
+    if typing.get_origin(option) is typing.Literal:
+        return " or ".join(typing.get_args(option))
     return names[option]
 
 
