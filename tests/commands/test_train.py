@@ -501,9 +501,12 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(setting, told, images, c
 
 
 def test_a_device_that_is_not_there_is_told(images, command, tmp_path):
-    for device in ("tpu", "meta", *([] if torch.cuda.is_available() else ["cuda", "cuda:7"])):
+    for device in ("tpu", *([] if torch.cuda.is_available() else ["cuda", "cuda:7"])):
         line = one_line(command("train.py", *words(images, tmp_path / "run"), "--device", device))
         assert line.startswith(f"error: --device {device}: not available here (")
+    assert one_line(command("train.py", *words(images, tmp_path / "run"), "--device", "mps")).startswith(
+        "error: --device mps: only cpu and cuda are supported"
+    )
     assert not (tmp_path / "run").exists()
 
 
