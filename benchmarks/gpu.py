@@ -302,7 +302,7 @@ def training(run: Run) -> None:
             *words,
             f"train.epochs={epochs}",
             "log.sheet_epochs=100000",
-            "log.checkpoint_epochs=100000",
+            "log.checkpoint_minutes=100000",
         ]
         box["exit"] = command_of(run, command, run.args.train_seconds + 60)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

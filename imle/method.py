@@ -58,7 +58,7 @@ class Imle:
         # The heads come after the generator, so that its initial weights are the same with and without them.
         network = Staged(self.generator, make_heads(self.generator).to(device)) if config.loss.stage_weight else self.generator
         self.learner = Learner(network, config.train, n=n, device=device, averaged=self.generator)
-        self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb * 1e9)
+        self.targets = Targets(images.to(device), embedding, self.search_features, config.loss.cache_gb)
         self.embedding = compiled(embedding) if config.train.compile else embedding  # for steps; a pool uses the plain networks
         self.refresher = Refresher(config, self.targets.features)
         self.objective = OBJECTIVES[config.imle.match](config.imle, n, self.learner.steps_per_epoch)
@@ -153,7 +153,8 @@ class Imle:
         """Return the sizes of the generator, the pool and the targets' maps."""
         with FlopCounterMode(display=False) as counter:
             self.generator(self.latents[:1])
-        over = "" if self.targets.cached else ", more than loss.cache_gb: each step embeds its images again"
+        most = f"{self.targets.most_bytes / 1e9:.2f} GB (loss.cache_gb={self.config.loss.cache_gb})"
+        over = "" if self.targets.cached else f", more than {most}: each step embeds its images again"
         return {
             "parameters": f"{sum(p.numel() for p in self.generator.parameters()):,}",
             "an image": f"{counter.get_total_flops() / 2e9:.3f} GMAC forward",

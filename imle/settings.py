@@ -1,6 +1,7 @@
 """The settings of IMLE, Adaptive IMLE and RS-IMLE: the generator, the training distance, and the method."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from errors import UserError
 from imle.earlier import translated_settings
@@ -31,8 +32,12 @@ class Loss:
     stage_weight: float = setting(
         0.0, "weight of the mean squared error at the resolutions below the final one; 0: no such error", least=0.0, fixed=True
     )
-    cache_gb: float = setting(
-        4.0, "keep all targets' maps in memory up to this size; if they are larger, embed them at each step", least=0.0, silent=True
+    cache_gb: float | Literal["auto"] = setting(
+        "auto",
+        "keep all targets' maps in memory up to this size; if they are larger, embed them at each step; "
+        "auto: half of a GPU's free memory, 4 on a CPU",
+        least=0.0,
+        silent=True,
     )
 
 
@@ -80,7 +85,7 @@ class Config(Settings):
     @staticmethod
     def translated(values: dict) -> dict:
         """Return the `values` of a file or a checkpoint, with an earlier revision's names replaced. Raises UserError."""
-        return translated_settings(values)
+        return translated_settings(Settings.translated(values))
 
     def check(self) -> None:
         """Raise UserError for settings that contradict each other."""

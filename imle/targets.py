@@ -1,27 +1,30 @@
 """Targets: the training images' maps and search features. Maps that exceed loss.cache_gb are computed at every step."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from models.memory import memory_for
 from models.pixels import to_float
 from models.precision import true_fp32
 
 BATCH = 16  # images embedded at once
+CPU_BYTES = 4e9  # the largest cache on a CPU with loss.cache_gb=auto
 
 
 class Targets:
     """Hold uint8 images (n, 3, H, W), their maps and their search features."""
 
-    def __init__(self, images: Tensor, embedding: nn.Module, search_features: nn.Module, cache_bytes: float):
-        """Embed all images; keep their maps if they fit into `cache_bytes`."""
+    def __init__(self, images: Tensor, embedding: nn.Module, search_features: nn.Module, cache_gb: float | Literal["auto"]):
+        """Embed all images; keep their maps if they fit into `cache_gb`, a setting of the loss. Raises UserError."""
         self.images, self.embedding = images, embedding
-        self.features = embed(search_features, images)  # (n, D)
-        one = embedding(to_float(images[:1]))
-        self.map_bytes = len(images) * sum(m.numel() * m.element_size() for m in one)
-        self.cached: list[Tensor] | None = None
-        if self.map_bytes <= cache_bytes:
-            parts = [embedding(to_float(batch)) for batch in images.split(BATCH)]
-            self.cached = [torch.cat(level) for level in zip(*parts)]
+        with memory_for("the targets", f"set a smaller loss.cache_gb (now {cache_gb}; 0 keeps no maps)"):
+            self.features = embed(search_features, images)  # (n, D)
+            self.map_bytes = len(images) * sum(m.numel() * m.element_size() for m in embedding(to_float(images[:1])))
+            self.most_bytes = _free_bytes(images.device) if cache_gb == "auto" else cache_gb * 1e9
+            self.cached = _stacked(embedding, images) if self.map_bytes <= self.most_bytes else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -34,8 +37,32 @@ class Targets:
         return [level[index] for level in self.cached]
 
 
-@torch.no_grad()
 def embed(search_features: nn.Module, images: Tensor) -> Tensor:
     """Return the search features (n, D), in true float32, of uint8 images (n, 3, H, W)."""
     with true_fp32(images.device):
-        return torch.cat([search_features(to_float(batch)) for batch in images.split(BATCH)])
+        (features,) = _stacked(lambda batch: [search_features(batch)], images)
+    return features
+
+
+@torch.no_grad()
+def _stacked(network: Callable[[Tensor], list[Tensor]], images: Tensor) -> list[Tensor]:
+    """Return the maps of all images. They are allocated once: to join batches by torch.cat would hold all maps twice."""
+    levels: list[Tensor] = []
+    for first in range(0, len(images), BATCH):
+        maps = network(to_float(images[first : first + BATCH]))
+        levels = levels or [_room(len(images), m) for m in maps]
+        for level, m in zip(levels, maps):
+            level[first : first + BATCH] = m
+    return levels
+
+
+def _room(rows: int, like: Tensor) -> Tensor:
+    """Return an empty tensor with so many rows, laid out in memory like the batch `like`."""
+    last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty((rows, *like.shape[1:]), dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Return half of the GPU's memory that is free now, or `CPU_BYTES` on a CPU."""
+    return torch.cuda.mem_get_info(device)[0] / 2 if device.type == "cuda" else CPU_BYTES

@@ -186,6 +186,7 @@ def run(cell: Cell, epochs: int) -> list[dict]:
         if stop in [round(total * part) for part in POINTS[len(curve) :]]:
             curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **state_of_matching(folder)})
         if trainer.step == stop:
+            log.sync()
             checkpoint.save(trainer.state() | {"cpu_seconds": spent}, run_folder.last)
             write_text(curve_path, json.dumps(curve, indent=1))
     log.close()

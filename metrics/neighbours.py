@@ -4,6 +4,7 @@ Both come from one pass over the samples. Perceptual distances, such as LPIPS, a
 pass keeps sums and no samples.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from models.perceptual import Embedding
 from models.pixels import to_float
 from models.precision import true_fp32
 
-QUERY_BATCH = 16
+QUERY_BATCH = 16  # queries embedded at once, at most
+MAP_BYTES = 256e6  # the most that the maps of the images take that are embedded at once: 8 images at 256 pixels with LPIPS
 MOST_CLUSTERS = 500  # training images; with more, intra-LPIPS (a few-shot measure) takes too much memory
 
 
@@ -60,29 +62,40 @@ class NeighbourPass:
     def __init__(self, embed: Embedding, device: str, queries: Tensor, num_clusters: int):
         """`queries` are uint8 (Q, 3, H, W); the first `num_clusters` are the training images, the centres of clusters."""
         self.embed, self.device, self.num_clusters = embed.to(device), torch.device(device), num_clusters
-        batches = [self._maps(batch) for batch in queries.split(QUERY_BATCH)]
-        self.queries = [torch.cat(maps) for maps in zip(*batches)]  # [(Q, D), ...]
-        self.lengths = sum(maps.square().sum(dim=1) for maps in self.queries)  # (Q,)
+        one = self._maps(queries[:1])
+        self.batch = max(1, int(MAP_BYTES / sum(maps.nbytes for maps in one)))  # images embedded at once
+        self.queries = [maps.new_empty(len(queries), maps.shape[1]) for maps in one]  # [(Q, D), ...]
+        self.lengths = torch.zeros(len(queries), device=device)
+        size = min(self.batch, QUERY_BATCH)
+        for first in range(0, len(queries), size):
+            rows = slice(first, first + size)
+            maps = self._maps(queries[rows])
+            self.lengths[rows] = squared_lengths(maps)
+            for level, found in zip(self.queries, maps):
+                level[rows] = found
         self.sums = [torch.zeros_like(maps[:num_clusters]) for maps in self.queries]
         self.squares = torch.zeros(num_clusters, device=device)
         self.members = torch.zeros(num_clusters, dtype=torch.int64, device=device)
         self.distances: list[Tensor] = []
 
-    @torch.no_grad()
     def add(self, images: Tensor) -> None:
         """Add uint8 samples (B, 3, H, W), each to the cluster of its nearest training image."""
+        for part in images.split(self.batch):
+            self._add(part)
+
+    @torch.no_grad()
+    def _add(self, images: Tensor) -> None:
         maps = self._maps(images)
         with true_fp32(self.device):
             products = sum(a @ b.T for a, b in zip(maps, self.queries))  # (B, Q)
-        lengths = sum(a.square().sum(dim=1, keepdim=True) for a in maps)
-        distances = (lengths + self.lengths - 2 * products).clamp(min=0)
+        distances = (squared_lengths(maps)[:, None] + self.lengths - 2 * products).clamp(min=0)
         self.distances.append(distances.cpu())
         nearest = distances[:, : self.num_clusters].argmin(dim=1)
         # Relative to the training image: distances between samples stay the same and lose no digits.
-        offsets = [a - b[nearest] for a, b in zip(maps, self.queries)]
-        for sums, offset in zip(self.sums, offsets):
-            sums.index_add_(0, nearest, offset)
-        self.squares.index_add_(0, nearest, sum(offset.square().sum(dim=1) for offset in offsets))
+        for sums, offsets, centres in zip(self.sums, maps, self.queries):
+            offsets -= centres[nearest]  # in place: the maps are not used again
+            sums.index_add_(0, nearest, offsets)
+        self.squares.index_add_(0, nearest, squared_lengths(maps))
         self.members.index_add_(0, nearest, torch.ones_like(nearest))
 
     def result(self) -> dict[str, Tensor]:
@@ -91,7 +104,7 @@ class NeighbourPass:
         The spread is the mean distance of two samples of the cluster; NaN if it has fewer than two.
         """
         count = self.members.float()
-        gap = sum(sums.square().sum(dim=1) for sums in self.sums)
+        gap = torch.cat([squared_lengths(part) for part in zip(*(sums.split(QUERY_BATCH) for sums in self.sums))])
         # The squared distances of all n (n - 1) / 2 pairs sum to n sum |a|^2 - |sum a|^2.
         spread = 2 * (self.squares - gap / count) / (count - 1)
         spread = torch.where(count >= 2, spread.clamp(min=0), torch.nan)
@@ -100,4 +113,10 @@ class NeighbourPass:
     @torch.no_grad()
     def _maps(self, images: Tensor) -> list[Tensor]:
         with true_fp32(self.device):
-            return [maps.flatten(1) for maps in self.embed(to_float(images.to(self.device)))]
+            maps = self.embed(to_float(images.to(self.device)))
+            return [maps.pop(0).flatten(1) for _ in range(len(maps))]  # flattening copies; this keeps one level twice, and not all
+
+
+def squared_lengths(maps: Iterable[Tensor]) -> Tensor:
+    """Return the squared length (B,) of vectors that lie in parts [(B, D), ...]."""
+    return torch.stack([part.square().sum(dim=1) for part in maps]).sum(dim=0)

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ["--config", str(ROOT / "configs" / "smoke-32.yaml"), f"data.path={ROOT / 'data' / 'fluent_faces'}"]
@@ -26,6 +29,27 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["torch.utils.tensorboard", "torch._dynamo", "training.trainer", "imle.method", "training.dryrun", "data", "conftest"]
 )
+
+
+class LiveBytes(TorchDispatchMode):
+    """Count the bytes of the tensors that torch makes while this is entered; `peak` is the most that lived at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.made, self.peak = set(), {}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.given |= {place for place, _ in _storages((args, kwargs))} - self.made.keys()
+        result = function(*args, **(kwargs or {}))
+        self.made |= {place: size for place, size in _storages(result) if place not in self.given}
+        self.made = {place: size for place, size in self.made.items() if not place.expired()}
+        self.peak = max(self.peak, sum(self.made.values()))
+        return result
+
+
+def _storages(values: object) -> list[tuple[StorageWeakRef, int]]:
+    storages = [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+    return [(StorageWeakRef(storage), storage.nbytes()) for storage in storages]
 
 
 class Command:

@@ -27,7 +27,7 @@ SHARED = [
     "train.learning_rate=1e-2",
     "train.warmup_steps=0",
     "log.sheet_epochs=4",
-    "log.checkpoint_epochs=100",
+    "log.checkpoint_minutes=100000",
     "log.num_scored=8",
 ]
 TINY = {  # settings of each method: seconds, and some of all that it can do

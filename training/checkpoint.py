@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,15 @@ from training.folder import RunFolder
 
 FORMAT = "rs-imle/2"
 EARLIER = ("rs-imle/1",)  # `methods.load` upgrades these
+
+
+def snapshot(state: Any) -> Any:
+    """Return a copy of a state on the CPU: nested dicts, lists and tuples with their tensors, which training changes in place."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    return type(state)(map(snapshot, state)) if isinstance(state, (list, tuple)) else state
 
 
 def save(state: dict, path: Path) -> None:

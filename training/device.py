@@ -10,14 +10,19 @@ from training import processes
 def choose_device(name: str | None) -> torch.device:
     """Return the device `name` (cpu, cuda, cuda:1 ...); None is cuda if there is a GPU, else cpu. Each process gets its own GPU.
 
-    Raises UserError if this machine does not have the device.
+    A GPU becomes torch's current one. Raises UserError if this machine does not have the device, or for other kinds of device.
     """
     name = processes.own_device(name)
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).item()  # fails for "meta", whose tensors hold no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if device.type == "cuda":
+            torch.cuda.init()
+            torch.cuda.set_device(device.index or 0)  # else torch would open a context, hundreds of MB, on GPU 0 too
+            torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not available here ({str(error).splitlines()[0]}); use cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only cpu and cuda are supported, because the search needs float64; use cpu, cuda or cuda:N")
     return device
 
 

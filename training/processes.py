@@ -122,8 +122,6 @@ def process_group(device: torch.device, kept: Callable[[], str]) -> Iterator[Non
         yield
         return
     try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         yield
     except RuntimeError as error:

@@ -57,9 +57,12 @@ class RunLog:
             self.view.add("scalar", f"{kind}/{name}", value, step)
 
     def position(self) -> int:
-        """Return the length of metrics.jsonl in bytes, after syncing it to disk."""
-        os.fsync(self.file.fileno())
+        """Return the length of metrics.jsonl in bytes."""
         return self.file.tell()
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk. A checkpoint needs this before it is written: it holds the length of the log."""
+        os.fsync(self.file.fileno())
 
     def sheet(self, kind: str, step: int, images: Tensor, columns: int) -> None:
         """Save a sheet of uint8 images (N, 3, H, W) in the folder `kind`, and show it in TensorBoard."""
@@ -74,13 +77,13 @@ class RunLog:
 
 
 class View:
-    """The TensorBoard view. If it cannot be written, it stops with a warning and the run continues."""
+    """The TensorBoard view, for any thread. If it cannot be written, it stops with a warning and the run continues."""
 
     def __init__(self, folder: Path, step: int):
         """Begin an event file in `folder`; it replaces the events of earlier files from `step` on."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder, self.writer = folder, None
+        self.folder, self.open, self.lock = folder, True, threading.Lock()
         # The writer has its own thread. Its failure is raised at our next call, so its traceback is suppressed.
         usual = threading.excepthook
         threading.excepthook = lambda args: None if type(args.thread).__module__.startswith("tensorboard") else usual(args)
@@ -90,12 +93,12 @@ class View:
     def add(self, kind: str, *what: object) -> None:
         """Add a "scalar" or an "image"; `what` is its name, value and step."""
         with self.ending():
-            if self.writer:
+            if self.open:
                 getattr(self.writer, f"add_{kind}")(*what)
 
     def close(self) -> None:
         with self.ending():
-            if self.writer:
+            if self.open:
                 self.writer.close()
 
     @contextmanager
@@ -104,12 +107,14 @@ class View:
         try:
             yield
         except OSError as error:
-            self.writer = None
-            tqdm.write(
-                f"warning: {self.folder} cannot be written ({error.strerror or error}); TensorBoard shows nothing from here on, "
-                "metrics.jsonl stays complete",
-                file=sys.stderr,
-            )
+            with self.lock:
+                first, self.open = self.open, False
+            if first:
+                tqdm.write(
+                    f"warning: {self.folder} cannot be written ({error.strerror or error}); TensorBoard shows nothing from here on, "
+                    "metrics.jsonl stays complete",
+                    file=sys.stderr,
+                )
 
 
 def keep_to_oneself(file: BinaryIO, folder: Path) -> None:

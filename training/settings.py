@@ -35,7 +35,7 @@ class Facts(NamedTuple):
     most: float | None = None
     choices: tuple[str, ...] = ()
     fixed: bool | str = False  # a resumed run may not change it; a text says what to do instead
-    silent: bool = False  # changes only speed, memory or paths; a resumed run does not report the change
+    silent: bool = False  # changes only speed, memory, paths or when to save; a resumed run does not report the change
     effect: str = ""  # what a change does to a resumed run, if that needs saying
     under: str | None = None  # `effect` holds under this train.schedule only; None: under any
 
@@ -112,7 +112,9 @@ class Log:
     """Sheets, scores and checkpoints."""
 
     sheet_epochs: int = setting(25, "epochs between two sample sheets and scores", least=1)
-    checkpoint_epochs: int = setting(10, "epochs between two checkpoints", least=1)
+    checkpoint_minutes: float = setting(
+        5.0, "minutes between two checkpoints, which are saved at the end of an epoch; 0: of every epoch", least=0.0, silent=True
+    )
     num_scored: int = setting(100, "EMA samples in the score that chooses best.pt", least=2)
 
 
@@ -134,8 +136,19 @@ class Settings:
 
     @staticmethod
     def translated(values: dict) -> dict:
-        """Return the `values` of a file or a checkpoint, with an earlier revision's names replaced by the present ones."""
-        return values
+        """Return the `values` of a file or a checkpoint, with an earlier revision's names replaced by the present ones.
+
+        Raises UserError for log.checkpoint_epochs, except beside all other settings of its section: those come from a run.
+        """
+        log = values.get("log")
+        if not isinstance(log, dict) or "checkpoint_epochs" not in log:
+            return values
+        if not {"sheet_epochs", "num_scored"} <= log.keys():
+            raise UserError(
+                "log.checkpoint_epochs: now called log.checkpoint_minutes, and counted in minutes; "
+                "write log.checkpoint_minutes=5, or 0 to save every epoch"
+            )
+        return values | {"log": {name: value for name, value in log.items() if name != "checkpoint_epochs"}}
 
 
 C = TypeVar("C", bound=Settings)
@@ -259,7 +272,7 @@ def _unknown_key(key: str, config: type) -> str:
 
 def _check(key: str, value: Any, hint: Any, known: Facts) -> Any:
     """Return `value` converted to the type `hint`. Raises UserError if it does not fit the type or the facts `known`."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     for option in options:
         converted = _convert(value, option)
         if converted is not None:
@@ -292,6 +305,8 @@ def _convert(value: Any, option: Any) -> Any:
         (item,) = typing.get_args(option)
         converted = [_convert(v, item) for v in _as_list(value)]
         return None if None in converted else converted
+    if typing.get_origin(option) is typing.Literal:
+        return value if value in typing.get_args(option) else None
     if option is str:
         return value if isinstance(value, str) else None
     text = str(value) if isinstance(value, (str, bool, int, float)) else ""
@@ -320,6 +335,8 @@ def _type_name(option: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if typing.get_origin(option) is list:
         return {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}[typing.get_args(option)[0]]
+    if typing.get_origin(option) is typing.Literal:
+        return " or ".join(typing.get_args(option))
     return names[option]
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from training.guard import Diverged
 from training.runlog import RunLog
 from training.scores import distances, energy_distance, nearest_other
 from training.settings import Settings, to_dict
+from training.writer import Writer
 
 SHEET = 64  # samples on a sheet: seeds 0 to 63, the same images that sample.py writes for these seeds
 
@@ -46,7 +48,7 @@ class Method(Protocol):
         """Return the features (N, D) of uint8 images (N, 3, H, W); the score that chooses best.pt compares them."""
 
     def sheets(self) -> dict[str, Tensor]:
-        """Return further sheets: folder name -> uint8 images (N, 3, H, W), shown in eight columns."""
+        """Return further sheets: folder name -> uint8 images (N, 3, H, W) that stay as they are, shown in eight columns."""
 
     def numbers(self, step: int) -> dict[str, float]:
         """Return the numbers to log for the epoch that ends at `step`; the progress bar shows "loss"."""
@@ -80,7 +82,9 @@ class Trainer:
         self.total_steps = config.train.epochs * self.steps_per_epoch
         self.order = -1, torch.empty(0)  # an epoch and its order of the images, int64 (n,)
         self.step, self.best = 0, math.inf
-        self.saved_step: int | None = None  # the step of checkpoints/last.pt
+        self.writer = Writer()
+        self.saved_at = 0.0  # time.monotonic() of the latest checkpoint to resume from, or of the start
+        self.saved_step: int | None = None  # the step of checkpoints/last.pt on the disk; only the main process knows it
 
     def write_to(self, log: RunLog) -> None:
         """Use `log` from now on."""
@@ -90,22 +94,23 @@ class Trainer:
     def run(self, log: RunLog, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the last step, or until `should_stop` returns True in any process; then save.
 
-        Raises UserError before an update that is not finite.
+        All files are written when this ends, also by an error. Raises UserError before an update that is not finite.
         """
         self.write_to(log)
-        started = time.monotonic()
+        started = self.saved_at = time.monotonic()
         progress = tqdm(
             total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5, disable=not processes.is_main()
         )
-        with progress:
-            while self.step < self.total_steps and not processes.any_of(should_stop()):
-                if self.step == 0:
-                    self.show()
-                self.advance()
-                progress.update()
-                if self.step % self.steps_per_epoch == 0:
-                    self.end_epoch(time.monotonic() - started, progress)
-        self.save("last")
+        with self.writer:
+            with progress:
+                while self.step < self.total_steps and not processes.any_of(should_stop()):
+                    if self.step == 0:
+                        self.show()
+                    self.advance()
+                    progress.update()
+                    if self.step % self.steps_per_epoch == 0:
+                        self.end_epoch(time.monotonic() - started, progress)
+            self.save("last")
 
     def advance(self) -> None:
         """Take one step. Raises UserError if the step is not finite; on a GPU `end_epoch` does."""
@@ -127,13 +132,15 @@ class Trainer:
     def end_epoch(self, seconds: float, progress: tqdm) -> None:
         """Log the epoch, `seconds` after `run` began; show and save when due."""
         self.check()
+        self.writer.check()
         epoch, last = self.step // self.steps_per_epoch, self.step == self.total_steps
         numbers = self.method.numbers(self.step)
         self.log.row("train", self.step, {"epoch": epoch, **numbers}, seconds)
         progress.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
+        # Sheets come by epochs and not by time: the score made with them chooses best.pt, which must not depend on the machine.
         if epoch % self.config.log.sheet_epochs == 0 or last:
             self.show()
-        if epoch % self.config.log.checkpoint_epochs == 0 and not last:
+        if processes.any_of(time.monotonic() - self.saved_at >= 60 * self.config.log.checkpoint_minutes) and not last:
             self.save("last")
 
     @torch.no_grad()
@@ -150,9 +157,9 @@ class Trainer:
     def draw_and_score(self) -> float:
         """Save sheets of fixed seeds; return the energy distance between samples of the EMA and the training images."""
         samples = self.method.draw(list(range(max(SHEET, self.config.log.num_scored))))
-        self.log.sheet("samples", self.step, to_uint8(samples[:SHEET]).cpu(), 8)
-        for name, images in self.method.sheets().items() if self.step else ():
-            self.log.sheet(name, self.step, images, 8)
+        sheets = {"samples": to_uint8(samples[:SHEET]).cpu(), **(self.method.sheets() if self.step else {})}
+        for name, images in sheets.items():
+            self.writer.add(name, partial(self.log.sheet, name, self.step, images, 8))
         features = self.method.embed(to_uint8(samples[: self.config.log.num_scored]))  # rounded to bytes, as sample.py writes them
         score = energy_distance(features, self.method.features)
         self.log.row(
@@ -168,13 +175,24 @@ class Trainer:
         return score
 
     def save(self, name: str) -> None:
-        """Write the checkpoint `name` ("last" or "best"). Raises UserError if a loss, gradient or weight is not finite."""
+        """Begin to write the checkpoint `name` ("last" or "best").
+
+        Raises UserError if a loss, gradient or weight is not finite, or if something could not be written before.
+        """
         self.check(weights=True)
         if processes.is_main():
+            self.writer.make_room("checkpoint")  # before the copy, which takes memory
             selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
-            checkpoint.save(self.state() | selected_by, self.log.folder.checkpoint(name))
+            self.writer.add("checkpoint", partial(self.write, name, checkpoint.snapshot(self.state() | selected_by)))
         if name == "last":
-            self.saved_step = self.step
+            self.saved_at = time.monotonic()
+
+    def write(self, name: str, state: dict) -> None:
+        """Write the checkpoint `name`, in the writer's thread. Raises UserError."""
+        self.log.sync()
+        checkpoint.save(state, self.log.folder.checkpoint(name))
+        if name == "last":
+            self.saved_step = state["step"]
 
     def check(self, weights: bool = False) -> None:
         """Raise UserError if a step, or with `weights` a weight, is not finite."""
@@ -185,7 +203,10 @@ class Trainer:
 
     def stopped(self, error: Diverged) -> UserError:
         """Return the UserError for a divergence; nothing has been updated or saved since."""
-        good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
+        self.writer.wait()
+        good = "process 0 tells what is saved"
+        if processes.is_main():
+            good = f"checkpoints/last.pt, of step {self.saved_step}, is good" if self.saved_step is not None else "nothing is saved yet"
         exact = "" if self.config.train.precision in ("tf32", "fp32") else ", or set train.precision=tf32,"
         return UserError(
             f"{error}, and the run was stopped before using it; {good}. "

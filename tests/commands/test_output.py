@@ -166,7 +166,7 @@ def score(images):
 
 
 SMOKE = ROOT / "configs" / "smoke-32.yaml"
-LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs=100000"]
+LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_minutes=100000"]
 
 
 def real(script, *words):

@@ -21,7 +21,8 @@ from errors import UserError
 from imle.method import make_networks
 from imle.targets import embed
 from methods import from_dict, load_config, open_sampler
-from training import checkpoint
+from training import checkpoint, dryrun
+from training.dryrun import dry_run
 from training.runlog import RunLog, SilentLog
 from training.scores import energy_distance
 from training.settings import to_dict
@@ -501,9 +502,12 @@ def test_a_wrong_setting_is_one_line_and_writes_nothing(setting, told, images, c
 
 
 def test_a_device_that_is_not_there_is_told(images, command, tmp_path):
-    for device in ("tpu", "meta", *([] if torch.cuda.is_available() else ["cuda", "cuda:7"])):
+    for device in ("tpu", *([] if torch.cuda.is_available() else ["cuda", "cuda:7"])):
         line = one_line(command("train.py", *words(images, tmp_path / "run"), "--device", device))
         assert line.startswith(f"error: --device {device}: not available here (")
+    assert one_line(command("train.py", *words(images, tmp_path / "run"), "--device", "mps")).startswith(
+        "error: --device mps: only cpu and cuda are supported"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -579,9 +583,48 @@ def test_odd_names_do_no_harm(command, images, tmp_path):
 def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
     result = command("train.py", *smoke, "--run", tmp_path / "run", "--dry-run", "--device", "cpu", "train.micro_batch=3")
     assert result.returncode == 0, result.stderr
-    for fact in ("reject: share", " 13,771\n", "GMAC", "a step  ", "times\n", "peak memory", "a refresh", "the run"):
+    for fact in (
+        "reject: share",
+        " 13,771\n",
+        "GMAC",
+        "a step  ",
+        "times\n",
+        "peak memory",
+        "a refresh",
+        "the run",
+        " hours on this cpu\n",
+    ):
         assert fact in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("epochs, sheet_epochs, sheets", [(3, 2, 3), (4, 2, 3), (1, 9, 2)])
+def test_the_dry_run_counts_the_sheets_and_saves_of_a_run(epochs, sheet_epochs, sheets, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(dryrun, "RunLog", lambda folder: folders.append(folder) or RunLog(folder))
+    trainer = tiny_trainer([*TINY, f"train.epochs={epochs}", f"log.sheet_epochs={sheet_epochs}"])
+    report = dry_run(trainer.config, methods.make, trainer.device, num_images=8)
+    told = {line[:23].strip(): line.split()[-2] for line in report.splitlines() if line.endswith(" times")}
+    assert len(folders) == 1 and not folders[0].exists()
+    drawn, saved, best = [], [], iter(range(100, 0, -1))  # every score is better than the one before
+    monkeypatch.setattr(trainer, "draw_and_score", lambda: drawn.append(trainer.step) or next(best))
+    monkeypatch.setattr(trainer, "save", saved.append)
+    trainer.run(RunLog(tmp_path / "run"))
+    assert told["a sheet and its score"] == str(len(drawn)) == str(sheets)
+    assert told["a save"] == str(len(saved)) == str(epochs + sheets - 1)
+
+
+def test_the_dry_run_counts_saves_by_the_time_of_the_run():
+    def saves(seconds, *words):
+        return dryrun._saves(load_config(None, ["train.epochs=350", *words]), seconds)
+
+    assert [saves(seconds) for seconds in (0.0, 299.0, 3601.0, 1e9)] == [1, 1, 13, 350]
+    assert saves(10.0, "log.checkpoint_minutes=0") == 350
+
+
+def test_the_dry_run_tells_what_torch_reserves_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 2.5e9)
+    assert dryrun._peak_memory(torch.device("cuda")) == "2.50 GB reserved by torch"
 
 
 # --- not a number
@@ -606,6 +649,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     trainer = tiny_trainer()
     trainer.write_to(RunLog(tmp_path))
     trainer.save("last")
+    trainer.writer.wait()
     before = (tmp_path / "checkpoints" / "last.pt").read_bytes()
     with torch.no_grad():
         next(trainer.method.generator.parameters()).view(-1)[0] = float("inf")

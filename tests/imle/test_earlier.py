@@ -47,8 +47,9 @@ def test_an_old_run_goes_on_to_the_end_that_it_would_have_had(old_run, never_sto
 def test_an_old_run_is_sampled_and_exported(old_run):
     sampler = open_sampler(old_run)
     assert sampler.images([0, 1]).shape == (2, 3, 32, 32)
-    today = to_dict(from_dict(sampler.config))
-    assert today == _merged(today, sampler.config)  # nothing but settings of today
+    whole = to_dict(from_dict(sampler.config))
+    assert whole == _merged(whole, sampler.config | {"log": whole["log"]})  # nothing but settings of today
+    assert whole["log"] == {"sheet_epochs": 100, "checkpoint_minutes": 5.0, "num_scored": 8}
     sampler.export(old_run / "export.pt")
     assert torch.equal(open_sampler(old_run / "export.pt").images([5]), sampler.images([5]))
 
@@ -128,6 +129,23 @@ def test_an_old_name_that_a_user_writes_is_told_with_the_new_one(words_, told, t
         with pytest.raises(UserError) as caught:
             load_config(*given)
         assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("old_run", ["rs"], indirect=True)
+def test_epochs_between_checkpoints_became_minutes(old_run, tmp_path):
+    """A run's config.yaml, which has all settings, goes on loading; a user who writes the old name is told the new one."""
+    assert "checkpoint_epochs: 1\n" in (old_run / "config.yaml").read_text()
+    assert load_config(old_run / "config.yaml").log.checkpoint_minutes == 5.0
+    assert load_config(old_run / "config.yaml", ["log.checkpoint_minutes=2"]).log.checkpoint_minutes == 2.0
+    path = tmp_path / "mine.yaml"
+    path.write_text("log:\n  sheet_epochs: 100\n  checkpoint_epochs: 25\n")
+    for given in ((path,), (None, ["log.checkpoint_epochs=25"])):
+        with pytest.raises(
+            UserError, match="^log.checkpoint_epochs: now called log.checkpoint_minutes, .*; write log.checkpoint_minutes=5"
+        ):
+            load_config(*given)
+    with pytest.raises(UserError, match="log.checkpoint_epoch: no such setting"):
+        load_config(None, ["log.checkpoint_epoch=25"])
 
 
 def test_a_best_that_was_chosen_on_held_out_images_is_chosen_anew():

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from conftest import LiveBytes
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from metrics import neighbours
 from metrics.neighbours import NeighbourPass, intra_distance
-from models.perceptual import Embedding, load_embedding, squared_distance
+from models.perceptual import Embedding, LpipsVgg, load_embedding, squared_distance, vgg16_trunk
 from models.pixels import to_float
 
 CLUSTERS = 4  # training images among the queries
@@ -93,6 +95,31 @@ def test_batches_change_nothing(embed, queries, samples, batch):
     torch.testing.assert_close(
         measured(embed, queries, samples, batch), measured(embed, queries, samples), rtol=1e-4, atol=1e-5, equal_nan=True
     )
+
+
+@pytest.mark.parametrize("map_bytes", [1, 3e5])
+def test_how_many_images_are_embedded_at_once_changes_nothing(embed, queries, samples, map_bytes, monkeypatch):
+    expected = measured(embed, queries, samples)
+    monkeypatch.setattr(neighbours, "MAP_BYTES", map_bytes)
+    assert NeighbourPass(embed, "cpu", queries, CLUSTERS).batch == max(1, map_bytes // sum(m.nbytes for m in embed(to_float(queries[:1]))))
+    torch.testing.assert_close(measured(embed, queries, samples), expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_a_pass_takes_little_more_memory_than_what_it_keeps():
+    """Of 100 training images at 256 pixels with LPIPS, of tensors without content."""
+    embed = Embedding(LpipsVgg(vgg16_trunk(), [torch.ones(channels) for channels in (64, 128, 256, 512, 512)]), 0.0)
+    embed.requires_grad_(False).to(memory_format=torch.channels_last)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(100, 3, 256, 256, dtype=torch.uint8)
+        with LiveBytes() as building:
+            looked = NeighbourPass(embed, "cpu", images, len(images))
+        kept = sum(maps.nbytes for maps in [*looked.queries, *looked.sums])
+        with LiveBytes() as adding:
+            looked.add(images[:64])
+        with LiveBytes() as ending:
+            looked.result()
+    assert kept == 2 * 100 * 7995392 * 4
+    assert kept < building.peak < 1.1 * kept and 0 < adding.peak < 0.1 * kept and 0 < ending.peak < 0.1 * kept
 
 
 @pytest.mark.parametrize("count", [2, 300])

@@ -91,6 +91,13 @@ def test_truth(text, value, tmp_path):
     assert load_config(written(tmp_path, f"data:\n  flips: {text}\n")).data.flips is value
 
 
+def test_a_size_is_a_number_or_the_word_auto(tmp_path):
+    for text, value in (("auto", "auto"), ("4.0", 4.0), ("0", 0.0)):
+        config = load_config(None, [f"loss.cache_gb={text}"])
+        assert config.loss.cache_gb == value and load_config(written(tmp_path, to_yaml(config))) == config
+    assert Config().loss.cache_gb == "auto"
+
+
 def test_lists_and_alternatives():
     config = load_config(None, ["data.holdout=[a.png, 7, no]", "data.resolution=[32, 64]", "train.betas=[0, 1e-1]"])
     assert config.data.holdout == ["a.png", "7", "no"] and resolution(config) == (32, 64) and config.train.betas == [0.0, 0.1]
@@ -141,6 +148,8 @@ def test_lists_and_alternatives():
         ("train.optimizer=adam", "did you mean adamw?"),
         ("train.clip=1", "train.clip: at 1.0 times the usual norm"),
         ("train.clip=-1", "train.clip: -1.0 is out of range"),
+        ("loss.cache_gb=automatic", "loss.cache_gb: expected a number or auto, found 'automatic'"),
+        ("loss.cache_gb=-1", "loss.cache_gb: -1.0 is out of range"),
     ],
 )
 def test_wrong_values(word, told):
@@ -222,7 +231,7 @@ def test_missing_files_and_folders_are_told(tmp_path):
 def test_defaults_are_within_their_own_bounds_and_every_number_has_a_bound():
     assert from_dict(to_dict(Config())) == Config()
     for key, default, known in facts(Config):
-        number = isinstance(default, (int, float, list)) and not isinstance(default, bool)
+        number = default == "auto" or (isinstance(default, (int, float, list)) and not isinstance(default, bool))
         assert (known.least is not None or known.most is not None) == (number and key != "seed"), key
         assert not known.choices or default in known.choices
         assert not (known.fixed and known.silent) and not (known.fixed and known.effect), key

@@ -22,6 +22,7 @@ from test_train import TINY, one_line, rows
 from errors import UserError, run_as_command
 from imle.search import PoolMatcher
 from training import checkpoint, processes
+from training.device import choose_device
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and gloo")
@@ -199,6 +200,27 @@ def test_every_process_takes_a_gpu_of_its_own(monkeypatch):
         processes.own_device("cuda:1")
 
 
+@pytest.mark.parametrize("name, current", [(None, 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_the_chosen_gpu_is_made_current_before_anything_is_put_on_it(name, current, monkeypatch):
+    """torch opens a context on the current GPU, which is GPU 0 unless it is told another."""
+    done, zeros = [], torch.zeros
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: done.append("init"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: done.append(number))
+    monkeypatch.setattr(torch, "zeros", lambda size, device: done.append(device) or zeros(size))
+    device = torch.device(name or "cuda")
+    assert choose_device(name) == device and done == ["init", current, device]
+    assert choose_device("cpu") == torch.device("cpu") and done == ["init", current, device]
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "xpu:1", "meta", "hpu"])
+def test_devices_that_are_neither_cpu_nor_cuda_are_refused(name):
+    with pytest.raises(
+        UserError, match=rf"^--device {name}: only cpu and cuda are supported, because the search needs float64; use cpu, cuda or cuda:N$"
+    ):
+        choose_device(name)
+
+
 @pytest.mark.parametrize("rank, line", [("0", "error: wrong\n"), ("3", "error: process 3: wrong\n")])
 def test_errors_say_which_process_they_are_of(rank, line, monkeypatch, capsys):
     def wrong(words):
@@ -241,7 +263,7 @@ def until(ready, patience=60):
         time.sleep(0.02)
 
 
-LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_epochs=5"]
+LONG = ["train.epochs=100000", "log.sheet_epochs=100000", "log.checkpoint_minutes=0"]
 
 
 @pytest.mark.parametrize("switches, jobs", [([], ((2, 0), (2, 1), (3, 0))), (["loss.stage_weight=0.5"], ((3, 1),))])

@@ -82,7 +82,7 @@ FREE = {  # every setting that may change on the way, and why that is right; tes
         "decay_factor": "as the schedule",
         "ema_decay": "of the next step",
     },
-    "log": {"sheet_epochs": "counted from step 0", "checkpoint_epochs": "counted from step 0", "num_scored": "the score is unbiased"},
+    "log": {"sheet_epochs": "counted from step 0", "num_scored": "the score is unbiased"},
 }
 
 
@@ -115,7 +115,7 @@ OTHER = {
         "decay_factor": 0.125,
         "ema_decay": 0.5,
     },
-    "log": {"sheet_epochs": 3, "checkpoint_epochs": 3, "num_scored": 9},
+    "log": {"sheet_epochs": 3, "num_scored": 9},
 }
 
 

@@ -87,6 +87,8 @@ def test_cached_targets_give_the_losses_of_targets_embedded_at_each_step(percept
     def losses(cache_gb):
         made = trainer(loss={"perceptual": perceptual, "cache_gb": cache_gb}, train={"precision": precision, "learning_rate": 1e-9})
         assert (made.method.targets.cached is None) == (cache_gb == 0)
+        told = made.method.facts()["cached targets"]
+        assert told.endswith("GB, more than 0.00 GB (loss.cache_gb=0.0): each step embeds its images again" if cache_gb == 0 else " GB")
         return torch.tensor(train(made, 4))
 
     torch.testing.assert_close(losses(0), losses(4.0), rtol=1e-5, atol=0)
