@@ -1,8 +1,9 @@
 """Compare the speed of two revisions: python benchmarks/revisions.py --against REV [--threads N] [section.key=value ...]
 
-Both revisions run their own train.py by turns on the set that comes with the project, and their CPU-seconds are compared, which
-other work on the machine affects least. "A step" is the difference between a longer and a shorter run without refreshes,
-divided by the steps. "A training" is a whole run of --epochs, with start-up, refreshes, sheets and scores.
+Both revisions run their own train.py by turns on the set that comes with the project. With one thread their CPU-seconds are
+compared, which other work on the machine affects least; with more threads wall time, because CPU-seconds then count waiting
+threads. "A step" is the difference between a longer and a shorter run without refreshes, divided by the steps. "A training" is a
+whole run of --epochs, with start-up, refreshes, sheets and scores.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,21 +29,22 @@ STEPS_PER_EPOCH = 10  # 100 images in batches of 10
 
 
 def step(code: Path, recipe: str, words: list[str]) -> float:
-    """Return the CPU-seconds of a step."""
+    """Return the seconds of a step."""
     quiet = [*words, "imle.refresh_epochs=1000", "log.sheet_epochs=1000"]
     shorter, longer = (training(code, recipe, [*quiet, f"train.epochs={epochs}"]) for epochs in EPOCHS)
     return (longer - shorter) / (STEPS_PER_EPOCH * (EPOCHS[1] - EPOCHS[0]))
 
 
 def training(code: Path, recipe: str, words: list[str]) -> float:
-    """Return the CPU-seconds of a run of the train.py in the folder `code`."""
+    """Return the seconds of a run of the train.py in the folder `code`: CPU-seconds if it has one thread."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "--config", f"configs/{recipe}.yaml", "--run", f"{folder}/run", *words]
+        began = time.monotonic()
         process = subprocess.Popen(command, cwd=code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         if status:
             raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
-    return used.ru_utime + used.ru_stime
+    return used.ru_utime + used.ru_stime if os.environ["OMP_NUM_THREADS"] == "1" else time.monotonic() - began
 
 
 @contextmanager
@@ -58,7 +61,7 @@ def checked_out(revision: str) -> Iterator[Path]:
 
 def table(found: dict[tuple[str, str], list[float]], names: tuple[str, str]) -> str:
     """Return medians and ratios of both revisions as text; a ratio above 1 means that the first one is faster."""
-    lines = [f"{'CPU-seconds':<16}" + "".join(f"{name:>14}" for name in names) + f"{'ratio':>8}"]
+    lines = [f"{'seconds':<16}" + "".join(f"{name:>14}" for name in names) + f"{'ratio':>8}"]
     for job in dict.fromkeys(job for job, _ in found):
         ours, theirs = (statistics.median(found[job, name]) for name in names)
         lines.append(f"{job:<16}{ours:>14.4g}{theirs:>14.4g}{theirs / ours:>8.2f}")

@@ -48,13 +48,13 @@ class SamePadConv(nn.Conv2d):
     """Convolve with TensorFlow's "same" padding, which is asymmetric if the stride is 2."""
 
     def forward(self, x: Tensor) -> Tensor:
-        pads = []
-        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1]):
+        pads, skips = [], []
+        for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        if pads[0] == pads[1] and pads[2] == pads[3]:
-            return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), 1, self.groups)
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
+            skips.append(total % 2)
+            pads.append(total // 2 + stride * skips[-1])  # one more output at the front, which costs less than a padded copy of x
+        y = F.conv2d(x, self.weight, self.bias, self.stride, tuple(pads), 1, self.groups)
+        return y[:, :, skips[0] :, skips[1] :]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:

@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,8 @@ from errors import UserError
 from training import checkpoint, processes, runlog
 from training.runlog import RunLog
 from training.writer import Writer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Gate:
@@ -42,6 +47,23 @@ def test_jobs_are_done_in_order_in_another_thread():
             writer.add(str(number % 3), lambda number=number: done.append((number, threading.current_thread())))
     assert [number for number, _ in done] == list(range(20))
     assert len({thread for _, thread in done}) == 1 and done[0][1] is not threading.current_thread()
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.parametrize("before", ["", "torch.get_num_threads();"])
+def test_jobs_compute_in_one_thread_and_training_in_as_many_as_before(before):
+    """A second team of OpenMP threads slows down the first."""
+    code = f"""if True:
+        import torch
+        from training.writer import Writer
+        {before}
+        writer, seen = Writer(), []
+        writer.add("job", lambda: seen.append(torch.get_num_threads()))
+        writer.wait()
+        print(*seen, torch.get_num_threads())"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1 2\n"
 
 
 def test_adding_waits_for_no_job_of_another_kind_and_for_one_of_its_own():
