@@ -86,7 +86,8 @@ class PlaneGenerator(nn.Module):
         self.first, self.second, self.third = nn.Linear(2, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.last = nn.Linear(WIDTH, 2)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, dtype: None = None) -> Tensor:
+        """Return the points of `latents`; `dtype`, the type of an image generator's maps, is always None here."""
         for layer in (self.first, self.second, self.third):
             latents = F.leaky_relu(layer(latents), 0.2)
         return self.last(latents)[:, :, None, None]
