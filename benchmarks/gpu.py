@@ -1,8 +1,8 @@
 """Measure the project on one GPU, in nine minutes: python benchmarks/gpu.py --out DIR [--parts card steps ...]
 
-Parts: the rates of the card; the tests that can use a GPU; CPU against GPU; the gradient in each precision; a step and a
-candidate of four recipes with each lever; torch.compile; minutes of training at 256 pixels, with samples and scores. If a part
-fails or has no time left, it reports that and the others still run. --out receives result.json after every part, steps.md and a
+Parts: the rates of the card; CPU against GPU; a step and a candidate of four recipes with each lever; minutes of training at 256
+pixels, with samples and scores; the tests that can use a GPU; the gradient in each precision; torch.compile. If a part fails or
+has no time left, it reports that and the others still run. --out receives result.json after every part, steps.md and a
 sheet of samples.
 
 --rehearse uses a tiny recipe, which takes two minutes on a CPU. Needs the project's requirements, pytest and pytest-xdist, but
@@ -54,7 +54,7 @@ LEVERS = {  # settings that change a recipe
     "graph, bf16": ("train.cuda_graph=true", "train.precision=bf16"),
     "graph, EfficientNet-Lite0": ("train.cuda_graph=true", "loss.perceptual=effnet-lite0"),
 }
-TESTS = ("cuda", "trainer", "search", "generator", "optimizer", "clipping", "refresh", "stages", "features")
+TESTS = ("cuda", "trainer", "search", "optimizer")
 SAMPLES = 1000  # to score
 
 
@@ -129,7 +129,7 @@ def card(run: Run) -> None:
 
 def tests(run: Run) -> None:
     """Run the tests of training, search and networks on the machine with the GPU."""
-    with run.part("tests", 100) as box:
+    with run.part("tests", 60) as box:
         names = [str(path) for name in (TESTS[:1] if run.args.rehearse else TESTS) for path in (ROOT / "tests").rglob(f"test_{name}.py")]
         command = [
             sys.executable,
@@ -145,7 +145,7 @@ def tests(run: Run) -> None:
             "-rs",
             *names,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=95, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(60, run.left() - 20), cwd=ROOT)
         (run.out / "tests.txt").write_text(done.stdout + done.stderr)
         box["exit"], box["tail"] = done.returncode, done.stdout[-300:]
 
@@ -362,14 +362,14 @@ def command_of(run: Run, words: list[str], seconds: float) -> int:
             return process.wait(60)
 
 
-PARTS = {
+PARTS = {  # what nine minutes must not miss comes first; torch.compile runs only if time is left
     "card": card,
     "agreement": agreement,
-    "precision": precision,
     "steps": steps,
-    "tests": tests,
-    "compile": compiled,
     "training": training,
+    "tests": tests,
+    "precision": precision,
+    "compile": compiled,
 }
 
 
@@ -383,7 +383,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--recipe", default="fewshot-256", help="recipe to train (%(default)s)")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "fluent_faces", help="images to train on")
     parser.add_argument("--heldout", type=Path, help="held-out images for the scores")
-    parser.add_argument("--train-seconds", type=float, default=240, help="seconds of training (240)")
+    parser.add_argument("--train-seconds", type=float, default=130, help="seconds of training (%(default)s)")
     parser.add_argument("--train", nargs="+", default=[], metavar="section.key=value", help="settings of the training")
     args = parser.parse_args(words)
     os.environ.setdefault("PYTHONUNBUFFERED", "1")  # for the commands that this one runs
