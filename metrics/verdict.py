@@ -1,4 +1,4 @@
-"""What the numbers mean, in sentences: is it copying, is anything missing, do the samples look real.
+"""What the numbers mean, in sentences: is it copying, is anything missing, do the samples look real, are they as sharp.
 
 Every sentence compares a number with its value for image sets of a known kind (copies, new real images, ...). No sentence has
 a threshold in units of the metric.
@@ -6,11 +6,14 @@ a threshold in units of the metric.
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
+from metrics.alterations import RESIZED
 from metrics.calibration import Calibration
 from metrics.interface import Measurement
 from metrics.measure import number_of
+from metrics.sharpness import MINIMUM, equivalent_size
 from metrics.table import (
     BACKTRACK_GAP,
     BACKTRACK_HELDOUT,
@@ -19,9 +22,11 @@ from metrics.table import (
     C_T,
     COPY_RATE,
     COPY_RATE_THUMBNAIL,
+    FINE_POWER,
     GENERATOR,
     KID,
     METRICS,
+    MIDDLE_POWER,
     PRECISION,
     REACHED,
     RECALL,
@@ -36,6 +41,8 @@ FAR_ABOVE = 2  # times the distance of new real images
 BEYOND = 100  # largest quotient that is printed; a larger one means that new real images have almost no distance
 MOST_FRESH = 0.25  # largest copy rate that fresh images can have; images above it are copies themselves
 NOTICED = 0.5  # least share of changed copies that a test must notice before it clears a run of copying
+SOFT = "3/4"  # of their side: samples like real images resized to this and back are clearly too soft
+SMALLEST = min(map(Fraction, RESIZED))
 FEW = 20  # samples; with fewer nothing is cleared
 
 OF_GENERATOR = {number for metric in METRICS.values() if metric.source == GENERATOR for number in metric.numbers}  # not of samples
@@ -56,12 +63,13 @@ class Sentence(NamedTuple):
 
 
 def verdict(measured: Measured, calibration: Calibrations) -> list[Sentence]:
-    """Return the findings about copying, variety and realism, in this order."""
+    """Return the findings about copying, variety, realism and sharpness, in this order."""
     count = max((number.num_fake for name, number in measured.items() if number_of(name) not in OF_GENERATOR), default=FEW)
     if count < FEW:
         few = Sentence("mixed", f"{count} samples are too few to judge by: generate {FEW} or more, better several hundred.")
         return [few, *_near_copies(measured, calibration)]
-    return [*_copying(measured, calibration), *_variety(measured, calibration), *_realism(measured, calibration)]
+    subjects = (_copying, _variety, _realism, _sharpness)
+    return [sentence for subject in subjects for sentence in subject(measured, calibration)]
 
 
 def _copying(measured: Measured, calibration: Calibrations) -> list[Sentence]:
@@ -258,6 +266,47 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
             )
             break
     return sentences
+
+
+def _sharpness(measured: Measured, calibration: Calibrations) -> list[Sentence]:
+    """Judge the power of fine detail beside that of resized training images; clear only what is surely not SOFT."""
+    fine, soft = _found(measured, FINE_POWER), _softened(calibration, FINE_POWER).get(Fraction(SOFT))
+    if fine is None or soft is None:
+        return []
+    if fine.error is None:
+        return [Sentence("mixed", f"Cannot tell whether the samples are sharp: this needs at least {MINIMUM} training images.")]
+    told = f"their finest detail has {fine.value:.2f} times the power"
+    if fine.value - CLEARLY * fine.error > 1:
+        if fine.value * soft > 1:
+            return [Sentence("bad", f"Harsher than the training images, with patterns of single pixels: {told}.")]
+        return [Sentence("mixed", f"A little harsher than the training images: {told}.")]
+    size = min(_size(measured, calibration, number) for number in (FINE_POWER, MIDDLE_POWER))
+    if size < 1:
+        like = f"{size:.2f}" if size > SMALLEST else f"{SMALLEST} or less"
+        tone = "mixed" if size > Fraction(SOFT) else "bad"
+        return [Sentence(tone, f"Softer than the training images: like them at {like} of their size ({told}).")]
+    told += f", that of the training images at {SOFT} of their size {soft:.2f} times"
+    if fine.value - CLEARLY * fine.error <= soft:
+        return [Sentence("mixed", f"Cannot tell whether the samples are as sharp as the training images: {told}.")]
+    return [Sentence("good", f"As sharp as the training images: {told}.")]
+
+
+def _size(measured: Measured, calibration: Calibrations, number: Number) -> float:
+    """Return the size, as a share of the side, at which training images have the samples' power; 1 if not clearly below 1.
+
+    It is 1, too, if the images at SOFT would not have clearly less power.
+    """
+    found, ratios = _found(measured, number), _softened(calibration, number)
+    if found is None or found.error is None or not ratios:
+        return 1.0
+    most = 1 - CLEARLY * found.error
+    return equivalent_size(found.value, ratios) if max(found.value, ratios[Fraction(SOFT)]) < most else 1.0
+
+
+def _softened(calibration: Calibrations, number: Number) -> dict[Fraction, float]:
+    """Return a number's value for resized training images, by their size."""
+    values = {Fraction(size): _beside(calibration, f"resized, {size}", number) for size in RESIZED}
+    return {size: value for size, value in values.items() if value is not None}
 
 
 def _found(measured: Measured, number: Number) -> Measurement | None:
