@@ -73,6 +73,7 @@ COPY_RATE_THUMBNAIL = Number("copy_rate_thumbnail", LOWER, network="thumbnail", 
 C_T = Number("c_t", HIGHER, bar=3)  # standard deviations
 FINE_POWER = Number("fine_power", NEAR_ONE, chart=True)
 MIDDLE_POWER = Number("middle_power", NEAR_ONE)
+COARSE_POWER = Number("coarse_power", NEAR_ONE)
 BACKTRACK_HELDOUT = Number("backtrack_heldout", LOWER, digits=3, heldout=True)
 BEYOND_COPYING = Number("beyond_copying", HIGHER, bar=0.05, heldout=True)  # share that a generator can reach by chance
 BACKTRACK_TRAIN = Number("backtrack_train", LOWER, digits=3)
@@ -102,7 +103,7 @@ METRICS = {
             "sharpness",
             sharpness.measure_power,
             "spectrum",
-            (FINE_POWER, MIDDLE_POWER, Number("coarse_power", NEAR_ONE)),
+            (FINE_POWER, MIDDLE_POWER, COARSE_POWER),
             paper=False,
             altered=alterations.RESIZED,
             pixels=True,

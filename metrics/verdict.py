@@ -20,6 +20,7 @@ from metrics.table import (
     BACKTRACK_TRAIN,
     BEYOND_COPYING,
     C_T,
+    COARSE_POWER,
     COPY_RATE,
     COPY_RATE_THUMBNAIL,
     FINE_POWER,
@@ -284,6 +285,8 @@ def _sharpness(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     if size < 1:
         like = f"{size:.2f}" if size > SMALLEST else f"{SMALLEST} or less"
         tone = "mixed" if size > Fraction(SOFT) else "bad"
+        if coarse := _found(measured, COARSE_POWER):
+            told += f", their coarse detail {coarse.value:.2f} times"  # less contrast lowers both, softness the finest alone
         return [Sentence(tone, f"Softer than the training images: like them at {like} of their size ({told}).")]
     told += f", that of the training images at {SOFT} of their size {soft:.2f} times"
     if fine.value - CLEARLY * fine.error <= soft:

@@ -221,6 +221,24 @@ def test_soft_training_images_clear_nobody(tmp_path):
     assert sentence.tone == "mixed" and sentence.text.startswith("Cannot tell")
 
 
+def test_soft_training_images_convict_nobody_of_softness(tmp_path):
+    """Their finest octave holds the rounding to levels alone, and flat images have none of it."""
+    place = torch.arange(SIDE) / 16 + torch.arange(60)[:, None] / 7
+    real = to_bytes(128 + 60 * torch.sin(place)[:, None, None, :] * torch.cos(place)[:, None, :, None]).expand(-1, 3, -1, -1)
+    flat = real.clone()
+    flat[::2] = 128
+    found, (sentence,) = evaluated(flat, real, tmp_path)
+    assert found.measured["fine_power"].value + 2 * found.measured["fine_power"].error < 1
+    assert sentence.tone == "mixed" and sentence.text.startswith("Cannot tell")
+
+
+def test_less_contrast_shows_in_the_coarse_detail_too(tmp_path):
+    faint = to_bytes(128 + (pictures(50, 1).float() - 128) / 2)
+    _, (sentence,) = evaluated(faint, REAL, tmp_path)
+    fine, coarse = (float(part.split(" times")[0]) for part in sentence.text.replace("has ", "detail ").split("detail ")[2:])
+    assert fine == pytest.approx(0.25, abs=0.02) and coarse == pytest.approx(0.25, abs=0.04)
+
+
 def test_few_images_clear_nobody_and_convict_nobody(tmp_path):
     for real in (REAL[:1], REAL[:7]):
         for fake in (pictures(50, 1), alterations.resized(pictures(50, 1), Fraction(1, 2))):
