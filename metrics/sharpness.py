@@ -108,9 +108,9 @@ def measure_patches(seen: Comparison) -> list[Value]:
 def sliced_distance(a: Tensor, b: Tensor, directions: Tensor) -> float:
     """Return the mean Wasserstein distance (the first, W1) of points (N, D) and (M, D) along directions (D, K), in float64."""
     n, m = len(a), len(b)
-    points, total = torch.cat([a, b]).double(), 0.0
+    a, b, total = a.double(), b.double(), 0.0
     for some in directions.double().T.split(CHUNK):
-        values, order = (some @ points.T).sort(dim=1)
+        values, order = torch.cat([some @ a.T, some @ b.T], dim=1).sort(dim=1)
         lead = torch.where(order < n, m, -n).cumsum(dim=1)[:, :-1]  # n m times the difference of both distribution functions
         total += float((lead.abs() * values.diff(dim=1)).sum())
     return total / (n * m * directions.shape[1])
