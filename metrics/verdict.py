@@ -42,7 +42,7 @@ FAR_ABOVE = 2  # times the distance of new real images
 BEYOND = 100  # largest quotient that is printed; a larger one means that new real images have almost no distance
 MOST_FRESH = 0.25  # largest copy rate that fresh images can have; images above it are copies themselves
 NOTICED = 0.5  # least share of changed copies that a test must notice before it clears a run of copying
-SOFT = "3/4"  # of their side: samples like real images resized to this and back are clearly too soft
+SOFT = Fraction(3, 4)  # of their side: samples like real images resized to this and back are clearly too soft
 SMALLEST = min(map(Fraction, RESIZED))
 FEW = 20  # samples; with fewer nothing is cleared
 
@@ -271,42 +271,58 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
 
 def _sharpness(measured: Measured, calibration: Calibrations) -> list[Sentence]:
     """Judge the power of fine detail beside that of resized training images; clear only what is surely not SOFT."""
-    fine, soft = _found(measured, FINE_POWER), _softened(calibration, FINE_POWER).get(Fraction(SOFT))
-    if fine is None or soft is None:
+    if _found(measured, FINE_POWER) is None or not _resized(calibration, FINE_POWER):
         return []
-    if fine.error is None:
-        return [Sentence("mixed", f"Cannot tell whether the samples are sharp: this needs at least {MINIMUM} training images.")]
-    told = f"their finest detail has {fine.value:.2f} times the power"
-    if fine.value - CLEARLY * fine.error > 1:
-        if fine.value * soft > 1:
-            return [Sentence("bad", f"Harsher than the training images, with patterns of single pixels: {told}.")]
-        return [Sentence("mixed", f"A little harsher than the training images: {told}.")]
-    size = min(_size(measured, calibration, number) for number in (FINE_POWER, MIDDLE_POWER))
-    if size < 1:
-        like = f"{size:.2f}" if size > SMALLEST else f"{SMALLEST} or less"
-        tone = "mixed" if size > Fraction(SOFT) else "bad"
-        if coarse := _found(measured, COARSE_POWER):
-            told += f", their coarse detail {coarse.value:.2f} times"  # less contrast lowers both, softness the finest alone
-        return [Sentence(tone, f"Softer than the training images: like them at {like} of their size ({told}).")]
-    told += f", that of the training images at {SOFT} of their size {soft:.2f} times"
-    if fine.value - CLEARLY * fine.error <= soft:
+    fine, middle = (_detail(measured, calibration, number) for number in (FINE_POWER, MIDDLE_POWER))
+    if fine is None:
+        few = f"this needs at least {MINIMUM} training images, and coarse detail in these and in the samples"
+        return [Sentence("mixed", f"Cannot tell whether the samples are as sharp as the training images: {few}.")]
+    told = f"beside their coarse detail, their finest has {fine.power:.2f} times the power"
+    sentences, softest = [], min((octave for octave in (fine, middle) if octave), key=lambda octave: octave.size)
+    if softest.size < 1:
+        like = f"{min(softest.size, 0.99):.2f}" if softest.size > SMALLEST else f"{SMALLEST} or less"
+        why = told if softest is fine else f"beside their coarse detail, their middle detail has {softest.power:.2f} times the power"
+        tone = "mixed" if softest.size > SOFT else "bad"
+        sentences.append(Sentence(tone, f"Softer than the training images: like them at {like} of their size ({why})."))
+    if fine.power - fine.margin > 1:
+        tone, how = ("bad", "Harsher") if fine.power * fine.resized[SOFT] > 1 else ("mixed", "A little harsher")
+        sentences.append(Sentence(tone, f"{how} than the training images, as patterns of single pixels are: {told}."))
+    if sentences:
+        return sentences
+    told += f", that of the training images at {SOFT} of their size {fine.resized[SOFT]:.2f} times"
+    if fine.power - fine.margin <= fine.resized[SOFT]:
         return [Sentence("mixed", f"Cannot tell whether the samples are as sharp as the training images: {told}.")]
     return [Sentence("good", f"As sharp as the training images: {told}.")]
 
 
-def _size(measured: Measured, calibration: Calibrations, number: Number) -> float:
-    """Return the size, as a share of the side, at which training images have the samples' power; 1 if not clearly below 1.
+class _Detail(NamedTuple):
+    """The power of an octave over that of the coarse one, as a multiple of the training images': contrast does not change it."""
 
-    It is 1, too, if the images at SOFT would not have clearly less power.
-    """
-    found, ratios = _found(measured, number), _softened(calibration, number)
-    if found is None or found.error is None or not ratios:
-        return 1.0
-    most = 1 - CLEARLY * found.error
-    return equivalent_size(found.value, ratios) if max(found.value, ratios[Fraction(SOFT)]) < most else 1.0
+    power: float
+    margin: float  # CLEARLY times its standard error
+    resized: dict[Fraction, float]  # of resized training images, by their size
+
+    @property
+    def size(self) -> float:
+        """Return the size at which training images have this power; 1 if it, or theirs at SOFT, is not clearly below 1."""
+        told = max(self.power, self.resized[SOFT]) < 1 - self.margin
+        return equivalent_size(self.power, self.resized) if told else 1.0
 
 
-def _softened(calibration: Calibrations, number: Number) -> dict[Fraction, float]:
+def _detail(measured: Measured, calibration: Calibrations, number: Number) -> _Detail | None:
+    """Return the detail of an octave; None without errors, or without coarse detail."""
+    found, coarse = _found(measured, number), _found(measured, COARSE_POWER)
+    resized, beside = _resized(calibration, number), _resized(calibration, COARSE_POWER)
+    if found is None or coarse is None or found.error is None or coarse.error is None:
+        return None
+    if not resized or resized.keys() != beside.keys() or min(coarse.value, *beside.values()) <= 0:
+        return None
+    power = found.value / coarse.value
+    error = math.hypot(found.error, power * coarse.error) / coarse.value  # too large if both octaves vary together
+    return _Detail(power, CLEARLY * error, {size: resized[size] / beside[size] for size in resized})
+
+
+def _resized(calibration: Calibrations, number: Number) -> dict[Fraction, float]:
     """Return a number's value for resized training images, by their size."""
     values = {Fraction(size): _beside(calibration, f"resized, {size}", number) for size in RESIZED}
     return {size: value for size, value in values.items() if value is not None}
