@@ -8,12 +8,13 @@ import torch
 
 from metrics import alterations, report
 from metrics.cache import Cache
+from metrics.calibration import Calibration
 from metrics.compare import compare
 from metrics.document import numbers_record, write_numbers
 from metrics.evaluation import Evaluator
 from metrics.features import FeaturePass
 from metrics.images import Images
-from metrics.interface import Comparison, Reals
+from metrics.interface import Comparison, Measurement, Reals
 from metrics.measure import PROTOCOLS, protocol_of
 from metrics.sharpness import Patches, Spectrum, equivalent_size, measure_patches, measure_power, sliced_distance
 from metrics.verdict import verdict
@@ -230,6 +231,29 @@ def test_soft_training_images_convict_nobody_of_softness(tmp_path):
     found, (sentence,) = evaluated(flat, real, tmp_path)
     assert found.measured["fine_power"].value + 2 * found.measured["fine_power"].error < 1
     assert sentence.tone == "mixed" and sentence.text.startswith("Cannot tell")
+
+
+NAMES = ("fine_power", "middle_power", "coarse_power")
+
+
+def judged(samples, resized):
+    """Return the sentence about powers, finest octave first, beside those of the training images at every size."""
+    measured = {name: Measurement(value, "near 1", 100, 100, error=0.01) for name, value in zip(NAMES, samples)}
+    return verdict(measured, {f"resized, {size}": Calibration("", 100, 100, dict(zip(NAMES, each))) for size, each in resized.items()})
+
+
+def test_power_that_resizing_does_not_take_away_is_no_measure_of_softness():
+    same = dict.fromkeys(alterations.RESIZED, (1.0, 1.0, 1.0))
+    (sentence,) = judged((0.5, 0.5, 1.0), same)
+    assert sentence.tone == "mixed" and sentence.text.startswith("Cannot tell")
+
+
+def test_resized_images_too_are_judged_beside_their_coarse_detail():
+    sizes = {"1": (1.0, 1.0, 1.0), "7/8": (0.8, 0.9, 0.8), "3/4": (0.4, 0.8, 0.8), "5/8": (0.3, 0.6, 0.8), "1/2": (0.2, 0.5, 0.8)}
+    for size, powers in (*sizes.items(), ("3/8", (0.0, 0.1, 0.5))):
+        sentence = judged(powers, sizes | {"3/8": (0.0, 0.1, 0.5)})[0]
+        told = {"1": "As sharp", "7/8": "As sharp", "3/4": " 0.75 of", "5/8": " 0.62 of", "1/2": " 0.50 of", "3/8": " 3/8 or less of"}
+        assert told[size] in sentence.text
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.8, 1.2])
