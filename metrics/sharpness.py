@@ -17,7 +17,8 @@ from metrics.interface import Comparison, Value, too_few
 OCTAVES = ("1/4 to 1/2", "1/8 to 1/4", "1/16 to 1/8")  # cycles a pixel
 LUMINANCE = (0.299, 0.587, 0.114)
 LEAST_POWER = 1e-6  # squared levels; images with less have no detail at all, because rounding to levels alone gives 0.08
-MINIMUM = 8  # images a side: a standard error from fewer says little
+MINIMUM = 2  # images a side
+ENOUGH = 8  # images a side: a standard error from fewer says little
 
 LEVELS = 3  # of the Laplacian pyramid, the finest first
 SIDE = 7  # pixels of a patch
@@ -75,13 +76,13 @@ def measure_power(seen: Comparison) -> list[Value]:
 
 def power_ratio(real: Tensor, fake: Tensor, octave: str) -> Value:
     """Return the mean of the fakes' powers (M,) over the mean of the real ones (N,); no error below 8 images a side."""
-    if not min(len(real), len(fake)):
-        return Value(None, too_few(1, "either side"))
+    if min(len(real), len(fake)) < MINIMUM:
+        return Value(None, too_few(MINIMUM, "either side"))
     mean = float(real.mean())
     if mean < LEAST_POWER:
         return Value(None, f"the training images have no detail of {octave} cycles a pixel")
     ratio = float(fake.mean()) / mean
-    if min(len(real), len(fake)) < MINIMUM:
+    if min(len(real), len(fake)) < ENOUGH:
         return Value(ratio)
     variance = float(fake.var() / len(fake) + ratio**2 * real.var() / len(real)) / mean**2
     return Value(ratio, error=math.sqrt(variance))
@@ -93,8 +94,8 @@ def measure_patches(seen: Comparison) -> list[Value]:
     Karras et al. 2018, section 5, with one difference: both sets are divided by the deviations of the training images, not
     each by its own, so that samples of too little contrast have a distance.
     """
-    if not min(len(seen.real), len(seen.fake)):
-        return [Value(None, too_few(1, "either side"))] * 2
+    if min(len(seen.real), len(seen.fake)) < MINIMUM:
+        return [Value(None, too_few(MINIMUM, "either side"))] * 2
     distances = [_level_distance(real, fake) for real, fake in zip(*(_by_level(side) for side in (seen.real, seen.fake)))]
     found = [distance for distance in distances if distance is not None]
     reason = f"the training images have no detail in patches of {SIDE} x {SIDE} pixels, in a colour at least"

@@ -13,7 +13,7 @@ from metrics.alterations import RESIZED
 from metrics.calibration import Calibration
 from metrics.interface import Measurement
 from metrics.measure import number_of
-from metrics.sharpness import MINIMUM, equivalent_size
+from metrics.sharpness import ENOUGH, equivalent_size
 from metrics.table import (
     BACKTRACK_GAP,
     BACKTRACK_HELDOUT,
@@ -275,7 +275,7 @@ def _sharpness(measured: Measured, calibration: Calibrations) -> list[Sentence]:
         return []
     fine, middle = (_detail(measured, calibration, number) for number in (FINE_POWER, MIDDLE_POWER))
     if fine is None:
-        few = f"this needs at least {MINIMUM} training images, and coarse detail in these and in the samples"
+        few = f"this needs at least {ENOUGH} training images, and coarse detail in these and in the samples"
         return [Sentence("mixed", f"Cannot tell whether the samples are as sharp as the training images: {few}.")]
     told = f"beside their coarse detail, their finest has {fine.power:.2f} times the power"
     sentences, softest = [], min((octave for octave in (fine, middle) if octave), key=lambda octave: octave.size)
