@@ -70,8 +70,8 @@ def main(argv: list[str]) -> None:
     with document.reporting(out, report.text(found.measured, found.calibration, sentences, warnings)):
         path = document.write_numbers(out, contents)
         page.write_page(out, contents, found, subject.samples[0], reals, run=document.run_of(args.source))
-        if found.sets:
-            document.write_statistics(out, found.sets.real[evaluator.networks[0]])
+        if found.sets and found.network:
+            document.write_statistics(out, found.sets.real[found.network])
     print(f"wrote {path}, {out}/report.html", file=sys.stderr)
 
 

@@ -1,10 +1,12 @@
-"""Real images changed in known ways: inexact copies, and spoilt images that do not look real.
+"""Real images changed in known ways: inexact copies, spoilt images that do not look real, and softer images.
 
 The verdict is tested on them: if a test does not recognise these, it cannot clear a generator.
 """
 
 import io
 from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import torch
@@ -58,6 +60,13 @@ def quarter(images: Tensor) -> Tensor:
     return _bytes(F.interpolate(small, size=images.shape[2:], mode="bicubic"))
 
 
+def resized(images: Tensor, size: Fraction) -> Tensor:
+    """Return uint8 images (N, 3, H, W) resized to a share of their side, at least one pixel, and back."""
+    sides = [max(1, round(side * size)) for side in images.shape[2:]]
+    small = F.interpolate(images.float(), size=sides, mode="bicubic", antialias=True)
+    return _bytes(F.interpolate(small, size=images.shape[2:], mode="bicubic"))
+
+
 def pairs(images: Tensor) -> Tensor:
     """Return the average of each image, uint8 (N, 3, H, W), and another one."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
@@ -67,6 +76,9 @@ def pairs(images: Tensor) -> Tensor:
 # The keys are the words of the report.
 COPIES: dict[str, Callable[[Tensor], Tensor]] = {"JPEG": jpeg, "noise": noise, "blur": blur, "shift and JPEG": shift}
 SPOILT: dict[str, Callable[[Tensor], Tensor]] = {"blurred": blur, "reduced to a quarter": quarter, "averaged in pairs": pairs}
+RESIZED: dict[str, Callable[[Tensor], Tensor]] = {
+    size: partial(resized, size=Fraction(size)) for size in ("1", "7/8", "3/4", "5/8", "1/2", "3/8")
+}
 
 
 def changed_copies(images: Tensor) -> tuple[Tensor, Tensor]:

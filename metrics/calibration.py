@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metrics.alterations import COPIES, SPOILT
+from metrics.alterations import COPIES, RESIZED, SPOILT
 from metrics.interface import Features, Protocol, Sets
 from metrics.measure import measure
 from metrics.table import chosen
@@ -37,6 +37,7 @@ class Altered(NamedTuple):
     copies: Features | None  # of k copies, each changed by one of COPIES
     ways: Tensor  # (k,) number of the change
     spoilt: dict[str, Features]  # of k images, for each change of SPOILT
+    resized: dict[str, Features]  # of k images, for each size of RESIZED
 
 
 def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered | None = None) -> dict[str, Calibration | None]:
@@ -48,6 +49,7 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
     held_out: fakes are the held-out images. as_many: fakes are as many samples; mean of 5 draws.
     changed_copy: fakes are the changed copies in `altered`; "changed_copy, WAY": those of one change.
     "spoilt, WAY": fakes are spoilt images, reals one half; mean of 5 splits.
+    "resized, SIZE": fakes are real images resized to a share of their side and back, reals the same images unchanged.
     """
     n, m = _count(sets.real), _count(sets.fake)
     generator = torch.Generator().manual_seed(SEED)
@@ -85,6 +87,7 @@ def calibrate(sets: Sets, protocol: Protocol, metrics: list[str], altered: Alter
         answer |= _beside_heldout(n, h, values(Sets(sets.real, held, mirror=sets.mirror)), lambda: values(sets._replace(fake=some(h))))
     if altered:
         answer |= _changed_copies(sets, protocol, metrics, altered) | _spoilt(sets, protocol, metrics, altered, splits)
+        answer |= _resized(protocol, metrics, altered)
     return answer
 
 
@@ -128,6 +131,17 @@ def _spoilt(sets: Sets, protocol: Protocol, metrics: list[str], altered: Altered
         answer[f"spoilt, {name}"] = Calibration(
             f"real images {name}, against one half, mean of {SPLITS} splits", half, _count(features), *_over(draws)
         )
+    return answer
+
+
+def _resized(protocol: Protocol, metrics: list[str], altered: Altered) -> dict[str, Calibration]:
+    """Return the scores of resized images against the same images unchanged, for every size in RESIZED."""
+    tried = [metric.key for metric in chosen(metrics, altered=RESIZED)]
+    answer = {}
+    for size, features in altered.resized.items():
+        unchanged, count = altered.resized["1"], _count(features)
+        values = _values(Sets(unchanged, features), protocol, tried)
+        answer[f"resized, {size}"] = Calibration(f"real images resized to {size} of their side and back", count, count, values)
     return answer
 
 

@@ -8,6 +8,7 @@ from errors import UserError
 from metrics.document import SCHEMA
 from metrics.frechet import jackknife_error
 from metrics.report import aligned, printed_name, printed_value
+from metrics.table import HIGHER, LOWER, NEAR_ONE
 
 CLEARLY = 2  # standard errors of the difference
 
@@ -71,11 +72,15 @@ def _row(name: str, a: dict, b: dict) -> tuple[str, ...]:
     difference, error = values[1] - values[0], _error(a, b)
     if error is None:
         better = "-"
-    elif abs(difference) <= CLEARLY * error:
-        better = "no clear difference"
     else:
-        better = "B" if (difference < 0) == (a["better"] == "lower") else "A"
+        gain = _fault(values[0], a["better"]) - _fault(values[1], a["better"])
+        better = "no clear difference" if abs(gain) <= CLEARLY * error else "B" if gain > 0 else "A"
     return (shown, *cells, printed_value(name, difference), "-" if error is None else f"+- {printed_value(name, error)}", better)
+
+
+def _fault(value: float, better: str) -> float:
+    """Return a number that is lower for a better value."""
+    return {LOWER: value, HIGHER: -value, NEAR_ONE: abs(value - 1)}[better]
 
 
 def _error(a: dict, b: dict) -> float | None:

@@ -1,8 +1,11 @@
 """One evaluation from end to end: images, and their generator if there is one, to numbers and material for the page."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from metrics.alterations import COPIES, SPOILT, changed_copies
+from torch import Tensor
+
+from metrics.alterations import COPIES, RESIZED, SPOILT, changed_copies
 from metrics.cache import Cache
 from metrics.calibration import Altered, Calibration, calibrate
 from metrics.features import NETWORKS, FeaturePass
@@ -25,6 +28,11 @@ class Evaluation:
     calibration: dict[str, Calibration | None] = field(default_factory=dict)
     sets: Sets | None = None
     material: list[object] = field(default_factory=list)  # objects that metrics leave for the page
+
+    @property
+    def network(self) -> str | None:
+        """Return the first network of the features that has weights; None if all features are pixels."""
+        return next((name for name in self.sets.real if NETWORKS[name].weights), None) if self.sets else None
 
     def of(self, kind: type) -> list:
         """Return the material of one kind."""
@@ -68,7 +76,8 @@ class Evaluator:
         sets = [reals.real, *filter(None, [reals.held, reals.mirror]), *samples]
         altered = min(len(reals.images), MOST_ALTERED)
         work = len(self.networks) * sum(images.count for images in sets)
-        work += altered * (len(self.networks) * bool(self._tried(COPIES)) + len(SPOILT) * len(self._tried(SPOILT)))
+        work += altered * len(self.networks) * bool(self._tried(COPIES))
+        work += altered * sum(len(ways) * len(self._tried(ways)) for ways in (SPOILT, RESIZED))
         sources = [SAMPLES] if isinstance(context.decoder, str) else [SAMPLES, GENERATOR]
         return work + sum(metric.work(context) for metric in chosen(self.metrics, *sources))
 
@@ -90,15 +99,16 @@ class Evaluator:
         images = reals.images[spread(len(reals.images), MOST_ALTERED)]
         copies, ways = changed_copies(images)
         taken = self._taken(Images.of_tensor("features of changed copies", copies)) if self._tried(COPIES) else None
-        found = (
-            {
-                name: self._taken(Images.of_tensor(f"features of real images {name}", spoil(images)), self._tried(SPOILT))
-                for name, spoil in SPOILT.items()
-            }
-            if self._tried(SPOILT)
-            else {}
-        )
-        return Altered(taken, ways, found)
+        return Altered(taken, ways, *(self._each(images, changes) for changes in (SPOILT, RESIZED)))
+
+    def _each(self, images: Tensor, changes: dict[str, Callable[[Tensor], Tensor]]) -> dict[str, Features]:
+        """Compute the features of images (k, 3, H, W) after each change, for the metrics that the verdict tests on them."""
+        if not (networks := self._tried(changes)):
+            return {}
+        return {
+            name: self._taken(Images.of_tensor(f"features of real images, {name}", change(images)), networks)
+            for name, change in changes.items()
+        }
 
     def _tried(self, altered: dict) -> list[str]:
         """Return the networks of the metrics that the verdict tests on images `altered` like this."""

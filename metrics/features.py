@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from errors import UserError
-from metrics import copying, pytorch_fid_bridge
+from metrics import copying, pytorch_fid_bridge, sharpness
 from models import dinov2, efficientnet_lite, weights
 from models.precision import true_fp32
 
@@ -112,6 +112,8 @@ NETWORKS = {
     "vgg16-linear": Network(lambda: VGG16(linear=True), "vgg16", 4096, "bicubic antialiased resize to 224; fc2 before ReLU", "VGG16"),
     "dinov2": Network(DinoV2, "dinov2", 1024, "bicubic antialiased resize to 224; class token", "DINOv2"),
     "thumbnail": Network(Thumbnail, None, 768, "bilinear antialiased resize to 16; the pixels themselves", "thumbnails"),
+    "spectrum": Network(sharpness.Spectrum, None, sharpness.Spectrum.dimension, "the pixels; power by octave", "power spectra"),
+    "patches": Network(sharpness.Patches, None, sharpness.Patches.dimension, "the pixels; patches of a Laplacian pyramid", "patches"),
 } | {
     name: Network(
         partial(EffNetLite, name),

@@ -89,7 +89,7 @@ class Measurement:
     """
 
     value: float | None
-    better: str  # "lower" or "higher"
+    better: str  # "lower", "higher" or "near 1"
     num_real: int
     num_fake: int
     comparable_with_published: bool = False

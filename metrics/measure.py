@@ -50,15 +50,19 @@ NUMBERS = {
 def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
     """Return the protocol and the metrics to compute; None asks for all metrics with available weights.
 
+    Real images at their original size (`raw`) have no metrics that compare pixels.
+
     Raises UserError for an unknown metric or features that the protocol does not use.
     """
     if (name, features) not in PROTOCOLS:
         raise UserError(f"--protocol {name} uses Inception's features, not {features}; leave out one of both options")
     protocol = PROTOCOLS[name, features]
+    if raw:
+        protocol = protocol._replace(raw=True, metrics=tuple(key for key in protocol.metrics if not METRICS[key].pixels))
     words = metrics.split(",") if metrics else [key for key in protocol.metrics if _to_be_had(key, protocol)]
     if unknown := sorted(set(words) - set(protocol.metrics)):
         raise UserError(f"--metrics: unknown here: {', '.join(map(repr, unknown))}; choose from {','.join(protocol.metrics)}")
-    return protocol._replace(raw=protocol.raw or raw), [metric for metric in protocol.metrics if metric in words]
+    return protocol, [metric for metric in protocol.metrics if metric in words]
 
 
 def networks_of(protocol: Protocol, metrics: list[str], altered: dict | None = None) -> list[str]:

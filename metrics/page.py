@@ -71,8 +71,7 @@ def write_page(out: Path, document: dict, found: Evaluation, samples: Images, re
     environment = Environment(
         loader=PackageLoader("metrics", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    network = next(iter(found.sets.real)) if found.sets else None
-    distances = _distances(found, network) if network else None
+    distances = _distances(found, found.network) if found.network else None
     text = environment.get_template("report.html.jinja").render(
         document=document,
         rows=report.rows(found.measured, found.calibration),

@@ -20,6 +20,7 @@ BESIDE = {
 }
 COLUMNS = ("metric", "value", "uncertainty", "better", "real/fake", *BESIDE, "comparable")
 RIGHT = ("value", *BESIDE)  # aligned at the decimal point
+RESIZED = "resized, "  # before a size, in the names of comparisons
 MARK = "*"  # on numbers in a network that is also the training loss
 DISAGREEMENT = 1e-3  # largest difference of matrix root and exact distance, absolute below 1, relative above
 
@@ -95,6 +96,14 @@ def legend(measured: Measured, calibration: Calibrations) -> list[str]:
             if number_of(key) is PRECISION and value is not None
         )
         lines.append(f"{PRECISION.name} of spoilt real images, against one half: {shares}")
+    for name in measured:
+        resized = [
+            f"{key.removeprefix(RESIZED)}: {printed_value(name, each.values[name])}"
+            for key, each in calibration.items()
+            if key.startswith(RESIZED) and each.values.get(name) is not None
+        ]
+        if resized and number_of(name).chart:
+            lines.append(f"{name} of real images resized to a share of their side and back: {', '.join(resized)}")
     if not calibration.get("held_out"):
         lines.append("held-out: none; train with data.holdout=0.1 or give --heldout to see the scores of new real images")
     if taught := teachers(measured):

@@ -7,10 +7,10 @@ weights, names in metrics.json, the printed table, charts, and the inputs of the
 from collections.abc import Callable
 from typing import NamedTuple
 
-from metrics import alterations, backtracking, copying, frechet, kid, neighbours, paths, prdc
+from metrics import alterations, backtracking, copying, frechet, kid, neighbours, paths, prdc, sharpness
 from metrics.interface import Protocol
 
-LOWER, HIGHER = "lower", "higher"
+LOWER, HIGHER, NEAR_ONE = "lower", "higher", "near 1"
 FEATURES, SAMPLES, GENERATOR = "features", "samples", "generator"
 
 
@@ -44,7 +44,8 @@ class Metric(NamedTuple):
     source: str = FEATURES  # its input; GENERATOR: skipped if there are only images
     work: Callable | None = None
     paper: bool = True  # whether the paper's protocol includes it
-    altered: dict | None = None  # changed real images on which the verdict tests it: COPIES or SPOILT
+    altered: dict | None = None  # changed real images on which the verdict tests it: COPIES, SPOILT or RESIZED
+    pixels: bool = False  # whether it compares pixels, so that the real images must have the size of the samples
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -70,6 +71,9 @@ REACHED = Number("reached", HIGHER)
 COPY_RATE = Number("copy_rate", LOWER, chart=True, bar=copying.PERCENTILE)
 COPY_RATE_THUMBNAIL = Number("copy_rate_thumbnail", LOWER, network="thumbnail", chart=True, bar=copying.PERCENTILE)
 C_T = Number("c_t", HIGHER, bar=3)  # standard deviations
+FINE_POWER = Number("fine_power", NEAR_ONE, chart=True)
+MIDDLE_POWER = Number("middle_power", NEAR_ONE)
+COARSE_POWER = Number("coarse_power", NEAR_ONE)
 BACKTRACK_HELDOUT = Number("backtrack_heldout", LOWER, digits=3, heldout=True)
 BEYOND_COPYING = Number("beyond_copying", HIGHER, bar=0.05, heldout=True)  # share that a generator can reach by chance
 BACKTRACK_TRAIN = Number("backtrack_train", LOWER, digits=3)
@@ -94,6 +98,24 @@ METRICS = {
             "distance",
             (COPY_RATE, COPY_RATE_THUMBNAIL, Number("authpct", HIGHER, chart=True), C_T),
             altered=alterations.COPIES,
+        ),
+        Metric(
+            "sharpness",
+            sharpness.measure_power,
+            "spectrum",
+            (FINE_POWER, MIDDLE_POWER, COARSE_POWER),
+            paper=False,
+            altered=alterations.RESIZED,
+            pixels=True,
+        ),
+        Metric(
+            "swd",
+            sharpness.measure_patches,
+            "patches",
+            (Number("swd", LOWER, digits=3, chart=True), Number("swd_fine", LOWER, digits=3)),
+            paper=False,
+            altered=alterations.RESIZED,
+            pixels=True,
         ),
         Metric("intra_lpips", neighbours.measure, "perceptual", (Number("intra_lpips", HIGHER, digits=3),), SAMPLES, neighbours.work),
         Metric("ppl", paths.measure_length, "perceptual", (Number("ppl", LOWER),), GENERATOR, paths.length_work),

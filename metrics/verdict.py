@@ -1,4 +1,4 @@
-"""What the numbers mean, in sentences: is it copying, is anything missing, do the samples look real.
+"""What the numbers mean, in sentences: is it copying, is anything missing, do the samples look real, are they as sharp.
 
 Every sentence compares a number with its value for image sets of a known kind (copies, new real images, ...). No sentence has
 a threshold in units of the metric.
@@ -6,22 +6,28 @@ a threshold in units of the metric.
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
+from metrics.alterations import RESIZED
 from metrics.calibration import Calibration
 from metrics.interface import Measurement
 from metrics.measure import number_of
+from metrics.sharpness import ENOUGH, equivalent_size
 from metrics.table import (
     BACKTRACK_GAP,
     BACKTRACK_HELDOUT,
     BACKTRACK_TRAIN,
     BEYOND_COPYING,
     C_T,
+    COARSE_POWER,
     COPY_RATE,
     COPY_RATE_THUMBNAIL,
+    FINE_POWER,
     GENERATOR,
     KID,
     METRICS,
+    MIDDLE_POWER,
     PRECISION,
     REACHED,
     RECALL,
@@ -36,6 +42,8 @@ FAR_ABOVE = 2  # times the distance of new real images
 BEYOND = 100  # largest quotient that is printed; a larger one means that new real images have almost no distance
 MOST_FRESH = 0.25  # largest copy rate that fresh images can have; images above it are copies themselves
 NOTICED = 0.5  # least share of changed copies that a test must notice before it clears a run of copying
+SOFT = Fraction(3, 4)  # of their side: samples like real images resized to this and back are clearly too soft
+SMALLEST = min(map(Fraction, RESIZED))
 FEW = 20  # samples; with fewer nothing is cleared
 
 OF_GENERATOR = {number for metric in METRICS.values() if metric.source == GENERATOR for number in metric.numbers}  # not of samples
@@ -56,12 +64,13 @@ class Sentence(NamedTuple):
 
 
 def verdict(measured: Measured, calibration: Calibrations) -> list[Sentence]:
-    """Return the findings about copying, variety and realism, in this order."""
+    """Return the findings about copying, variety, realism and sharpness, in this order."""
     count = max((number.num_fake for name, number in measured.items() if number_of(name) not in OF_GENERATOR), default=FEW)
     if count < FEW:
         few = Sentence("mixed", f"{count} samples are too few to judge by: generate {FEW} or more, better several hundred.")
         return [few, *_near_copies(measured, calibration)]
-    return [*_copying(measured, calibration), *_variety(measured, calibration), *_realism(measured, calibration)]
+    subjects = (_copying, _variety, _realism, _sharpness)
+    return [sentence for subject in subjects for sentence in subject(measured, calibration)]
 
 
 def _copying(measured: Measured, calibration: Calibrations) -> list[Sentence]:
@@ -258,6 +267,65 @@ def _realism(measured: Measured, calibration: Calibrations) -> list[Sentence]:
             )
             break
     return sentences
+
+
+def _sharpness(measured: Measured, calibration: Calibrations) -> list[Sentence]:
+    """Judge the power of fine detail beside that of resized training images; clear only what is surely not SOFT."""
+    if _found(measured, FINE_POWER) is None or not _resized(calibration, FINE_POWER):
+        return []
+    fine, middle = (_detail(measured, calibration, number) for number in (FINE_POWER, MIDDLE_POWER))
+    if fine is None:
+        few = f"this needs at least {ENOUGH} training images, and coarse detail in these and in the samples"
+        return [Sentence("mixed", f"Cannot tell whether the samples are as sharp as the training images: {few}.")]
+    told = f"beside their coarse detail, their finest has {fine.power:.2f} times the power"
+    sentences, softest = [], min((octave for octave in (fine, middle) if octave), key=lambda octave: octave.size)
+    if softest.size < 1:
+        like = f"{min(softest.size, 0.99):.2f}" if softest.size > SMALLEST else f"{SMALLEST} or less"
+        why = told if softest is fine else f"beside their coarse detail, their middle detail has {softest.power:.2f} times the power"
+        tone = "mixed" if softest.size > SOFT else "bad"
+        sentences.append(Sentence(tone, f"Softer than the training images: like them at {like} of their size ({why})."))
+    if fine.power - fine.margin > 1:
+        tone, how = ("bad", "Harsher") if fine.power * fine.resized[SOFT] > 1 else ("mixed", "A little harsher")
+        sentences.append(Sentence(tone, f"{how} than the training images, as patterns of single pixels are: {told}."))
+    if sentences:
+        return sentences
+    told += f", that of the training images at {SOFT} of their size {fine.resized[SOFT]:.2f} times"
+    if fine.power - fine.margin <= fine.resized[SOFT]:
+        return [Sentence("mixed", f"Cannot tell whether the samples are as sharp as the training images: {told}.")]
+    return [Sentence("good", f"As sharp as the training images: {told}.")]
+
+
+class _Detail(NamedTuple):
+    """The power of an octave over that of the coarse one, as a multiple of the training images': contrast does not change it."""
+
+    power: float
+    margin: float  # CLEARLY times its standard error
+    resized: dict[Fraction, float]  # of resized training images, by their size
+
+    @property
+    def size(self) -> float:
+        """Return the size at which training images have this power; 1 if it, or theirs at SOFT, is not clearly below 1."""
+        told = max(self.power, self.resized[SOFT]) < 1 - self.margin
+        return equivalent_size(self.power, self.resized) if told else 1.0
+
+
+def _detail(measured: Measured, calibration: Calibrations, number: Number) -> _Detail | None:
+    """Return the detail of an octave; None without errors, or without coarse detail."""
+    found, coarse = _found(measured, number), _found(measured, COARSE_POWER)
+    resized, beside = _resized(calibration, number), _resized(calibration, COARSE_POWER)
+    if found is None or coarse is None or found.error is None or coarse.error is None:
+        return None
+    if not resized or resized.keys() != beside.keys() or min(coarse.value, *beside.values()) <= 0:
+        return None
+    power = found.value / coarse.value
+    error = math.hypot(found.error, power * coarse.error) / coarse.value  # too large if both octaves vary together
+    return _Detail(power, CLEARLY * error, {size: resized[size] / beside[size] for size in resized})
+
+
+def _resized(calibration: Calibrations, number: Number) -> dict[Fraction, float]:
+    """Return a number's value for resized training images, by their size."""
+    values = {Fraction(size): _beside(calibration, f"resized, {size}", number) for size in RESIZED}
+    return {size: value for size, value in values.items() if value is not None}
 
 
 def _found(measured: Measured, number: Number) -> Measurement | None:

@@ -117,7 +117,7 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     assert conditions["data"]["fingerprint"] and conditions["data"]["transform"]["resolution"] == [SIDE, SIDE]
     assert conditions["features"]["effnet-lite0"]["weights_sha256"].startswith("57934424")
     assert list(document["metrics"]) == [
-        name if "thumbnail" in name else f"{name}_effnetlite0"
+        name if name.endswith(("thumbnail", "_power")) or name.startswith("swd") else f"{name}_effnetlite0"
         for name in (
             "fd",
             "kd",
@@ -130,6 +130,11 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
             "copy_rate_thumbnail",
             "authpct",
             "c_t",
+            "fine_power",
+            "middle_power",
+            "coarse_power",
+            "swd",
+            "swd_fine",
             "intra_lpips",
             "ppl",
             "jump_ratio",

@@ -41,7 +41,7 @@ WAYS = torch.arange(N) % 4
 TEXTURED = 8.0
 COPIES = seen(REAL + noise(N, 5, 0.1))
 COPIES["effnet-lite0"] = COPIES["effnet-lite0"] + TEXTURED * (WAYS == 0)[:, None]
-ALTERED = Altered(COPIES, WAYS, {"blurred": seen(REAL + 8)})
+ALTERED = Altered(COPIES, WAYS, {"blurred": seen(REAL + 8)}, {})
 FAKES = {
     "copier": draws(REAL, 2),
     "copier with noise": draws(REAL, 2) + noise(M, 3, 0.1),
@@ -111,7 +111,7 @@ def test_c_t_and_the_copy_rate_clear_nobody_where_they_would_miss_changed_copies
         copies["thumbnail"] = copies["thumbnail"] + 40 * (WAYS == 0)[:, None] * (torch.arange(768) % 2)
         copies["thumbnail"][WAYS == 0] = seen(real_world(N, 9))["thumbnail"][WAYS == 0]
     sets = Sets(seen(REAL), seen(FAKES["fresh"]), seen(HELD))
-    sentences = verdict(measure(sets, EFFNET, METRICS), calibrate(sets, EFFNET, METRICS, what and Altered(copies, WAYS, {})))
+    sentences = verdict(measure(sets, EFFNET, METRICS), calibrate(sets, EFFNET, METRICS, what and Altered(copies, WAYS, {}, {})))
     assert any("No more near copies" in text for _, text in sentences) == cleared
     assert any("No closer" in text for _, text in sentences) == cleared
     assert {tone for tone, text in sentences if "Cannot tell whether it copies" in text} == (set() if cleared else {"mixed"})
@@ -129,7 +129,7 @@ def test_c_t_clears_within_chance_alone_and_only_where_it_would_be_far_below_zer
 def test_nothing_looks_real_where_spoilt_images_would(name, tones):
     spoilt = {"blurred": seen(real_world(N, 11)), "reduced": seen(REAL + 8)}
     sets = Sets(seen(REAL), seen(FAKES[name]))
-    sentences = verdict(measure(sets, EFFNET, METRICS), calibrate(sets, EFFNET, METRICS, Altered(None, WAYS, spoilt)))
+    sentences = verdict(measure(sets, EFFNET, METRICS), calibrate(sets, EFFNET, METRICS, Altered(None, WAYS, spoilt, {})))
     told = [(tone, text) for tone, text in sentences if "look real" in text]
     assert {tone for tone, _ in told} == tones and ("but so do" in told[0][1]) == (name == "fresh") and "reduced" not in told[0][1]
 
