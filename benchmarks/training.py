@@ -5,9 +5,8 @@ the time of every part without nested parts. Beside each time stands its floor: 
 matrix product, or its bytes at the measured rate of a copy. The run is not kept. It trains on the set that comes with the
 project unless data.path is given.
 
---against-revision REV or --against-config FILE compares with another revision of the code or another recipe. Both take turns in
-their own processes, so noise affects both alike. Each revision is measured by its own benchmarks/training.py, which must accept
-the same arguments and print a "summary" with --json; 54f7549 and later revisions do.
+--against-config FILE compares with another recipe; both take turns in their own processes, so noise affects both alike.
+benchmarks/revisions.py compares with another revision of the code.
 """
 
 import argparse
@@ -16,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -142,17 +140,10 @@ def table(found: dict) -> str:
     )
 
 
-def compare(sides: dict[str, tuple[Path, list[str]]], rounds: int) -> dict[str, list[dict]]:
-    """Return the summaries of both sides {name: (folder of the code, arguments)}; ratios are first over second."""
-    return by_turns({name: partial(summary_of, name, *side) for name, side in sides.items()}, rounds)
-
-
-def summary_of(name: str, code: Path, words: list[str]) -> dict[str, float]:
-    """Return the summary of this benchmark as run by the code in another folder."""
-    command = [sys.executable, code / "benchmarks" / "training.py", "--json", *words]
-    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["summary"]
-    print(f"{name}: {found['steps per second']:.2f} steps/s", file=sys.stderr)
-    return found
+def summary_of(words: list[str]) -> dict[str, float]:
+    """Return the summary of this benchmark with these arguments, in a process of its own."""
+    command = [sys.executable, __file__, "--json", *words]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["summary"]
 
 
 def comparison(found: dict[str, list[dict]]) -> str:
@@ -165,18 +156,6 @@ def comparison(found: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-@contextmanager
-def checked_out(revision: str):
-    """Yield a temporary folder with the code of a git revision."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "code"
-        subprocess.run(["git", "-C", ROOT, "worktree", "add", "--quiet", "--detach", place, revision], check=True)
-        try:
-            yield place
-        finally:
-            subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", place], check=True)
-
-
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="recipe, relative to the folder of the code or absolute")
@@ -184,7 +163,6 @@ def main(words: list[str]) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--against-revision", metavar="REV", help="compare with this git revision")
     parser.add_argument("--against-config", metavar="FILE", help="compare with this recipe")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of a comparison (3)")
     parser.add_argument("settings", nargs="*", metavar="section.key=value")
@@ -192,13 +170,11 @@ def main(words: list[str]) -> None:
     common = [*args.settings, "--refreshes", str(args.refreshes)]
     for option in ("device", "threads"):
         common += [f"--{option}", str(getattr(args, option))] if getattr(args, option) else []
-    if args.against_revision:
-        words = [*common, "--config", args.config]
-        with checked_out(args.against_revision) as place:
-            show(compare({"this code": (ROOT, words), args.against_revision: (place, words)}, args.rounds), args.json)
-    elif args.against_config:
-        sides = {file: (ROOT, [*common, "--config", file]) for file in (args.config, args.against_config)}
-        show(compare(sides, args.rounds), args.json)
+    if args.against_config:
+        found = by_turns(
+            {file: partial(summary_of, [*common, "--config", file]) for file in (args.config, args.against_config)}, args.rounds
+        )
+        print(json.dumps(found) if args.json else comparison(found))
     else:
         if args.threads:
             torch.set_num_threads(args.threads)
@@ -206,10 +182,6 @@ def main(words: list[str]) -> None:
         config = methods.load_config(ROOT / args.config, settings)  # an absolute path stays unchanged
         found = measure(config, choose_device(args.device), args.refreshes)
         print(json.dumps({**found, "summary": summary(found)}) if args.json else table(found))
-
-
-def show(found: dict[str, list[dict]], as_json: bool) -> None:
-    print(json.dumps(found) if as_json else comparison(found))
 
 
 if __name__ == "__main__":
