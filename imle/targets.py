@@ -18,9 +18,9 @@ class Targets:
     """Hold uint8 images (n, 3, H, W), their maps and their search features."""
 
     def __init__(self, images: Tensor, embedding: nn.Module, search_features: nn.Module, cache_gb: float | Literal["auto"]):
-        """Embed all images; keep their maps if they fit into `cache_gb`, a setting of the loss. Raises UserError."""
+        """Embed all images in true float32; keep their maps if they fit into `cache_gb`, a setting of the loss. Raises UserError."""
         self.images, self.embedding = images, embedding
-        with memory_for("the targets", f"set a smaller loss.cache_gb (now {cache_gb}; 0 keeps no maps)"):
+        with memory_for("the targets", f"set a smaller loss.cache_gb (now {cache_gb}; 0 keeps no maps)"), true_fp32(images.device):
             self.features = embed(search_features, images)  # (n, D)
             self.map_bytes = len(images) * sum(m.numel() * m.element_size() for m in embedding(to_float(images[:1])))
             self.most_bytes = _free_bytes(images.device) if cache_gb == "auto" else cache_gb * 1e9

@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import methods
 from data import mirrored
 from errors import UserError
+from imle.targets import Targets
 from methods import from_dict
 from models.memory import memory_for
 from models.precision import PRECISIONS, SIXTEEN_BITS
@@ -273,6 +274,31 @@ def test_the_precision_is_that_of_the_pool_too(precision):
     assert not torch.equal(*pools)
     torch.testing.assert_close(*pools, rtol=0.1, atol=0.01)
     assert all(pool.dtype == torch.float32 and not pool.requires_grad for pool in pools)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_steps_and_pools_take_the_products_that_the_precision_names_and_all_else_true_float32(precision):
+    """A CPU has no TF32, so this reads the switches that a GPU would obey, while the networks run."""
+    made, seen = trainer(train={"precision": precision}), []
+    method = made.method
+
+    def read(*_):
+        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision))
+
+    def modes(job):
+        seen.clear()
+        job()
+        return {*seen}
+
+    for network in (method.generator, method.learner.ema.module, method.embedding):
+        network.register_forward_pre_hook(read)
+    before = modes(read)
+    named = "ieee" if precision == "fp32" else "tf32"
+    assert modes(lambda: pull(made)) == modes(lambda: method.embed_latents(torch.randn(2, 8))) == {(named, named)}
+    true = {("ieee", "ieee")}
+    assert modes(lambda: method.draw([0])) == modes(method.sheets) == modes(lambda: method.embed(images(2))) == true
+    assert modes(lambda: Targets(images(2), method.embedding, method.search_features, "auto")) == true
+    assert modes(read) == before
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
