@@ -1,5 +1,6 @@
 """The clock of all benchmarks: seconds of a job, of jobs in turn and of a job's parts; rates; peak memory."""
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -13,6 +14,14 @@ TIMES, SECONDS = 20, 6.0  # limits of `least_seconds`, which measures at least t
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a benchmark that measures a recipe."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value")
 
 
 def wait(device: torch.device) -> None:

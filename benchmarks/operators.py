@@ -29,7 +29,7 @@ from torch.utils.flop_counter import flop_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from clock import Clock, by_turns, copy_rate, matmul_rate, seconds_of, steady, wait
+from clock import Clock, add_options, by_turns, copy_rate, matmul_rate, seconds_of, steady, wait
 
 import methods
 from data import load_images
@@ -179,10 +179,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="recipe, relative to the folder of the code or absolute")
     parser.add_argument("--steps", type=int, default=10, help="steps of each kind to time (10)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    add_options(parser)
     args = parser.parse_intermixed_args(words)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from clock import Clock, by_turns, copy_rate, matmul_rate, peak_bytes
+from clock import Clock, add_options, by_turns, copy_rate, matmul_rate, peak_bytes
 
 import methods
 from data import load_images
@@ -160,12 +160,9 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/fluent-faces-64.yaml", help="recipe, relative to the folder of the code or absolute")
     parser.add_argument("--refreshes", type=int, default=2, help="refresh periods to run (2)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--against-config", metavar="FILE", help="compare with this recipe")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of a comparison (3)")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    add_options(parser)
     args = parser.parse_intermixed_args(words)
     common = [*args.settings, "--refreshes", str(args.refreshes)]
     for option in ("device", "threads"):

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from clock import by_turns, seconds_of, steady
+from clock import add_options, by_turns, seconds_of, steady
 
 import methods
 from data import load_images
@@ -105,10 +105,7 @@ def measure(settings: list[str], device: torch.device, rounds: int) -> dict[str,
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60, help="steps of each variant (60)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value")
+    add_options(parser)
     args = parser.parse_intermixed_args(words)
     if args.threads:
         torch.set_num_threads(args.threads)
