@@ -10,7 +10,6 @@ no download: LPIPS is timed with random weights, and the training uses Efficient
 """
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
@@ -72,20 +71,26 @@ class Run:
         """Return the remaining seconds."""
         return self.args.seconds - (time.monotonic() - self.began)
 
-    @contextlib.contextmanager
-    def part(self, name: str, seconds: float):
-        """Yield a dict for results if `seconds` are left; then write all results, with the part's error if it failed."""
-        box: dict = {}
-        self.found[name], begun = box, time.monotonic()
-        try:
-            if self.left() < seconds:
-                raise TimeoutError(f"skipped: needs {seconds:.0f} s, {self.left():.0f} s are left")
-            yield box
-        except Exception as error:  # after any error the other parts still run
-            box["error"] = "".join(traceback.format_exception(error))[-1500:]
-        box["seconds"] = round(time.monotonic() - begun, 1)
-        (self.out / "result.json").write_text(json.dumps(self.found, indent=1, default=str) + "\n")
-        print(f"[{time.monotonic() - self.began:5.0f} s] {name}: {json.dumps(box, default=str)[:700]}", flush=True)
+    def part(self, name: str, seconds: float) -> Callable[[Callable[[dict], None]], None]:
+        """Return a decorator that calls a function at once, if `seconds` are left, with a dict to fill; then write all results.
+
+        If the function fails or is skipped, its dict says so and the other parts still run.
+        """
+
+        def now(work: Callable[[dict], None]) -> None:
+            box: dict = {}
+            self.found[name], begun = box, time.monotonic()
+            try:
+                if self.left() < seconds:
+                    raise TimeoutError(f"skipped: needs {seconds:.0f} s, {self.left():.0f} s are left")
+                work(box)
+            except Exception as error:  # after any error the other parts still run
+                box["error"] = "".join(traceback.format_exception(error))[-1500:]
+            box["seconds"] = round(time.monotonic() - begun, 1)
+            (self.out / "result.json").write_text(json.dumps(self.found, indent=1, default=str) + "\n")
+            print(f"[{time.monotonic() - self.began:5.0f} s] {name}: {json.dumps(box, default=str)[:700]}", flush=True)
+
+        return now
 
     def timed(self, work: Callable, calls: int, warm: int = 3) -> dict[str, float]:
         """Return milliseconds per call: `step` for calls in a row, `alone` for a median single call, `host` for queueing."""
@@ -105,7 +110,9 @@ class Run:
 
 def card(run: Run) -> None:
     """Measure the rates of copies and matrix products, and the cost of a kernel launch."""
-    with run.part("card", 20) as box:
+
+    @run.part("card", 20)
+    def measure(box: dict) -> None:
         elements = 2**30 if run.cuda else 2**22
         source = torch.empty(elements, dtype=torch.uint8, device=run.device).random_()
         target = torch.empty_like(source)
@@ -129,7 +136,9 @@ def card(run: Run) -> None:
 
 def tests(run: Run) -> None:
     """Run the tests of training, search and networks on the machine with the GPU."""
-    with run.part("tests", 60) as box:
+
+    @run.part("tests", 60)
+    def measure(box: dict) -> None:
         names = [str(path) for name in (TESTS[:1] if run.args.rehearse else TESTS) for path in (ROOT / "tests").rglob(f"test_{name}.py")]
         command = [
             sys.executable,
@@ -162,7 +171,9 @@ def method_of(recipe: str, words: tuple[str, ...], device: torch.device, *, imag
 
 def agreement(run: Run) -> None:
     """Compare matches and images of one untrained generator on CPU and GPU."""
-    with run.part("CPU against GPU", 30) as box:
+
+    @run.part("CPU against GPU", 30)
+    def measure(box: dict) -> None:
         images = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         cpu = method_of("smoke-32", ("imle.pool_factor=5",), CPU, images=images)
         ours = cpu.generator(cpu.latents[:16]).detach()
@@ -197,7 +208,9 @@ GRADIENTS = {name: (name, name) for name in PRECISIONS} | {  # (generator, perce
 
 def precision(run: Run) -> None:
     """Compare the gradient of a batch in each precision with that in float32, before and after some training."""
-    with run.part("gradient by precision", 60) as box:
+
+    @run.part("gradient by precision", 60)
+    def measure(box: dict) -> None:
         images = load_images(ROOT / "data" / "fluent_faces", resolution=(64, 64), fit="crop", background="white", minimum=2).images
         made = method_of(
             "smoke-32" if run.args.rehearse else "fluent-faces-64",
@@ -243,9 +256,11 @@ def steps(run: Run) -> None:
             step(run, recipe, lever, words)
 
 
-def step(run: Run, recipe: str, lever: str, words: tuple[str, ...]) -> None:
+def step(run: Run, recipe: str, lever: str, words: tuple[str, ...], seconds: float = 8) -> None:
     """Time one recipe with one lever."""
-    with run.part(f"{recipe}, {lever}", 8) as box:
+
+    @run.part(f"{recipe}, {lever}", seconds)
+    def measure(box: dict) -> None:
         if run.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -279,8 +294,7 @@ def kernels(run: Run, work: Callable[[], None]) -> dict:
 def compiled(run: Run) -> None:
     """Time a step under torch.compile; its first steps take more than a minute."""
     if run.cuda:
-        with run.part("torch.compile", 100):
-            step(run, "fewshot-128", "torch.compile", ("train.compile=true",))
+        step(run, "fewshot-128", "torch.compile", ("train.compile=true",), seconds=100)
 
 
 def training(run: Run) -> None:
@@ -288,7 +302,9 @@ def training(run: Run) -> None:
     recipe = "smoke-32" if run.args.rehearse else run.args.recipe
     folder, on = run.out / "run", ["--device", str(run.device)]
     words = [f"data.path={run.args.data}", "loss.perceptual=effnet-lite0", "loss.pixel_weight=0.3", *run.args.train]
-    with run.part("training", run.args.train_seconds + 20) as box:
+
+    @run.part("training", run.args.train_seconds + 20)
+    def measure(box: dict) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         epochs, cost = affordable(run, recipe, words)
         box |= {"recipe": recipe, "settings": words, "epochs": epochs, "epoch_s": cost}
@@ -308,7 +324,9 @@ def training(run: Run) -> None:
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         box |= {kind: [row for row in rows if row["kind"] == kind][-1] for kind in ("train", "refresh")}
         shutil.copy(folder / "metrics.jsonl", run.out / "metrics.jsonl")
-    with run.part("samples and scores", 20) as box:
+
+    @run.part("samples and scores", 20)
+    def score(box: dict) -> None:
         samples, held = run.out / "samples", ["--heldout", str(run.args.heldout)] if run.args.heldout else []
         box["sample exit"] = command_of(run, ["sample.py", str(folder), "--num", "36", "--grid", "--out", str(samples), *on], 60)
         shutil.copy(samples / "grid.png", run.out / "samples.png")

@@ -73,7 +73,11 @@ class Normalised(torch.autograd.Function):
         pixels, wide = x.flatten(1, 2), torch.promote_types(x.dtype, torch.float32)
         mean = pixels.mean(1, keepdim=True, dtype=wide)
         centred = (pixels - mean).to(x.dtype)  # the first rounding to the type of the maps
-        inverse = torch.rsqrt(centred.square().mean(1, dtype=wide) + NORM_EPSILON)  # of the standard deviation, (B, C)
+        if x.dtype == wide:
+            variance = centred.square().mean(1)
+        else:  # in fp16 a square overflows beyond 256, and the norm squares in float32
+            variance = torch.linalg.vector_norm(centred, dim=1, dtype=wide).square() / pixels.shape[1]
+        inverse = torch.rsqrt(variance + NORM_EPSILON)  # of the standard deviation, (B, C)
         ctx.save_for_backward(centred, inverse, scale)
         factor, shift = ((scale * inverse)[:, None].to(x.dtype), shift[:, None].to(x.dtype))
         return torch.addcmul(shift, centred, factor).view_as(x)
@@ -82,9 +86,11 @@ class Normalised(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         centred, inverse, scale = ctx.saved_tensors
         gradient, wide, pixels = gradients[0].reshape(centred.shape), inverse.dtype, centred.shape[1]
+        factor = scale * inverse
+        if centred.dtype != wide:  # normalised at once, because factors and products below would leave the range of fp16
+            centred, inverse = centred * inverse[:, None].to(centred.dtype), torch.ones_like(inverse)
         of_shift = gradient.sum(1, dtype=wide)
         of_scale = (gradient * centred).sum(1, dtype=wide) * inverse
-        factor = scale * inverse
         # scale / deviation * (gradient - its mean - normalised x * mean of (gradient * normalised x))
         terms = (-factor * of_shift / pixels, -factor * inverse * of_scale / pixels, factor)
         constant, of_centred, of_gradient = (term[:, None].to(centred.dtype) for term in terms)

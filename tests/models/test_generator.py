@@ -147,6 +147,24 @@ def test_a_large_mean_costs_adain_no_digits(dtype):
     assert (found - expected).norm() < 2 * torch.finfo(dtype).eps * expected.norm() + 1e-4
 
 
+@pytest.mark.parametrize("spread", [1e-3, 1, 3000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_adain_of_sixteen_bits_is_right_for_maps_of_any_spread(dtype, spread):
+    """Training with Muon lets maps grow: their squares overflow in fp16 beyond 256."""
+    torch.manual_seed(0)
+    norm, x, w = AdaIN(5, 7), spread * torch.randn(3, 8, 8, 5), torch.randn(3, 7)
+    direction = torch.randn(x.shape)
+    results = []
+    for maps, kind in ((x.to(dtype).float(), torch.float64), (x, dtype)):
+        maps = maps.to(kind).requires_grad_()
+        images = norm.to(torch.promote_types(kind, torch.float32))(maps, w.to(norm.affine.weight.dtype))
+        grads = torch.autograd.grad((images * direction.to(kind)).sum(), [maps, *norm.parameters()])
+        results.append([each.double() for each in (images, *grads)])
+        norm.float()
+    for expected, found in zip(*results):
+        assert (found - expected).norm() < 4 * torch.finfo(dtype).eps * expected.norm()
+
+
 def saved_bytes(network, z, constants) -> int:
     """Return the bytes of the storages that a forward pass keeps for the backward pass, beside those of `constants`."""
     kept = {}
