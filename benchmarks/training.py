@@ -2,8 +2,8 @@
 
 Trains an IMLE recipe for whole refresh periods (a refresh and its steps), with sheets, scores, checkpoints and log, and prints
 the time of every part without nested parts. Beside each time stands its floor: the part's FLOPs at the measured rate of a
-matrix product, or its bytes at the measured rate of a copy. The run is not kept. It trains on the set that comes with the
-project unless data.path is given.
+matrix product, or its bytes at the measured rate of a copy. The run is not kept. train.cuda_graph is off, because a
+graph hides the parts of a step. It trains on the set that comes with the project unless data.path is given.
 
 --against-config FILE compares with another recipe; both take turns in their own processes, so noise affects both alike.
 benchmarks/revisions.py compares with another revision of the code.
@@ -175,7 +175,7 @@ def main(words: list[str]) -> None:
     else:
         if args.threads:
             torch.set_num_threads(args.threads)
-        settings = [f"data.path={ROOT / 'data' / 'fluent_faces'}", *args.settings]
+        settings = [f"data.path={ROOT / 'data' / 'fluent_faces'}", *args.settings, "train.cuda_graph=false"]
         config = methods.load_config(ROOT / args.config, settings)  # an absolute path stays unchanged
         found = measure(config, choose_device(args.device), args.refreshes)
         print(json.dumps({**found, "summary": summary(found)}) if args.json else table(found))

@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 
 from errors import UserError
+from training import processes
+from training.settings import Train
 
 WARM_UP = 3  # calls before the capture, in which libraries choose kernels and allocate
+
+
+def replays(settings: Train, device: torch.device) -> bool:
+    """Return whether steps are replayed as a graph, which changes results by rounding at most: on one GPU, if they are not compiled."""
+    return settings.cuda_graph and device.type == "cuda" and processes.count() == 1 and not settings.compile
 
 
 class Graph:

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from errors import UserError
 from models.precision import LOSS_SCALE
 from training import processes
 from training.clipping import Clipping
 from training.compiling import compiled, telling_of_compilation
 from training.ema import Ema
-from training.graph import Graph
+from training.graph import Graph, replays
 from training.guard import Diverged, Guard
 from training.optimizer import MuonAdamW, gradient_of, load_adamw, make_optimizer, set_learning_rate
 from training.settings import Train
@@ -23,10 +22,7 @@ class Learner:
     """Update a network by the gradient of a loss, and keep its EMA."""
 
     def __init__(self, network: nn.Module, settings: Train, *, n: int, device: torch.device, averaged: nn.Module | None = None):
-        """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of `network` (None: all of it).
-
-        Raises UserError for settings that do not work together here.
-        """
+        """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of `network` (None: all of it)."""
         self.network, self.settings, self.device = network, settings, device
         self.steps_per_epoch = settings.steps_per_epoch(n)
         self.averaged = network if averaged is None else averaged
@@ -36,16 +32,16 @@ class Learner:
         self.guard = Guard(self.optimizer, device, LOSS_SCALE.get(settings.precision, 1.0))
         self.parallel = processes.parallel(network)
         self.forward = compiled(self.parallel) if settings.compile else self.parallel  # the loss calls this
-        if settings.cuda_graph and processes.count() > 1:
-            raise UserError("train.cuda_graph: works in a single process only; set train.cuda_graph=false, or start without torchrun")
+        self.replays = replays(settings, device)
         self.graph: Graph | None = None
 
     def step(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]], step: int) -> Tensor:
         """Take step `step` down the gradient of a batch's mean loss, without host synchronisation; return the losses (B,).
 
         `batch` holds tensors (B, ...). `loss` takes a micro-batch of them, (b, ...) each, and returns two losses (b,): the
-        one to minimise and the one to report; it must be the same function in every step. Raises Diverged on a CPU; on a GPU
-        `check` does.
+        one to minimise and the one to report. On a GPU its kernels are recorded in the first step and replayed in the others: it
+        must do the same in every step, read no value back, and find what else it uses in the same tensors. Raises Diverged on
+        a CPU; on a GPU `check` does.
         """
         losses = self._gradients(batch, loss)
         norms = torch.stack(torch._foreach_norm([gradient_of(parameter) for parameter in self.network.parameters()]))
@@ -59,7 +55,7 @@ class Learner:
 
     def _gradients(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
         """Set the gradients to those of the batch's mean loss; return the reported losses (B,)."""
-        if not (self.settings.cuda_graph and self.device.type == "cuda"):
+        if not self.replays:
             self.optimizer.zero_grad(set_to_none=True)
             return self._backward(batch, loss)
         self.graph = self.graph or Graph(lambda rows: self._backward(rows, loss), self.optimizer.zero_grad)

@@ -91,7 +91,11 @@ class Train:
         choices=PRECISIONS,
     )
     compile: bool = setting(False, "torch.compile the networks of a step; costs minutes at the start", silent=True)
-    cuda_graph: bool = setting(False, "on a GPU, replay forward and backward pass as one CUDA graph", silent=True)
+    cuda_graph: bool = setting(
+        True,
+        "on a GPU, replay forward and backward pass as one CUDA graph; several processes and train.compile=true use none",
+        silent=True,
+    )
 
     def steps_per_epoch(self, n: int) -> int:
         """Return the number of steps in an epoch of `n` images."""

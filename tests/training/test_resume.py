@@ -42,6 +42,9 @@ def test_a_run_from_before_the_switches_goes_on_without_them():
 
 def test_a_change_of_speed_alone_is_not_mentioned():
     assert check_same_run(checkpoint(), Config(train=Train(micro_batch=2, compile=True)), DATA) == []
+    old = checkpoint()
+    old["config"]["train"]["cuda_graph"] = False  # its default once
+    assert Config().train.cuda_graph and check_same_run(old, Config(), DATA) == []
     assert check_same_run(checkpoint(), Config(train=Train(learning_rate=0.5)), DATA) == ["train.learning_rate: 0.002 -> 0.5 from step 7"]
 
 

@@ -15,9 +15,11 @@ from imle.targets import Targets
 from methods import from_dict
 from models.memory import memory_for
 from models.precision import PRECISIONS, SIXTEEN_BITS
-from training import guard, learner, rng
+from training import guard, learner, processes, rng
 from training.ema import Ema
+from training.graph import replays
 from training.guard import Diverged
+from training.settings import Train
 from training.trainer import Trainer
 
 
@@ -388,11 +390,28 @@ def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
             told()
 
 
+@pytest.mark.parametrize(
+    "settings, kind, count, expected",
+    [
+        ({}, "cuda", 1, True),
+        ({}, "cpu", 1, False),
+        ({}, "cuda", 2, False),
+        ({"compile": True}, "cuda", 1, False),
+        ({"cuda_graph": False}, "cuda", 1, False),
+    ],
+)
+def test_steps_are_replayed_on_one_gpu_unless_they_are_compiled(settings, kind, count, expected, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: count)
+    assert replays(Train(**settings), torch.device(kind)) == expected
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize(
     "settings", [{}, {"train": {"micro_batch": 3}}, {"train": {"precision": "bf16"}}, {"train": {"clip": 2.0}}, *SWITCHES], ids=str
 )
-def test_a_step_does_not_wait_for_the_gpu(settings):
+def test_a_step_does_not_wait_for_the_gpu(settings, graph):
+    settings = {**settings, "train": settings.get("train", {}) | {"cuda_graph": graph}}
     made = trainer(imle={"perturbation": 0.1, "refresh_epochs": 99}, **settings, device="cuda")
     train(made, 2)  # the first step sets up libraries
     torch.cuda.set_sync_debug_mode("error")
