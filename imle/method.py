@@ -96,7 +96,8 @@ class Imle:
             with memory_for("the pool", f"lower imle.pool_batch (now {self.config.imle.pool_batch})"):
                 matches = self.refresher.refresh(self.embed_latents, self.refreshes)
             offers, self.refreshes = matches.latents, self.refreshes + 1
-            self.log("refresh", step, matches.diagnostics, time.monotonic() - started)
+            before = {"loss_before": self.losses.mean().item()} if step else {}  # of the old matches, each at its last step
+            self.log("refresh", step, {**matches.diagnostics, **before}, time.monotonic() - started)
         self.latents[asking.to(self.device)] = self.objective.take(asking, offers).to(self.device)
 
     def pull(self, index: Tensor, step: int) -> None:

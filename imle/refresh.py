@@ -89,8 +89,18 @@ class Refresher:
                 "pit": (match.nearer.where(~fell_back, 0).double().mean().item() + 1) / (match.seen + 1),
                 "train_test_gap": pilot_distances.amin(dim=1).mean().item() - distance.mean().item(),
                 "latent_gap": latent_gap(latents, seed, number),
+                **self._losses(distance, pilot_distances),
             },
         )
+
+    def _losses(self, matched: Tensor, pilot: Tensor) -> dict[str, float]:
+        """Return the losses of new matches, from distances (n,), and of fresh samples to their nearest image, from (pilot, n).
+
+        Empty if the search features do not compare what the loss compares. A sketch has the loss up to its own error.
+        """
+        if self.config.imle.features != "loss" or self.config.imle.normalise:
+            return {}
+        return {"loss_after": matched.square().mean().item(), "loss_fresh": pilot.amin(dim=1).square().mean().item()}
 
     def _share(self, start: int, stop: int) -> tuple[int, int]:
         return processes.share(start, stop, self.config.imle.pool_batch)

@@ -138,6 +138,30 @@ def test_refreshes_come_every_so_many_epochs_and_are_logged():
     assert all(row["kind"] == "refresh" and row["pool_seen"] == 32 for row in made.rows)
 
 
+@pytest.mark.parametrize("loss", [{}, {"stage_weight": 0.5}])
+def test_a_refresh_logs_the_losses_before_and_after_it_and_those_of_fresh_samples(loss):
+    made = trainer(imle={"refresh_epochs": 3}, loss={"perceptual": "pixels", **loss})
+    everyone, targets = torch.arange(8), made.method.targets
+    for _ in range(2):
+        train(made, 5)
+        before = made.method.losses.mean().item()
+        made.method.rematch(made.step + 1)
+        row = made.rows[-1]
+        assert row["loss_before"] == before
+        assert row["loss_after"] == pytest.approx(made.method.loss(everyone, made.method.latents)[1].mean().item(), rel=1e-4)
+        pool = made.method.embed_latents(rng.pool_latents(0, made.method.refreshes - 1, 0, 32, 8))
+        assert row["loss_fresh"] == pytest.approx(torch.cdist(pool, targets.features).amin(dim=1).square().mean().item(), rel=1e-4)
+        train(made, 1)
+    assert "loss_before" not in made.rows[0]
+
+
+@pytest.mark.parametrize("change", [{"normalise": True}, {"features": "pixels"}])
+def test_distances_that_are_not_the_loss_are_not_logged_as_losses(change):
+    made = trainer(imle=change)
+    train(made, 5)
+    assert made.rows and not any({"loss_after", "loss_fresh"} & row.keys() for row in made.rows)
+
+
 def test_perturbation_is_noise_of_the_step_on_the_matched_latents():
     made = trainer(imle={"perturbation": 0.5})
     given = []
