@@ -21,7 +21,7 @@ import methods
 from atomic import write_text
 from data import Record, load_images, split_holdout
 from errors import UserError
-from metrics import copying, frechet, prdc
+from metrics import copying, frechet, prdc, sharpness
 from metrics.features import FeaturePass
 from metrics.measure import OFFLINE_JUDGES
 from metrics.teacher import trained_on
@@ -193,7 +193,7 @@ def run(cell: Cell, epochs: int) -> list[dict]:
     return curve
 
 
-def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
+def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:
     """Return the scores of a trainer's EMA, and write a sheet of its samples."""
     drawn = to_uint8(trainer.method.draw(list(range(cell.samples))))
     save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
@@ -202,13 +202,23 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float]:
     similarity = prdc.prdc(real, fake)
     return {
         "fd_heldout": frechet.frechet_distance(held, fake),
+        "times_real": frechet.frechet_distance(held, fake) / frechet.frechet_distance(held, real),
         "fd_train": frechet.frechet_distance(real, fake),
         "precision": similarity["precision"],
         "recall": similarity["recall"],
         "coverage": similarity["coverage"],
         "copy_rate": copying.copy_rate(real, fake),
+        **sharpness_of(drawn, cell),
         "loss": trainer.method.numbers(trainer.step)["loss"],
     }
+
+
+def sharpness_of(images: Tensor, cell: Cell) -> dict[str, float | None]:
+    """Return the power of the finest octave and the patch distance of uint8 images, against the cell's training images."""
+    real = {name: references(name, *cell.which())[0] for name in ("spectrum", "patches")}
+    patches = [each for each in sharpness.patch_distances(real["patches"], features_of(images, "patches")) if each is not None]
+    power = sharpness.power_ratio(real["spectrum"].double()[:, 0], features_of(images, "spectrum").double()[:, 0], sharpness.OCTAVES[0])
+    return {"fine_power": power.value, "swd": sum(patches) if patches else None}
 
 
 def features_of(images: Tensor, judge: str) -> Tensor:
@@ -226,10 +236,14 @@ def references(judge: str, *which) -> tuple[Tensor, Tensor]:
     return features_of(images, judge), features_of(heldout, judge)
 
 
-def reference_scores(cell: Cell) -> dict[str, float]:
-    """Return scores of real images: distance of training to held-out images, and the copy rate of held-out images."""
+def reference_scores(cell: Cell) -> dict[str, float | None]:
+    """Return scores of real images: distance of training to held-out images, and copy rate and sharpness of held-out images."""
     real, held = references(cell.judge, *cell.which())
-    return {"fd_heldout": frechet.frechet_distance(held, real), "copy_rate": copying.copy_rate(real, held)}
+    return {
+        "fd_heldout": frechet.frechet_distance(held, real),
+        "copy_rate": copying.copy_rate(real, held),
+        **sharpness_of(load(*cell.which())[1], cell),
+    }
 
 
 def state_of_matching(folder: Path) -> dict[str, float]:
@@ -237,4 +251,5 @@ def state_of_matching(folder: Path) -> dict[str, float]:
     rows = [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
     last = [row for row in rows if row["kind"] == "refresh"][-1:]
     names = ("matched_level", "rejected_share", "pit", "unique_matches", "latent_gap", "train_test_gap")
-    return {name: row[name] for row in last for name in names}
+    losses = ("loss_before", "loss_after", "loss_fresh")  # absent if the search features do not compare what the loss compares
+    return {name: row[name] for row in last for name in names} | {name: row[name] for row in last for name in losses if name in row}

@@ -37,11 +37,14 @@ DEFAULT_SET = f"fluent_faces={ROOT / 'data' / 'fluent_faces'},{ROOT / 'data' / '
 COLUMNS = {  # of the table: (name, digits)
     "cpu_seconds": ("CPU s", 0),
     "fd_heldout": ("FD held-out", 1),
+    "times_real": ("times real", 2),
     "fd_train": ("FD train", 1),
     "precision": ("precision", 2),
     "recall": ("recall", 2),
     "coverage": ("coverage", 2),
     "copy_rate": ("copies", 3),
+    "fine_power": ("fine power", 2),
+    "swd": ("SWD", 3),
     "loss": ("loss", 3),
     "matched_level": ("matched level", 3),
     "rejected_share": ("rejected", 2),
@@ -192,11 +195,15 @@ def heading(judge: str, every: list[Cell]) -> str:
     return f"Scored in the features of {NETWORKS[judge].title}{also}.\n\n"
 
 
-def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float]]) -> str:
+def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float | None]]) -> str:
     """Return a table per set: scores of real images, and the final scores of each method, mean +- half of the 95% interval."""
     heads = [head for head, _ in COLUMNS.values()]
     lines = [f"`{name}`: {' '.join(settings) or 'the recipe as it is'}  " for name, settings in methods.items()]
-    lines.append("`real images`: distance of training to held-out images, and share of held-out images that count as copies")
+    lines.append("`real images`: distance of training to held-out images; copies and sharpness of held-out images.  ")
+    lines.append(
+        "`times real`: a method's FD held-out over that of real images. `fine power`: power of the finest octave over the training "
+        "images'. `SWD`: distance of patches to the training images'."
+    )
     for chosen, of_method in results.items():
         first = next(iter(of_method))
         lines += [

@@ -96,7 +96,7 @@ def measure_patches(seen: Comparison) -> list[Value]:
     """
     if min(len(seen.real), len(seen.fake)) < MINIMUM:
         return [Value(None, too_few(MINIMUM, "either side"))] * 2
-    distances = [_level_distance(real, fake) for real, fake in zip(*(_by_level(side) for side in (seen.real, seen.fake)))]
+    distances = patch_distances(seen.real, seen.fake)
     found = [distance for distance in distances if distance is not None]
     reason = f"the training images have no detail in patches of {SIDE} x {SIDE} pixels, in a colour at least"
     note = "by level, the finest first: " + ", ".join("-" if each is None else f"{each:.3f}" for each in distances)
@@ -104,6 +104,11 @@ def measure_patches(seen: Comparison) -> list[Value]:
         Value(sum(found), note=note) if found else Value(None, reason),
         Value(distances[0], reason if distances[0] is None else None),
     ]
+
+
+def patch_distances(real: Tensor, fake: Tensor) -> list[float | None]:
+    """Return the distance of `Patches` (N, D) and (M, D) of each level, the finest first; None if the real ones have no detail there."""
+    return [_level_distance(a, b) for a, b in zip(_by_level(real), _by_level(fake))]
 
 
 def sliced_distance(a: Tensor, b: Tensor, directions: Tensor) -> float:

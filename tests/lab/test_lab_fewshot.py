@@ -214,9 +214,18 @@ def test_real_images_are_scored_as_samples_are(cell, monkeypatch):
     real = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     held = torch.cat([real[:5] + 1e-4, real[5:20] + 50])
     monkeypatch.setattr(cells, "references", lambda *which: (real, held))
+    monkeypatch.setattr(cells, "sharpness_of", lambda *images: {})  # tested below
     found = cells.reference_scores(cell)
     assert found["copy_rate"] == 5 / 20  # of the held-out images, not of the training images
     assert found["fd_heldout"] == pytest.approx(cells.frechet.frechet_distance(real, held))
+
+
+def test_sharpness_is_one_for_the_training_images_and_less_for_blurred_ones(cell):
+    images = cells.load(*cell.which())[0]
+    own = cells.sharpness_of(images, cell)
+    soft = cells.sharpness_of(torch.nn.functional.avg_pool2d(images.float(), 3, 1, 1).round().to(torch.uint8), cell)
+    assert own == {"fine_power": pytest.approx(1), "swd": pytest.approx(0, abs=1e-9)}
+    assert soft["fine_power"] < 0.5 and soft["swd"] > 0.1
 
 
 def lab(*words):
