@@ -313,7 +313,9 @@ def test_the_laboratory_scores_in_one_network(images, tmp_path, monkeypatch, jud
     (tmp_path / "run").mkdir()
     found = cells.score(cell, cell.trainer())
     assert found["fd_heldout"] > 0 and cells.reference_scores(cell)["fd_heldout"] > 0
-    assert names == 3 * [judge[0] if judge else "effnet-lite2"]  # samples, training images, held-out images
+    networks = [name for name in names if NETWORKS[name].weights]  # the others measure sharpness on the pixels
+    assert networks == 3 * [judge[0] if judge else "effnet-lite2"]  # samples, training images, held-out images
+    assert {*names} - {*networks} == {"spectrum", "patches"}
     assert cell.trained_on_judge() == bool(judge)
     heading = fewshot.heading(cell.judge, [cell])
     assert ("also the training loss of rs" in heading) == bool(judge) and NETWORKS[cell.judge].title in heading
