@@ -44,7 +44,7 @@ if [ -z "$config" ]; then
   else
     case "$device" in
       cuda*) config="$here/configs/fewshot-256.yaml" ;;
-      *) say "No GPU: taking the 64-pixel recipe, about five minutes for 100 images on two cores. At 256 pixels it would" \
+      *) say "No GPU: taking the 64-pixel recipe, about six minutes for 100 images on two cores. At 256 pixels it would" \
              "be months (--dry-run: 3,600 hours for configs/paper-256.yaml); --config FILE takes another recipe all the same." ;;
     esac
   fi
