@@ -229,7 +229,7 @@ def features_of(images: Tensor, judge: str) -> Tensor:
     return taken.result()["features"]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=12)  # a judge and two measures of sharpness, for four sets
 def references(judge: str, *which) -> tuple[Tensor, Tensor]:
     """Return a network's features of a set's training and held-out images; `which` are the arguments of `load`."""
     images, heldout, _ = load(*which)
