@@ -28,6 +28,7 @@ from training.compiling import compiled
 from training.device import send
 from training.learner import Learner
 from training.sampling import generate
+from training.scores import detail_correlation, energy_distance
 from training.settings import to_dict
 from training.trainer import Work
 
@@ -141,10 +142,20 @@ class Imle:
         """Return the search features (N, D) of uint8 images (N, 3, H, W)."""
         return embed(self.search_features, images)
 
-    def sheets(self) -> dict[str, Tensor]:
-        """Return the first 32 images, each followed by its match's sample."""
-        pairs = torch.stack([self.targets.images[:32], to_uint8(generate(self.generator, self.latents[:32]))], dim=1)
-        return {"matches": pairs.flatten(0, 1).cpu()}
+    def watch(self, most: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return a sheet of the first 32 images, each followed by its match's sample, and scores of the first `most` matches.
+
+        Beside the samples' energy distance, that of the matches says what fitting has reached. It can be negative, because
+        matches are not independent of the images.
+        """
+        images = self.targets.images[:most]
+        matched = to_uint8(generate(self.generator, self.latents[:most]))
+        pairs = torch.stack([images[:32], matched[:32]], dim=1)
+        scores = {
+            "matched_energy_distance": energy_distance(self.embed(matched), self.features),
+            "matched_detail": detail_correlation(matched, images),
+        }
+        return {"matches": pairs.flatten(0, 1).cpu()}, scores
 
     def numbers(self, step: int) -> dict[str, float]:
         """Return the mean loss, and the learning rate of the step before `step`."""

@@ -66,20 +66,33 @@ def method_of(word: str) -> tuple[str, Method]:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A folder of training images and one of held-out images; None: a quarter of the first is held out."""
+    """A folder of training images and one of held-out images; None: a quarter of the first is held out.
+
+    With `number`, only so many images of the first folder are for training, and the others are held out.
+    """
 
     name: str
     images: str
     heldout: str | None = None
+    number: int | None = None
+
+    def share(self, found: int) -> float:
+        """Return the share that is held out of the `found` images of the first folder. Raises UserError."""
+        if self.number is None:
+            return 0.0 if self.heldout else HELD_OUT
+        if self.number >= found:
+            raise UserError(f"--sets {self.name}: {self.images} has {found} images; train on fewer of them than {self.number}")
+        return 1 - self.number / found
 
 
 def set_of(word: str) -> ImageSet:
-    """Return the set of a --sets word, NAME=IMAGES or NAME=IMAGES,HELDOUT. Raises UserError."""
+    """Return the set of a --sets word: NAME=IMAGES, NAME=IMAGES,HELDOUT or NAME=IMAGES#NUMBER. Raises UserError."""
     name, sign, folders = word.partition("=")
     images, comma, heldout = folders.partition(",")
-    if not (name and sign and images) or bool(comma) != bool(heldout):
-        raise UserError(f"--sets {word}: write NAME=IMAGES or NAME=IMAGES,HELDOUT")
-    return ImageSet(name, images, heldout or None)
+    images, hash_sign, number = images.partition("#")
+    if not (name and sign and images) or bool(comma) != bool(heldout) or (hash_sign and (comma or not number.isdecimal())):
+        raise UserError(f"--sets {word}: write NAME=IMAGES, NAME=IMAGES,HELDOUT or NAME=IMAGES#NUMBER")
+    return ImageSet(name, images, heldout or None, int(number) if number else None)
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ def load(chosen: ImageSet, transformed: tuple) -> tuple[Tensor, Tensor, dict]:
     `transformed` holds the items of a transform. Raises UserError.
     """
     found = load_images(chosen.images, **dict(transformed), minimum=2)
-    train, held = split_holdout(found.names, 0.0 if chosen.heldout else HELD_OUT, 0)
+    train, held = split_holdout(found.names, chosen.share(len(found.names)), 0)
     heldout = found.images[held]
     if chosen.heldout:
         heldout = load_images(chosen.heldout, **dict(transformed), minimum=2).images
@@ -209,6 +222,7 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:
         "coverage": similarity["coverage"],
         "copy_rate": copying.copy_rate(real, fake),
         **sharpness_of(drawn, cell),
+        **trainer.method.watch(len(real))[1],
         "loss": trainer.method.numbers(trainer.step)["loss"],
     }
 

@@ -5,7 +5,7 @@ and all of them. The same command resumes. With more seeds, methods or sets it t
 results.md, results.json, curves.png, a sheet of samples of every set (methods in rows, the same latents in columns) and the
 runs, which sample.py and evaluate.py read like any other run.
 
-A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images. A method is a name (an unknown name prints
+A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images, or NAME=IMAGES#10 to train on 10 of them. A method is a name (an unknown name prints
 the list) or NAME:section.key=value;... for settings that change the recipe.
 """
 
@@ -47,6 +47,7 @@ COLUMNS = {  # of the table: (name, digits)
     "swd": ("SWD", 3),
     "loss": ("loss", 3),
     "matched_level": ("matched level", 3),
+    "matched_detail": ("matched detail", 2),
     "rejected_share": ("rejected", 2),
     "pit": ("PIT", 4),
     "latent_gap": ("latent gap", 2),
@@ -140,7 +141,7 @@ def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[
         before = {"judge": "effnet-lite0"} | before  # older folders do not record the judge
     asked = {"budget": args.budget, "samples": args.samples, "judge": args.features, "recipe": args.config.read_text()}
     asked |= {f"method {name}": list(settings) for name, settings in methods.items()}
-    asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout] for chosen in sets}
+    asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout, *filter(None, [chosen.number])] for chosen in sets}
     differ = [name for name in asked if before.get(name, asked[name]) != asked[name]]
     if differ:
         raise UserError(f"--out {args.out}: holds runs of another {' and '.join(differ)}; choose another folder, or another name")

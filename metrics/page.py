@@ -33,7 +33,7 @@ STRIPS = 8
 BINS = 30
 CURVES = (  # of the run: title, kind of log row, values
     ("Loss of the matched samples", "train", ("loss",)),
-    ("Energy distance to the training images", "score", ("energy_distance",)),
+    ("Energy distance to the training images", "score", ("energy_distance", "matched_energy_distance")),
     ("Distance to the nearest training image", "score", ("sample_to_nearest", "image_to_nearest")),
     ("Share of training images with a match of their own", "refresh", ("unique_matches",)),
 )

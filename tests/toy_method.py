@@ -55,8 +55,8 @@ class Linear:
     def embed(self, images: Tensor) -> Tensor:
         return to_float(images).flatten(1)
 
-    def sheets(self) -> dict[str, Tensor]:
-        return {}
+    def watch(self, most: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        return {}, {}
 
     def numbers(self, step: int) -> dict[str, float]:
         return {"loss": self.losses.mean().item()}

@@ -24,7 +24,7 @@ class RunFolder:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def sheet(self, kind: str, step: int) -> Path:
-        """Return the path of a sheet; `kind` is "samples" or a key of `Method.sheets`."""
+        """Return the path of a sheet; `kind` is "samples" or a key of the sheets of `Method.watch`."""
         return self.path / kind / f"step-{step:07d}.png"
 
     def remove_leftovers(self) -> None:

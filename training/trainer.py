@@ -47,8 +47,11 @@ class Method(Protocol):
     def embed(self, images: Tensor) -> Tensor:
         """Return the features (N, D) of uint8 images (N, 3, H, W); the score that chooses best.pt compares them."""
 
-    def sheets(self) -> dict[str, Tensor]:
-        """Return further sheets: folder name -> uint8 images (N, 3, H, W) that stay as they are, shown in eight columns."""
+    def watch(self, most: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return further sheets and further scores, which take at most `most` images.
+
+        A sheet is uint8 images (N, 3, H, W) that stay as they are, shown in eight columns; its name is a folder's.
+        """
 
     def numbers(self, step: int) -> dict[str, float]:
         """Return the numbers to log for the epoch that ends at `step`; the progress bar shows "loss"."""
@@ -157,8 +160,8 @@ class Trainer:
     def draw_and_score(self) -> float:
         """Save sheets of fixed seeds; return the energy distance between samples of the EMA and the training images."""
         samples = self.method.draw(list(range(max(SHEET, self.config.log.num_scored))))
-        sheets = {"samples": to_uint8(samples[:SHEET]).cpu(), **(self.method.sheets() if self.step else {})}
-        for name, images in sheets.items():
+        sheets, scores = self.method.watch(self.config.log.num_scored) if self.step else ({}, {})
+        for name, images in {"samples": to_uint8(samples[:SHEET]).cpu(), **sheets}.items():
             self.writer.add(name, partial(self.log.sheet, name, self.step, images, 8))
         features = self.method.embed(to_uint8(samples[: self.config.log.num_scored]))  # rounded to bytes, as sample.py writes them
         score = energy_distance(features, self.method.features)
@@ -169,6 +172,7 @@ class Trainer:
                 "energy_distance": score,
                 "sample_to_nearest": distances(features, self.method.features).amin(dim=1).median().item(),
                 "image_to_nearest": nearest_other(self.method.features).median().item(),
+                **scores,
             },
             0.0,
         )

@@ -59,7 +59,8 @@ def test_every_method_is_a_recipe(name, cell):
 
 def test_sets_are_one_folder_or_two():
     assert set_of("a=x") == ImageSet("a", "x") and set_of("a=x,y=z") == ImageSet("a", "x", "y=z")
-    for word in ("a", "=x", "a=", "a=x,", "a=,y"):
+    assert set_of("a=x#10") == ImageSet("a", "x", None, 10)
+    for word in ("a", "=x", "a=", "a=x,", "a=,y", "a=#3", "a=x#", "a=x#ten", "a=x#10,y"):
         with pytest.raises(UserError, match="write NAME=IMAGES"):
             set_of(word)
 
@@ -68,6 +69,15 @@ def test_a_set_without_held_out_images_keeps_a_quarter_of_its_own_apart(cell):
     train, heldout, data = cells.load(*cell.which())
     assert len(train) == 12 and len(heldout) == 4
     assert set(data["names"]).isdisjoint(data["heldout"]) and len(data["names"]) == 12
+
+
+def test_a_set_can_train_on_some_images_and_hold_out_the_others(cell):
+    some = Cell(cell.recipe, ImageSet("some", cell.set.images, None, 3), cell.method, cell.settings, 0, 8, cell.folder)
+    train, heldout, data = cells.load(*some.which())
+    assert len(train) == 3 and len(heldout) == 13 and set(data["names"]).isdisjoint(data["heldout"])
+    for number in (16, 20):
+        with pytest.raises(UserError, match=f"has 16 images; train on fewer of them than {number}"):
+            ImageSet("all", cell.set.images, None, number).share(16)
     assert cell.trainer().n == 12
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.scores import energy_distance, nearest_other
+from training.scores import detail_correlation, energy_distance, nearest_other
 
 
 def normal(*shape, seed, offset=0.0):
@@ -40,3 +40,21 @@ def test_nearest_other_is_another_vector_far_from_the_origin_too():
         expected = [min(math.dist(x, y) for j, y in enumerate(features.tolist()) if i != j) for i, x in enumerate(features.tolist())]
         torch.testing.assert_close(nearest_other(features), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
     assert nearest_other(torch.ones(2, 6)).tolist() == [0, 0]
+
+
+def test_detail_correlation_sees_the_finest_octave_alone():
+    noise = torch.Generator().manual_seed(5)
+    images, other = torch.randint(256, (2, 6, 3, 16, 16), generator=noise, dtype=torch.uint8)
+    coarse = torch.randint(256, (6, 3, 8, 8), generator=noise).repeat_interleave(2, 2).repeat_interleave(2, 3).to(torch.uint8)
+    assert detail_correlation(images, images) == pytest.approx(1)
+    assert detail_correlation(images, 255 - images) == pytest.approx(-1)
+    assert detail_correlation(images // 2, images // 2 + coarse // 2) == pytest.approx(1)  # coarse differences do not count
+    assert abs(detail_correlation(images, other)) < 0.05
+    assert detail_correlation(images, images.roll(1, dims=-1)) < 0  # the same detail, elsewhere
+    assert detail_correlation(images, coarse) == 0  # no detail
+
+
+def test_detail_correlation_equals_its_definition_on_one_square():
+    a, b = (torch.tensor(values, dtype=torch.uint8).view(1, 1, 2, 2).expand(-1, 3, -1, -1) for values in ([0, 10, 20, 30], [4, 0, 0, 0]))
+    # Less their means 15 and 1: (-15, -5, 5, 15) and (3, -1, -1, -1), whose product is -60.
+    assert detail_correlation(a, b) == pytest.approx(-60 / math.sqrt(500 * 12))

@@ -14,11 +14,13 @@ from errors import UserError
 from imle.targets import Targets
 from methods import from_dict
 from models.memory import memory_for
+from models.pixels import to_float, to_uint8
 from models.precision import PRECISIONS, SIXTEEN_BITS
 from training import guard, learner, processes, rng
 from training.ema import Ema
 from training.graph import replays
 from training.guard import Diverged
+from training.scores import energy_distance
 from training.settings import Train
 from training.trainer import Trainer
 
@@ -153,6 +155,20 @@ def test_a_refresh_logs_the_losses_before_and_after_it_and_those_of_fresh_sample
         assert row["loss_fresh"] == pytest.approx(torch.cdist(pool, targets.features).amin(dim=1).square().mean().item(), rel=1e-4)
         train(made, 1)
     assert "loss_before" not in made.rows[0]
+
+
+def test_the_matches_are_shown_and_scored_beside_their_images():
+    made = trainer(train={"epochs": 40})
+    images, method = made.method.targets.images, made.method
+    train(made, 1)
+    sheets, first = method.watch(8)
+    assert torch.equal(sheets["matches"][::2], images) and torch.equal(sheets["matches"][1::2], to_uint8(method.generator(method.latents)))
+    train(made, 100)
+    _, later = method.watch(8)
+    assert later["matched_energy_distance"] < first["matched_energy_distance"] and later["matched_detail"] > first["matched_detail"]
+    each = iter(to_float(images).split(1))
+    method.generator.forward = lambda z, dtype=None: next(each)  # every match equals its image
+    assert method.watch(8)[1] == {"matched_energy_distance": energy_distance(method.features, method.features), "matched_detail": 1}
 
 
 @pytest.mark.parametrize("change", [{"normalise": True}, {"features": "pixels"}])
@@ -322,7 +338,7 @@ def test_steps_and_pools_take_the_products_that_the_precision_names_and_all_else
     named = "ieee" if precision == "fp32" else "tf32"
     assert modes(lambda: pull(made)) == modes(lambda: method.embed_latents(torch.randn(2, 8))) == {(named, named)}
     true = {("ieee", "ieee")}
-    assert modes(lambda: method.draw([0])) == modes(method.sheets) == modes(lambda: method.embed(images(2))) == true
+    assert modes(lambda: method.draw([0])) == modes(lambda: method.watch(2)) == modes(lambda: method.embed(images(2))) == true
     assert modes(lambda: Targets(images(2), method.embedding, method.search_features, "auto")) == true
     assert modes(read) == before
 
