@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errors import UserError
 from training import checkpoint
-from training.sampling import Sampler
+from training.sampling import Drawing, Sampler
 
 if TYPE_CHECKING:
     from training.settings import Settings
@@ -26,7 +26,10 @@ class Parts(NamedTuple):
     drawing: str  # (Config as nested dicts, a checkpoint's `sampled`, device) -> training.sampling.Drawing
 
 
-METHODS = {"imle": Parts("imle.settings:Config", "imle.method:Imle", "imle.drawing:open_drawing")}
+METHODS = {
+    "imle": Parts("imle.settings:Config", "imle.method:Imle", "imle.drawing:open_drawing"),
+    "fastgan": Parts("baselines.fastgan:Config", "baselines.fastgan:FastGan", "baselines.drawing:open_fastgan"),
+}
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> "Settings":
@@ -96,8 +99,12 @@ def open_sampler(path: str | Path, device: str | torch.device = "cpu") -> Sample
     file, device = checkpoint.find(Path(path)), torch.device(device)
     state = load(file)
     with checkpoint.unpacking(file):
-        drawing = _imported(_parts(state["config"]["method"]).drawing)(state["config"], state["sampled"], device)
-        return Sampler(file, state, drawing, device)
+        return Sampler(file, state, open_drawing(state, device), device)
+
+
+def open_drawing(state: dict, device: torch.device) -> Drawing:
+    """Return what samples from the content of a checkpoint. Raises an error if its parts do not fit each other."""
+    return _imported(_parts(state["config"]["method"]).drawing)(state["config"], state["sampled"], device)
 
 
 def _parts(name: str) -> Parts:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import truediv
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,10 +22,12 @@ import methods
 from atomic import write_text
 from data import Record, load_images, split_holdout
 from errors import UserError
-from metrics import copying, frechet, prdc, sharpness
+from metrics import backtracking, copying, frechet, prdc, sharpness
 from metrics.features import FeaturePass
+from metrics.interface import Decoder
 from metrics.measure import OFFLINE_JUDGES
 from metrics.teacher import trained_on
+from models.perceptual import load_embedding
 from models.pixels import to_uint8
 from training import checkpoint
 from training.folder import RunFolder
@@ -38,29 +41,42 @@ HELD_OUT = 0.25  # share held out of a set without held-out images
 POINTS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of the budget at which a run is scored
 SAVES = 20  # checkpoints of a run
 
-Method = tuple[str, ...]  # settings that change the recipe, with method=NAME if the method differs
+
+class Method(NamedTuple):
+    """A method of the experiment: settings that change a recipe."""
+
+    settings: tuple[str, ...] = ()
+    recipe: str | None = None  # a YAML file; None: that of the experiment
+
+    def __str__(self) -> str:
+        return " ".join([*filter(None, [self.recipe]), *self.settings]) or "the recipe as it is"
+
+
 METHODS = {
-    "imle": ("imle.match=every", "imle.reject=none"),
-    "imle-n": ("imle.match=every", "imle.reject=none", "imle.pool_factor=1"),
-    "adaptive": ("imle.match=adaptive", "imle.reject=none"),
-    "rs": ("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.1"),
-    "rs-half": ("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.5"),
-    "rs-quantile": ("imle.match=every", "imle.reject=quantile"),
-    "rs-rank": ("imle.match=every", "imle.reject=rank"),
-    "rs-median": ("imle.match=every", "imle.reject=median_rank"),
+    "imle": Method(("imle.match=every", "imle.reject=none")),
+    "imle-n": Method(("imle.match=every", "imle.reject=none", "imle.pool_factor=1")),
+    "adaptive": Method(("imle.match=adaptive", "imle.reject=none")),
+    "rs": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.1")),
+    "rs-half": Method(("imle.match=every", "imle.reject=share", "imle.rejected_fraction=0.5")),
+    "rs-quantile": Method(("imle.match=every", "imle.reject=quantile")),
+    "rs-rank": Method(("imle.match=every", "imle.reject=rank")),
+    "rs-median": Method(("imle.match=every", "imle.reject=median_rank")),
 }
 
 
 def method_of(word: str) -> tuple[str, Method]:
-    """Return the name and the settings of a --methods word: a name in METHODS, or NAME:section.key=value;...
+    """Return the method of a --methods word and its name: a name in METHODS, NAME:section.key=value;... or NAME=RECIPE.yaml.
 
     Raises UserError for an unknown name.
     """
-    name, colon, settings = word.partition(":")
-    if colon:
-        return name, tuple(filter(None, settings.split(";")))
+    first, colon, settings = word.partition(":")
+    name, sign, recipe = first.partition("=")
+    if colon or sign:
+        return name, Method(tuple(filter(None, settings.split(";"))), recipe or None)
     if name not in METHODS:
-        raise UserError(f"--methods {name}: not one of {', '.join(METHODS)}; or write NAME:section.key=value;...")
+        raise UserError(
+            f"--methods {name}: not one of {', '.join(METHODS)}; or write NAME:section.key=value;... or NAME=RECIPE.yaml for another recipe"
+        )
     return name, METHODS[name]
 
 
@@ -102,11 +118,12 @@ class Cell:
     recipe: str  # a YAML file
     set: ImageSet
     method: str
-    settings: Method
+    settings: tuple[str, ...]  # that change the recipe
     seed: int
     samples: int  # number of samples to score
     folder: str  # of the run
     judge: str = OFFLINE_JUDGES[0]  # the network that scores it
+    backtracked: int = 0  # number of held-out images that are searched for in the end
 
     def config(self, epochs: int = 1) -> Settings:
         """Return the complete configuration. Raises UserError."""
@@ -197,7 +214,8 @@ def run(cell: Cell, epochs: int) -> list[dict]:
         trainer.check()
         spent += time.process_time() - started
         if stop in [round(total * part) for part in POINTS[len(curve) :]]:
-            curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **state_of_matching(folder)})
+            backtracked = backtrack(cell, trainer) if stop == total and cell.backtracked else {}
+            curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **backtracked, **state_of_matching(folder)})
         if trainer.step == stop:
             log.sync()
             checkpoint.save(trainer.state() | {"cpu_seconds": spent}, run_folder.last)
@@ -225,6 +243,20 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:
         **trainer.method.watch(len(real))[1],
         "loss": trainer.method.numbers(trainer.step)["loss"],
     }
+
+
+def backtrack(cell: Cell, trainer: Trainer) -> dict[str, float]:
+    """Return the mean distance in the judge of held-out images to the nearest samples that descent finds, and to the nearest training
+    images, which a copier reaches.
+    """
+    drawing, device = methods.open_drawing(trainer.state(), trainer.device), trainer.device
+    assert drawing.generator and drawing.latent_dim is not None
+    decoder = Decoder(drawing.generator, drawing.latent_dim, device, {})
+    real, heldout, _ = load(*cell.which())
+    chosen, embed = heldout[: cell.backtracked], load_embedding(cell.judge, backtracking.PIXEL_WEIGHT)
+    found = backtracking.backtrack(decoder, embed, chosen, cell.seed, lambda _: None)
+    nearest = backtracking.to_nearest(embed, chosen, real, device)
+    return {"backtracking": found.distances.mean().item(), "backtracking_of_copies": nearest.mean().item()}
 
 
 def sharpness_of(images: Tensor, cell: Cell) -> dict[str, float | None]:

@@ -5,8 +5,9 @@ and all of them. The same command resumes. With more seeds, methods or sets it t
 results.md, results.json, curves.png, a sheet of samples of every set (methods in rows, the same latents in columns) and the
 runs, which sample.py and evaluate.py read like any other run.
 
-A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images, or NAME=IMAGES#10 to train on 10 of them. A method is a name (an unknown name prints
-the list) or NAME:section.key=value;... for settings that change the recipe.
+A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images, or NAME=IMAGES#10 to train on 10 of them.
+A method is a name (an unknown name prints the list), NAME:section.key=value;... for settings that change the recipe, or
+NAME=RECIPE.yaml for another recipe. --backtracking searches the samples for held-out images, by gradient descent.
 """
 
 import argparse
@@ -45,6 +46,8 @@ COLUMNS = {  # of the table: (name, digits)
     "copy_rate": ("copies", 3),
     "fine_power": ("fine power", 2),
     "swd": ("SWD", 3),
+    "backtracking": ("backtracking", 3),
+    "backtracking_of_copies": ("of copies", 3),
     "loss": ("loss", 3),
     "matched_level": ("matched level", 3),
     "matched_detail": ("matched detail", 2),
@@ -66,6 +69,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "fluent-faces-32.yaml", help="the recipe (32 pixels)")
     parser.add_argument("--samples", type=positive(int), default=250, help="samples to score, at four points of a run (250)")
     parser.add_argument("--features", choices=OFFLINE_JUDGES, default=OFFLINE_JUDGES[0], help="network that scores (%(default)s)")
+    parser.add_argument("--backtracking", type=int, default=0, metavar="N", help="search for N held-out images in the end (0)")
     parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="parallel runs, with one thread each (all cores)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and results")
     return parser.parse_args(words)
@@ -90,14 +94,22 @@ def main(words: list[str]) -> None:
     methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
     every = [
         Cell(
-            str(args.config), chosen, name, settings, seed, args.samples, str(args.out / chosen.name / name / f"seed{seed}"), args.features
+            method.recipe or str(args.config),
+            chosen,
+            name,
+            method.settings,
+            seed,
+            args.samples,
+            str(args.out / chosen.name / name / f"seed{seed}"),
+            args.features,
+            args.backtracking,
         )
         for seed in range(args.seeds)
         for chosen in sets
-        for name, settings in methods.items()
+        for name, method in methods.items()
     ]
-    for cell in every:
-        cell.config()  # report errors before training starts
+    if len({cell.which()[1] for cell in every}) > 1:  # also reports errors before training starts
+        raise UserError("--methods: their recipes make different images of a set; give them the same data.resolution and data.fit")
     args.out.mkdir(parents=True, exist_ok=True)
     check_same(args, methods, sets)
     epochs = epochs_of(args.out, every, args.budget)
@@ -116,7 +128,7 @@ def main(words: list[str]) -> None:
                 "samples": args.samples,
                 "judge": args.features,
                 "points": POINTS,
-                "methods": {name: " ".join(settings) for name, settings in methods.items()},
+                "methods": {name: str(method) for name, method in methods.items()},
                 "real images": reals,
                 "curves": results,
             },
@@ -140,12 +152,18 @@ def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[
     if any(args.out.rglob("curve.json")):
         before = {"judge": "effnet-lite0"} | before  # older folders do not record the judge
     asked = {"budget": args.budget, "samples": args.samples, "judge": args.features, "recipe": args.config.read_text()}
-    asked |= {f"method {name}": list(settings) for name, settings in methods.items()}
+    asked |= {"backtracking": args.backtracking} if args.backtracking else {}
+    asked |= {f"method {name}": asked_of(method) for name, method in methods.items()}
     asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout, *filter(None, [chosen.number])] for chosen in sets}
     differ = [name for name in asked if before.get(name, asked[name]) != asked[name]]
     if differ:
         raise UserError(f"--out {args.out}: holds runs of another {' and '.join(differ)}; choose another folder, or another name")
     write_text(path, json.dumps(before | asked, indent=1))
+
+
+def asked_of(method: Method) -> list[str]:
+    """Return what makes two methods of one name the same: their settings, and the text of their own recipes."""
+    return [*method.settings, *([Path(method.recipe).read_text()] if method.recipe else [])]
 
 
 def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
@@ -199,7 +217,7 @@ def heading(judge: str, every: list[Cell]) -> str:
 def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float | None]]) -> str:
     """Return a table per set: scores of real images, and the final scores of each method, mean +- half of the 95% interval."""
     heads = [head for head, _ in COLUMNS.values()]
-    lines = [f"`{name}`: {' '.join(settings) or 'the recipe as it is'}  " for name, settings in methods.items()]
+    lines = [f"`{name}`: {method}  " for name, method in methods.items()]
     lines.append("`real images`: distance of training to held-out images; copies and sharpness of held-out images.  ")
     lines.append(
         "`times real`: a method's FD held-out over that of real images. `fine power`: power of the finest octave over the training "

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ema:
@@ -17,6 +17,7 @@ class Ema:
     def update(self, module: nn.Module, step: int) -> None:
         """Move the average towards `module`; the first steps count more, so that the initial weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        if weights := list[Tensor](self.module.parameters()):  # torch._foreach_lerp_ takes no empty list
+            torch._foreach_lerp_(weights, list(module.parameters()), 1 - decay)
         for ours, theirs in zip(self.module.buffers(), module.buffers()):
             ours.copy_(theirs)

@@ -32,8 +32,12 @@ def detail_correlation(a: Tensor, b: Tensor) -> float:
     The finest detail is what is lost if every 2 x 2 pixels are averaged. 1: the same detail in the same places; 0: unrelated detail,
     or none.
     """
-    detail = [images.double() - F.interpolate(F.avg_pool2d(images.double(), 2), scale_factor=2, mode="nearest") for images in (a, b)]
-    return F.cosine_similarity(*(each.flatten() for each in detail), dim=0).item()
+    return F.cosine_similarity(_finest(a), _finest(b), dim=0).item()
+
+
+def _finest(images: Tensor) -> Tensor:
+    images = images.double()
+    return (images - F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="nearest")).flatten()
 
 
 def _mean_within(features: Tensor) -> Tensor:

@@ -16,8 +16,11 @@ from conftest import copied_images
 
 from errors import UserError
 from lab import cells, fewshot
-from lab.cells import Cell, ImageSet, method_of, set_of
+from lab.cells import Cell, ImageSet, Method, method_of, set_of
 from lab.intervals import interval, shown
+from metrics import backtracking
+from models.perceptual import load_embedding
+from models.pixels import to_float
 from training.trainer import Trainer, Work
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +48,17 @@ def test_the_interval_is_students():
 
 def test_methods_are_names_or_settings():
     assert method_of("imle") == ("imle", cells.METHODS["imle"])
-    assert method_of("a b:train.epochs=1;seed=2") == ("a b", ("train.epochs=1", "seed=2"))
-    assert method_of("plain:") == ("plain", ())
+    assert method_of("a b:train.epochs=1;seed=2") == ("a b", Method(("train.epochs=1", "seed=2")))
+    assert method_of("plain:") == ("plain", Method())
+    assert method_of("gan=x/y.yaml") == ("gan", Method((), "x/y.yaml"))
+    assert method_of("gan=y.yaml:seed=2") == ("gan", Method(("seed=2",), "y.yaml"))
     with pytest.raises(UserError, match="--methods fastgan: not one of imle, imle-n"):
         method_of("fastgan")
 
 
 @pytest.mark.parametrize("name", cells.METHODS)
 def test_every_method_is_a_recipe(name, cell):
-    method_cell = Cell(cell.recipe, cell.set, name, cells.METHODS[name], 0, 8, cell.folder)
+    method_cell = Cell(cell.recipe, cell.set, name, cells.METHODS[name].settings, 0, 8, cell.folder)
     assert method_cell.config(7).train.epochs == 7
 
 
@@ -100,6 +105,42 @@ def test_a_stopped_run_ends_where_an_undisturbed_one_does(cell, tmp_path, monkey
     assert cells.run(other, 5) == json.loads((Path(other.folder) / "curve.json").read_text())
     logs = [(Path(c.folder) / "metrics.jsonl").read_text().splitlines() for c in (cell, other)]
     assert logs[0] and [json.loads(row)["step"] for row in logs[0]] == [json.loads(row)["step"] for row in logs[1]]
+
+
+GAN = """method: fastgan
+data: {resolution: 32}
+train: {batch_size: 8}
+fastgan: {latent_dim: 8, width: 4, perceptual: pixels}
+"""
+
+
+def test_a_method_of_another_recipe_runs_and_is_searched_for_held_out_images(cell, tmp_path, monkeypatch):
+    (tmp_path / "gan.yaml").write_text(GAN)
+    for name, value in (("NUM_LATENTS", 8), ("STARTS", 2), ("SCREENING", 2), ("STEPS", 4)):
+        monkeypatch.setattr(backtracking, name, value)
+    _, method = method_of(f"gan={tmp_path / 'gan.yaml'}:train.learning_rate=1e-3")
+    gan = replace(cell, recipe=method.recipe, settings=method.settings, method="gan", backtracked=3)
+    curve = cells.run(gan, 4)
+    assert [point["step"] for point in curve] == [1, 2, 4, 8] and "pit" not in curve[-1]
+    assert curve[-1]["backtracking"] > 0 and not any("backtracking" in point for point in curve[:-1])
+    train, heldout, _ = cells.load(*gan.which())
+    embed = load_embedding(gan.judge)
+    with torch.no_grad():
+        a, b = (embed(to_float(images)) for images in (heldout[:3], train))
+    nearest = torch.stack([torch.stack([(x - y).square().flatten(1).sum(dim=1) for x, y in zip(a, b)]).sum(dim=0) for a in zip_rows(a)])
+    assert curve[-1]["backtracking_of_copies"] == pytest.approx(nearest.amin(dim=1).mean().item(), rel=1e-4)
+
+
+def zip_rows(maps):
+    """Return the maps of each image on their own."""
+    return [[level[row : row + 1] for level in maps] for row in range(len(maps[0]))]
+
+
+def test_methods_whose_recipes_make_other_images_are_not_compared(images, tmp_path):
+    (tmp_path / "gan.yaml").write_text(GAN.replace("32", "64"))
+    words = ["--budget", "9", "--config", SMOKE, "--out", str(tmp_path / "out"), "--sets", f"few={images}"]
+    with pytest.raises(UserError, match="^--methods: their recipes make different images of a set"):
+        fewshot.main([*words, "--methods", "rs", f"gan={tmp_path / 'gan.yaml'}"])
 
 
 def without_seconds(point):
@@ -207,7 +248,7 @@ def test_the_table_gives_means_intervals_and_differences():
         return {**dict.fromkeys(fewshot.COLUMNS, 0.0), "fd_heldout": value, "copy_rate": copies}
 
     results = {"few": {"a": [[point(1)], [point(3)]], "b": [[point(2)], [point(4)]]}}
-    text = fewshot.tables(results, {"a": (), "b": ("seed=1",)}, {"few": {"fd_heldout": 7.25, "copy_rate": 0.0625}})
+    text = fewshot.tables(results, {"a": Method(), "b": Method(("seed=1",))}, {"few": {"fd_heldout": 7.25, "copy_rate": 0.0625}})
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     head, real, one, other = rows
     assert [len(row) for row in rows] == [len(head)] * 4 and "`b`: seed=1" in text
