@@ -21,6 +21,7 @@ class Model:
         [128, 128, 96, 64, 32], "width at each resolution, from the learned constant to the final one", least=1, fixed=True
     )
     blocks: list[int] = setting([2, 2, 2, 2, 1], "blocks at each resolution", least=1, fixed=True)
+    noise: bool = setting(False, "add noise, the same for all latents, to the maps of every block at learned strengths", fixed=True)
 
 
 @dataclass(frozen=True)

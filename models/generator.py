@@ -116,7 +116,8 @@ class AdaIN(nn.Module):
 class Block(nn.Module):
     """[change width, upsample] -> AdaIN -> x + bottleneck(x), with a GELU before each convolution of the bottleneck."""
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, *, upsample: bool, last: bool):
+    def __init__(self, inputs: int, outputs: int, style_dim: int, *, upsample: bool, last: bool, noise: Tensor | None = None):
+        """`noise` (H, W, 1) is added to the maps of the bottleneck at learned strengths."""
         super().__init__()
         inner = max(1, round(outputs * BOTTLENECK))
         self.upsample = upsample
@@ -126,6 +127,8 @@ class Block(nn.Module):
         for conv in self.convs:
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
+        self.register_buffer("noise", noise, persistent=False)
+        self.strengths = None if noise is None else nn.Parameter(torch.zeros(inner))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Return maps (B, H, W, outputs) for maps `x` and styles `w` (B, style_dim)."""
@@ -140,8 +143,10 @@ class Block(nn.Module):
         """Return the normalised maps, before the upsampling, and the input of the last convolution, after it."""
         x = self.norm(self.resize(x), w)
         first, second, third, _ = self.convs
-        h = self.grown(F.gelu(first(F.gelu(x))))
-        return x, F.gelu(third(F.gelu(second(h))))
+        h = second(self.grown(F.gelu(first(F.gelu(x)))))
+        if self.strengths is not None:
+            h = h + (self.noise * self.strengths).to(h.dtype)
+        return x, F.gelu(third(F.gelu(h)))
 
     def colours(self, x: Tensor, w: Tensor, to_rgb: Mix) -> Tensor:
         """Return `to_rgb(self(x, w))`, images (B, H, W, 3): both ways through the block are mixed to colours before their sum."""
@@ -151,11 +156,17 @@ class Block(nn.Module):
         return self.grown(F.linear(x, matrix)) + F.linear(h, matrix @ last.weight.flatten(1), bias)
 
 
+def noise_map(block: int, height: int, width: int) -> Tensor:
+    """Return the noise (height, width, 1) of a block, the same in every generator."""
+    return torch.randn(height, width, 1, generator=torch.Generator().manual_seed(block))
+
+
 class Generator(nn.Module):
     """Map latents (B, latent_dim) to images (B, 3, H, W).
 
     `channels[k]` and `blocks[k]` are the width and the number of blocks at resolution `start * 2**k`, where `start` is
-    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles.
+    the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles. With `noise` every
+    block has noise, as in StyleGAN (Karras et al. 2019, section 2), but the same for all latents: a source of texture that has no period.
     """
 
     def __init__(
@@ -166,6 +177,7 @@ class Generator(nn.Module):
         mapping_layers: int,
         channels: list[int],
         blocks: list[int],
+        noise: bool = False,
         start: tuple[int, int] = (4, 4),
     ):
         super().__init__()
@@ -177,7 +189,9 @@ class Generator(nn.Module):
         stack, inputs, total = [], channels[0], sum(blocks)
         for level, (width, count) in enumerate(zip(channels, blocks)):
             for i in range(count):
-                block = Block(inputs, width, style_dim, upsample=level > 0 and i == 0, last=len(stack) == total - 1)
+                texture = noise_map(len(stack), *(side * 2**level for side in start)) if noise else None
+                last = len(stack) == total - 1
+                block = Block(inputs, width, style_dim, upsample=level > 0 and i == 0, last=last, noise=texture)
                 with torch.no_grad():
                     block.convs[-1].weight.mul_(math.sqrt(1 / total))
                 stack.append(block)

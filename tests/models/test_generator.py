@@ -20,7 +20,11 @@ from training.settings import Train, to_dict
 def small(**changes) -> Generator:
     torch.manual_seed(0)
     shape = {"latent_dim": 16, "style_dim": 24, "mapping_layers": 3, "channels": [32, 32, 16, 8], "blocks": [2, 1, 2, 1]}
-    return Generator(**{**shape, **changes})
+    generator = Generator(**{**shape, **changes})
+    for block in generator.blocks:
+        if block.strengths is not None:
+            nn.init.normal_(block.strengths)  # at the start they are 0
+    return generator
 
 
 @pytest.mark.parametrize("start, size", [((4, 4), (32, 32)), ((4, 6), (32, 48)), ((2, 2), (16, 16))])
@@ -40,6 +44,22 @@ def test_every_parameter_receives_a_gradient(name):
     largest = max(gradients.values())
     # A gradient that vanishes in theory comes out as rounding, some 1e-7 of the others.
     assert not [name for name, gradient in gradients.items() if gradient < 1e-5 * largest]
+
+
+def test_noise_differs_between_blocks_and_is_in_no_checkpoint():
+    generator, again, without = small(noise=True), small(noise=True), small()
+    maps = [block.noise for block in generator.blocks]
+    assert [tuple(noise.shape[:2]) for noise in maps] == [(4, 4), (4, 4), (8, 8), (16, 16), (16, 16), (32, 32)]
+    assert not torch.equal(maps[0], maps[1]) and all(torch.equal(a, b.noise) for a, b in zip(maps, again.blocks))
+    assert abs(maps[-1].mean()) < 0.1 and 0.9 < maps[-1].std() < 1.1
+    assert set(generator.state_dict()) - set(without.state_dict()) == {
+        f"blocks.{i}.strengths" for i in range(6)
+    }
+    fresh = Generator(latent_dim=16, style_dim=24, mapping_layers=3, channels=[32, 8], blocks=[1, 1], noise=True)
+    images = fresh(z := torch.randn(2, 16))
+    for block in fresh.blocks:
+        block.noise.zero_()
+    assert torch.equal(fresh(z), images)  # strengths begin at 0
 
 
 class Plain(Generator):
@@ -62,8 +82,10 @@ class Plain(Generator):
         x = x if isinstance(block.resize, nn.Identity) else F.conv2d(x, block.resize.weight)
         scale, shift = block.norm.affine(w)[:, :, None, None].chunk(2, dim=1)
         x = h = torch.addcmul(shift, F.group_norm(x, x.shape[1], eps=NORM_EPSILON), scale)
-        for conv in block.convs:
+        for number, conv in enumerate(block.convs):
             h = F.conv2d(F.gelu(h), conv.weight, conv.bias, padding=conv.padding)
+            if number == 1 and block.strengths is not None:
+                h = h + block.strengths[:, None, None] * block.noise[:, :, 0]
         return x + h
 
 
@@ -81,7 +103,14 @@ def plain(generator: Generator) -> Generator:
     return made
 
 
-SHAPES = [{}, {"channels": [16], "blocks": [1]}, {"channels": [16, 8], "blocks": [1, 2]}, {"start": (4, 6)}, {"blocks": [1, 1, 1, 1]}]
+SHAPES = [
+    {},
+    {"channels": [16], "blocks": [1]},
+    {"channels": [16, 8], "blocks": [1, 2]},
+    {"start": (4, 6)},
+    {"blocks": [1, 1, 1, 1]},
+    {"noise": True, "start": (4, 6)},
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
