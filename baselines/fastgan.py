@@ -1,7 +1,7 @@
 """FastGAN (Liu et al., ICLR 2021, arXiv 2101.04775): a light GAN whose discriminator also reconstructs the real images.
 
 Written from the paper. The critic's loss is the hinge loss with random margins plus the reconstruction's perceptual distance
-(equations 2 to 4), the painter's is minus the critic's logits (equation 5).
+(equations 2 and 3), the painter's is minus the critic's logits (equation 4).
 """
 
 from collections.abc import Callable
@@ -165,8 +165,8 @@ class FastGan:
 
     def facts(self) -> dict[str, str]:
         """Return the sizes of the networks."""
-        sizes = (sum(p.numel() for p in network.parameters()) for network in (self.generator, self.critic.network))
-        return {"parameters": "{:,}, and {:,} of the discriminator".format(*sizes)}
+        networks = {"parameters": self.generator, "discriminator": self.critic.network}
+        return {name: f"{sum(p.numel() for p in network.parameters()):,}" for name, network in networks.items()}
 
     def work(self) -> dict[str, Work]:
         """Return the job of a step."""

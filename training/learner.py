@@ -22,7 +22,7 @@ class Learner:
     """Update a network by the gradient of a loss, and keep its EMA."""
 
     def __init__(self, network: nn.Module, settings: Train, *, n: int, device: torch.device, averaged: nn.Module | None = None):
-        """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of it (None: all of it)."""
+        """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of it or nothing (None: all)."""
         self.network, self.settings, self.device = network, settings, device
         self.steps_per_epoch = settings.steps_per_epoch(n)
         self.averaged = network if averaged is None else averaged

@@ -26,6 +26,15 @@ def nearest_other(features: Tensor) -> Tensor:
     return distances(features, features).fill_diagonal_(float("inf")).amin(dim=1)
 
 
+def variety(features: Tensor) -> float:
+    """Return how far a vector of `features` (n, D), n >= 2, is from its nearest other one, over its distance to any other, on average.
+
+    Near 0: most images have a twin. 1: all are equally far from each other.
+    """
+    n = len(features)
+    return (nearest_other(features).mean() / (distances(features, features).fill_diagonal_(0).sum() / (n * (n - 1)))).item()
+
+
 def detail_correlation(a: Tensor, b: Tensor) -> float:
     """Return the correlation of the finest detail of uint8 images `a` and `b` (N, 3, H, W), H and W even; in [-1, 1].
 

@@ -16,6 +16,7 @@ from PIL import Image
 from test_colour import DISPLAY_P3
 
 import methods
+import train
 from data import load_images
 from errors import UserError
 from imle.method import make_networks
@@ -683,3 +684,10 @@ def test_the_paper_recipe_takes_three_steps():
         trainer.advance()
     assert trainer.method.losses.isfinite().all() and trainer.method.losses.min() > 0
     assert all((a != b).any() for a, b in zip(before, trainer.method.generator.parameters()))
+
+
+def test_varied_images_are_told_what_to_expect():
+    line = train.advice(torch.eye(5))  # all equally far from each other
+    assert len(line) == 1 and "the nearest other one is 1.00 times as far" in line[0]
+    assert train.advice(torch.tensor([[0.0], [0.1], [9.0], [9.1]])) == []  # twins
+    assert train.advice(torch.zeros(4, 2)) == []

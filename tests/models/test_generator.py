@@ -52,9 +52,7 @@ def test_noise_differs_between_blocks_and_is_in_no_checkpoint():
     assert [tuple(noise.shape[:2]) for noise in maps] == [(4, 4), (4, 4), (8, 8), (16, 16), (16, 16), (32, 32)]
     assert not torch.equal(maps[0], maps[1]) and all(torch.equal(a, b.noise) for a, b in zip(maps, again.blocks))
     assert abs(maps[-1].mean()) < 0.1 and 0.9 < maps[-1].std() < 1.1
-    assert set(generator.state_dict()) - set(without.state_dict()) == {
-        f"blocks.{i}.strengths" for i in range(6)
-    }
+    assert set(generator.state_dict()) - set(without.state_dict()) == {f"blocks.{i}.strengths" for i in range(6)}
     fresh = Generator(latent_dim=16, style_dim=24, mapping_layers=3, channels=[32, 8], blocks=[1, 1], noise=True)
     images = fresh(z := torch.randn(2, 16))
     for block in fresh.blocks:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.scores import detail_correlation, energy_distance, nearest_other
+from training.scores import detail_correlation, energy_distance, nearest_other, variety
 
 
 def normal(*shape, seed, offset=0.0):
@@ -58,3 +58,11 @@ def test_detail_correlation_equals_its_definition_on_one_square():
     a, b = (torch.tensor(values, dtype=torch.uint8).view(1, 1, 2, 2).expand(-1, 3, -1, -1) for values in ([0, 10, 20, 30], [4, 0, 0, 0]))
     # Less their means 15 and 1: (-15, -5, 5, 15) and (3, -1, -1, -1), whose product is -60.
     assert detail_correlation(a, b) == pytest.approx(-60 / math.sqrt(500 * 12))
+
+
+def test_variety_is_the_nearest_distance_over_the_mean_distance():
+    line = torch.tensor([[0.0], [1.0], [4.0]])  # nearest: 1, 1, 3; all pairs: 1, 4, 3
+    assert variety(line) == pytest.approx((5 / 3) / (8 / 3))
+    assert variety(torch.eye(7)) == pytest.approx(1)
+    twins = normal(20, 9, seed=4).repeat(2, 1)
+    assert variety(twins) == pytest.approx(0, abs=1e-6)
