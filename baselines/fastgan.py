@@ -5,7 +5,7 @@ Written from the paper. The critic's loss is the hinge loss with random margins 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +73,10 @@ class FastGan:
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
         self.generator = Generator(side, config.fastgan.width, config.fastgan.latent_dim).to(device)
         critic = Discriminator(side, config.fastgan.width).to(device)
-        self.painter = Learner(Pair(self.generator).to(device), config.train, n=n, device=device, averaged=self.generator)
-        self.critic = Learner(critic, config.train, n=n, device=device, averaged=nn.Identity())
+        # No CUDA graph: its warm-up would move running statistics, and a resumed run would end elsewhere.
+        settings = replace(config.train, cuda_graph=False)
+        self.painter = Learner(Pair(self.generator).to(device), settings, n=n, device=device, averaged=self.generator)
+        self.critic = Learner(critic, settings, n=n, device=device, averaged=nn.Identity())
         self.embedding = load_embedding(config.fastgan.perceptual, pretrained=pretrained).to(device).to(memory_format=torch.channels_last)
         self.features = self.embed(self.images)
         self.losses, self.logits = torch.zeros(n, device=device), torch.zeros(n, device=device)  # of each image's last step
