@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import methods
@@ -124,6 +125,7 @@ class Cell:
     folder: str  # of the run
     judge: str = OFFLINE_JUDGES[0]  # the network that scores it
     backtracked: int = 0  # number of held-out images that are searched for in the end
+    side: int | None = None  # pixels at which samples are scored; None: their own
 
     def config(self, epochs: int = 1) -> Settings:
         """Return the complete configuration. Raises UserError."""
@@ -138,6 +140,11 @@ class Cell:
     def which(self) -> tuple[ImageSet, tuple]:
         """Return the arguments of `load`."""
         return self.set, tuple(transform(to_dict(self.config())).items())
+
+    def judged(self) -> tuple[ImageSet, tuple]:
+        """Return the arguments of `load` for the real images that samples are compared with."""
+        chosen, transformed = self.which()
+        return chosen, tuple((dict(transformed) | ({"resolution": (self.side, self.side)} if self.side else {})).items())
 
     def trainer(self, epochs: int = 1) -> Trainer:
         """Return a new trainer. Raises UserError."""
@@ -228,7 +235,8 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:
     """Return the scores of a trainer's EMA, and write a sheet of its samples."""
     drawn = to_uint8(trainer.method.draw(list(range(cell.samples))))
     save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
-    real, held = references(cell.judge, *cell.which())
+    drawn = resized(drawn, cell.side) if cell.side else drawn
+    real, held = references(cell.judge, *cell.judged())
     fake = features_of(drawn, cell.judge)
     similarity = prdc.prdc(real, fake)
     return {
@@ -261,10 +269,15 @@ def backtrack(cell: Cell, trainer: Trainer) -> dict[str, float]:
 
 def sharpness_of(images: Tensor, cell: Cell) -> dict[str, float | None]:
     """Return the power of the finest octave and the patch distance of uint8 images, against the cell's training images."""
-    real = {name: references(name, *cell.which())[0] for name in ("spectrum", "patches")}
+    real = {name: references(name, *cell.judged())[0] for name in ("spectrum", "patches")}
     patches = [each for each in sharpness.patch_distances(real["patches"], features_of(images, "patches")) if each is not None]
     power = sharpness.power_ratio(real["spectrum"].double()[:, 0], features_of(images, "spectrum").double()[:, 0], sharpness.OCTAVES[0])
     return {"fine_power": power.value, "swd": sum(patches) if patches else None}
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Return uint8 images (N, 3, H, W) as squares of another side (bicubic, with antialiasing)."""
+    return F.interpolate(images.float(), size=(side, side), mode="bicubic", antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
 def features_of(images: Tensor, judge: str) -> Tensor:
@@ -284,11 +297,11 @@ def references(judge: str, *which) -> tuple[Tensor, Tensor]:
 
 def reference_scores(cell: Cell) -> dict[str, float | None]:
     """Return scores of real images: distance of training to held-out images, and copy rate and sharpness of held-out images."""
-    real, held = references(cell.judge, *cell.which())
+    real, held = references(cell.judge, *cell.judged())
     return {
         "fd_heldout": frechet.frechet_distance(held, real),
         "copy_rate": copying.copy_rate(real, held),
-        **sharpness_of(load(*cell.which())[1], cell),
+        **sharpness_of(load(*cell.judged())[1], cell),
     }
 
 

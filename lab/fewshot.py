@@ -7,7 +7,8 @@ runs, which sample.py and evaluate.py read like any other run.
 
 A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images, or NAME=IMAGES#10 to train on 10 of them.
 A method is a name (an unknown name prints the list), NAME:section.key=value;... for settings that change the recipe, or
-NAME=RECIPE.yaml for another recipe. --backtracking searches the samples for held-out images, by gradient descent.
+NAME=RECIPE.yaml for another recipe. --side 128 compares recipes of different resolution: samples are enlarged or reduced, and
+compared with images of 128 pixels. --backtracking searches the samples for held-out images, by gradient descent.
 """
 
 import argparse
@@ -70,6 +71,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--samples", type=positive(int), default=250, help="samples to score, at four points of a run (250)")
     parser.add_argument("--features", choices=OFFLINE_JUDGES, default=OFFLINE_JUDGES[0], help="network that scores (%(default)s)")
     parser.add_argument("--backtracking", type=int, default=0, metavar="N", help="search for N held-out images in the end (0)")
+    parser.add_argument("--side", type=positive(int), help="score samples at this many pixels a side (their own)")
     parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="parallel runs, with one thread each (all cores)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and results")
     return parser.parse_args(words)
@@ -103,13 +105,14 @@ def main(words: list[str]) -> None:
             str(args.out / chosen.name / name / f"seed{seed}"),
             args.features,
             args.backtracking,
+            args.side,
         )
         for seed in range(args.seeds)
         for chosen in sets
         for name, method in methods.items()
     ]
-    if len({cell.which()[1] for cell in every}) > 1:  # also reports errors before training starts
-        raise UserError("--methods: their recipes make different images of a set; give them the same data.resolution and data.fit")
+    if len({cell.judged()[1] for cell in every}) > 1:  # also reports errors before training starts
+        raise UserError("--methods: their recipes make different images of a set; score all samples at one size (--side)")
     args.out.mkdir(parents=True, exist_ok=True)
     check_same(args, methods, sets)
     epochs = epochs_of(args.out, every, args.budget)
@@ -152,7 +155,7 @@ def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[
     if any(args.out.rglob("curve.json")):
         before = {"judge": "effnet-lite0"} | before  # older folders do not record the judge
     asked = {"budget": args.budget, "samples": args.samples, "judge": args.features, "recipe": args.config.read_text()}
-    asked |= {"backtracking": args.backtracking} if args.backtracking else {}
+    asked |= {name: getattr(args, name) for name in ("backtracking", "side") if getattr(args, name)}
     asked |= {f"method {name}": asked_of(method) for name, method in methods.items()}
     asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout, *filter(None, [chosen.number])] for chosen in sets}
     differ = [name for name in asked if before.get(name, asked[name]) != asked[name]]

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from lab import plots
+from lab.cells import resized
 from lab.intervals import interval
 from methods import open_sampler
 from training.sheets import grid, save_png
@@ -14,6 +15,7 @@ SAMPLES = 16  # on a sheet, of seeds 0 to 15
 SCORES = {
     "fd_heldout": "FD to held-out images",
     "fd_train": "FD to the training images",
+    "fine_power": "power of the finest octave",
     "copy_rate": "share of near copies",
     "loss": "loss of the matches",
 }
@@ -47,7 +49,7 @@ def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number:
     """Plot one score of a method's runs; the factor `shift` moves it sideways, so bars of several methods do not overlap."""
     points = list(zip(*runs))  # [share of the budget][seed]
     seconds = [shift * interval([point["cpu_seconds"] for point in seeds])[0] for seeds in points]
-    means, halves = zip(*(interval([math.nan if point[score] is None else point[score] for point in seeds]) for seeds in points))
+    means, halves = zip(*(interval([math.nan if point.get(score) is None else point[score] for point in seeds]) for seeds in points))
     panel.errorbar(
         seconds,
         means,
@@ -62,6 +64,7 @@ def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number:
 
 
 def draw_sheet(runs: dict[str, Path], path: Path) -> None:
-    """Write a sheet with the samples of seeds 0 to 15, one row per run."""
+    """Write a sheet with the samples of seeds 0 to 15, one row per run; smaller ones are enlarged."""
     images = [open_sampler(folder).images(range(SAMPLES)) for folder in runs.values()]
-    save_png(grid(torch.cat(images), columns=SAMPLES), path)
+    side = max(each.shape[-1] for each in images)
+    save_png(grid(torch.cat([each if each.shape[-1] == side else resized(each, side) for each in images]), columns=SAMPLES), path)

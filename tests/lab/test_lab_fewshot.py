@@ -131,6 +131,20 @@ def test_a_method_of_another_recipe_runs_and_is_searched_for_held_out_images(cel
     assert curve[-1]["backtracking_of_copies"] == pytest.approx(nearest.amin(dim=1).mean().item(), rel=1e-4)
 
 
+def test_recipes_of_different_resolution_are_scored_at_one_size(cell, monkeypatch):
+    small, large = (replace(cell, settings=(*cell.settings, f"data.resolution={side}"), side=48) for side in (32, 64))
+    assert small.which() != large.which() and small.judged() == large.judged()
+    assert cells.load(*small.judged())[0].shape[-1] == 48 and cells.load(*small.which())[0].shape[-1] == 32
+    images = cells.load(*large.judged())[0]
+    enlarged = cells.resized(cells.resized(images, 24), 48)
+    assert enlarged.shape == images.shape and enlarged.dtype == torch.uint8
+    assert cells.sharpness_of(images, small)["fine_power"] == pytest.approx(1)
+    assert cells.sharpness_of(enlarged, small)["fine_power"] < 0.3
+    assert torch.equal(
+        cells.resized(torch.full((1, 3, 8, 8), 255, dtype=torch.uint8), 12), torch.full((1, 3, 12, 12), 255, dtype=torch.uint8)
+    )
+
+
 def zip_rows(maps):
     """Return the maps of each image on their own."""
     return [[level[row : row + 1] for level in maps] for row in range(len(maps[0]))]
