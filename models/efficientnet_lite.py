@@ -16,7 +16,6 @@ from models import weights
 # (expansion, channels, blocks, kernel, first stride) of the seven stages of MBConv blocks, before scaling.
 STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))
 STEM, HEAD = 32, 1280  # channels before and after the stages, in every variant
-STEM_TAP = -1  # among the indices of blocks: the map before the first block
 DIVISOR = 8  # a scaled stage's channels are a multiple of this
 BATCH_NORM_EPSILON = 1e-3
 
@@ -106,9 +105,9 @@ class EfficientNetLite(nn.Module):
         self._fc = nn.Linear(HEAD, 1000)
 
     def stages(self, images: Tensor, taps: tuple[int, ...]) -> list[Tensor]:
-        """Return the maps (B, C, H', W') after the blocks with indices `taps`, in ascending order; later blocks are not computed."""
+        """Return the maps (B, C, H', W') after the blocks with indices `taps`; later blocks are not computed."""
         x = F.relu6(self._bn0(self._conv_stem(self._network_input(images))))
-        maps = [x] if STEM_TAP in taps else []
+        maps = []
         for number, block in enumerate(self._blocks[: max(taps) + 1]):
             x = block(x)
             if number in taps:

@@ -54,17 +54,14 @@ class LpipsVgg(nn.Module):
 
 
 class EffNetLite(nn.Module):
-    """EfficientNet-Lite maps after the last blocks of four stages, unit-normalised as in LPIPS but not weighted.
-
-    With `stem`, the map before the first block is one too. Of all maps it weighs patterns of single pixels most, beside coarser ones.
-    """
+    """EfficientNet-Lite maps after the last blocks of four stages, unit-normalised as in LPIPS but not weighted."""
 
     STAGES = (0, 1, 2, 4)  # maps of 1/2, 1/4, 1/8 and 1/16 of the images' side
 
-    def __init__(self, network: efficientnet_lite.EfficientNetLite, stem: bool = False):
+    def __init__(self, network: efficientnet_lite.EfficientNetLite):
         super().__init__()
         self.network = network
-        self.taps = (*([efficientnet_lite.STEM_TAP] if stem else []), *(network.ends[stage] for stage in self.STAGES))
+        self.taps = tuple(network.ends[stage] for stage in self.STAGES)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.network.stages(images, self.taps)
@@ -122,9 +119,7 @@ def _load_lpips_vgg(pretrained: bool) -> LpipsVgg:
     return LpipsVgg(trunk, lpips_channel_weights())
 
 
-WITH_STEM = {"effnet-lite0-stem": "effnet-lite0"}  # -> the network
-WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "pixels": ()}
-WEIGHTS_OF |= {name: (name,) for name in efficientnet_lite.VARIANTS} | {name: (network,) for name, network in WITH_STEM.items()}
+WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "pixels": ()} | {name: (name,) for name in efficientnet_lite.VARIANTS}
 TEACHERS = tuple(name for name in WEIGHTS_OF if name != "effnet-lite2")  # for training; effnet-lite2 is kept for evaluation
 
 
@@ -135,8 +130,8 @@ def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True
     """
     if name == "lpips-vgg":
         perceptual = _load_lpips_vgg(pretrained)
-    elif name in efficientnet_lite.VARIANTS or name in WITH_STEM:
-        perceptual = EffNetLite(efficientnet_lite.load(WITH_STEM.get(name, name), pretrained), stem=name in WITH_STEM)
+    elif name in efficientnet_lite.VARIANTS:
+        perceptual = EffNetLite(efficientnet_lite.load(name, pretrained))
     else:
         assert name == "pixels", name
         perceptual = Pixels()

@@ -36,7 +36,7 @@ def variety(features: Tensor) -> float:
 
 
 def detail_correlation(a: Tensor, b: Tensor) -> float:
-    """Return the correlation of the finest detail of uint8 images `a` and `b` (N, 3, H, W), H and W even; in [-1, 1].
+    """Return the correlation of the finest detail of uint8 images `a` and `b` (N, 3, H, W), in [-1, 1].
 
     The finest detail is what is lost if every 2 x 2 pixels are averaged. 1: the same detail in the same places; 0: unrelated detail,
     or none.
@@ -45,8 +45,9 @@ def detail_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def _finest(images: Tensor) -> Tensor:
-    images = images.double()
-    return (images - F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="nearest")).flatten()
+    images, (height, width) = images.double(), images.shape[2:]
+    coarse = F.interpolate(F.avg_pool2d(images, 2, ceil_mode=True), scale_factor=2, mode="nearest")
+    return (images - coarse[:, :, :height, :width]).flatten()
 
 
 def _mean_within(features: Tensor) -> Tensor:

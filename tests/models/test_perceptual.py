@@ -64,21 +64,6 @@ def test_efficientnet_equals_the_package_that_trained_it():
     assert [tuple(m.shape[1:]) for m in tapped] == [(16, 112, 112), (24, 56, 56), (40, 28, 28), (112, 14, 14)]
 
 
-def test_the_stem_is_a_further_map_and_weighs_single_pixels_most():
-    from data import load_images
-
-    images = load_images("data/fluent_faces", resolution=(64, 64)).images[:4].float() / 127.5 - 1
-    plain, stem = load_embedding("effnet-lite0"), load_embedding("effnet-lite0-stem")
-    assert [tuple(m.shape[1:]) for m in stem(images)] == [(32, 32, 32), *(tuple(m.shape[1:]) for m in plain(images))]
-    for ours, theirs in zip(stem(images)[1:], plain(images)):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    rows, columns = torch.arange(64)[:, None], torch.arange(64)
-    checkers, squares = (0.03 * (1 - 2 * ((rows // side + columns // side) % 2)) for side in (1, 8))
-    fine, coarse = ([(a - b).square().sum() for a, b in zip(stem(images), stem(images + pattern))] for pattern in (checkers, squares))
-    ratios = [(a / b).item() for a, b in zip(fine, coarse)]
-    assert ratios[0] > 2 * max(ratios[1:])
-
-
 def test_pixels_are_mean_squared_error_and_weigh_in():
     a, b = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     expected = (a - b).square().mean(dim=(1, 2, 3))

@@ -52,6 +52,7 @@ def test_detail_correlation_sees_the_finest_octave_alone():
     assert abs(detail_correlation(images, other)) < 0.05
     assert detail_correlation(images, images.roll(1, dims=-1)) < 0  # the same detail, elsewhere
     assert detail_correlation(images, coarse) == 0  # no detail
+    assert detail_correlation(images[:, :, :9, :13], images[:, :, :9, :13]) == pytest.approx(1)
 
 
 def test_detail_correlation_equals_its_definition_on_one_square():
