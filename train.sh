@@ -44,8 +44,8 @@ if [ -z "$config" ]; then
   else
     case "$device" in
       cuda*) config="$here/configs/fewshot-256.yaml" ;;
-      *) say "No GPU: taking the 64-pixel recipe, about six minutes for 100 images on two cores. At 256 pixels it would" \
-             "be months (--dry-run: 3,600 hours for configs/paper-256.yaml); --config FILE takes another recipe all the same." ;;
+      *) say "No GPU: taking the 64-pixel recipe, about six minutes for 100 images on two cores. With half an hour, 128 pixels" \
+             "are better: --config $here/configs/photos-128.yaml. The published recipe at 256 pixels would be months here." ;;
     esac
   fi
 fi
@@ -84,11 +84,14 @@ elif [ "$status" != 0 ]; then
   exit "$status"
 fi
 
+matches=""
+[ ! -d "$run/matches" ] || matches=" $run/matches,"
+
 cat 2>/dev/null <<END || true
 
 Sheet     $run/drawn/grid.png
 Report    $report
-Training  $run/samples, $run/matches, $run/metrics.jsonl
+Training  $run/samples,$matches $run/metrics.jsonl
 Next, after: source $(printf %q "$here")/.venv/bin/activate
   ${scripts}sample.py $(printf %q "$run") --out more --num 256 --nearest $(printf %q "${images:-$here/data/fluent_faces}")
   ${scripts}sample.py $(printf %q "$run") --out film --interpolate 3,8,12 --frames 60
