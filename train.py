@@ -91,11 +91,8 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
         if processes.is_main():
             log = RunLog(args.run, *(state["log_position"], state["step"]) if state else ())
             log.describe(to_yaml(config), environment(device, sys.argv), dataset.images[:400])
-        tell(
-            f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}; "
-            f"{folder.images} shows the images as they are used",
-            *([] if state else advice(trainer.method.features)),
-        )
+        numbers = f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}"
+        tell(f"{numbers}; {folder.images} shows the images as they are used", *([] if state else advice(trainer.method.features)))
         trainer.run(log, should_stop=signals.caught)
         log.close()
     except OSError as error:

@@ -72,11 +72,11 @@ class FastGan:
         self.images, side = images.to(device), images.shape[-1]
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
         self.generator = Generator(side, config.fastgan.width, config.fastgan.latent_dim).to(device)
-        critic = Discriminator(side, config.fastgan.width).to(device)
+        self.discriminator = Discriminator(side, config.fastgan.width).to(device)
         # No CUDA graph: its warm-up would move running statistics, and a resumed run would end elsewhere.
         settings = replace(config.train, cuda_graph=False)
         self.painter = Learner(Pair(self.generator).to(device), settings, n=n, device=device, averaged=self.generator)
-        self.critic = Learner(critic, settings, n=n, device=device, averaged=nn.Identity())
+        self.critic = Learner(self.discriminator, settings, n=n, device=device, averaged=nn.Identity())
         self.embedding = load_embedding(config.fastgan.perceptual, pretrained=pretrained).to(device).to(memory_format=torch.channels_last)
         self.features = self.embed(self.images)
         self.losses, self.logits = torch.zeros(n, device=device), torch.zeros(n, device=device)  # of each image's last step
@@ -91,21 +91,21 @@ class FastGan:
             with torch.no_grad(), autocast(self.config.train.precision, self.device):
                 drawn = [images.float() for images in self.painter.forward(z)]
             self.losses[index] = self.critic.step((to_float(self.images[index]), *drawn), self.critic_loss, step)
-            self.critic.network.requires_grad_(False)  # the painter's step leaves no gradients there
+            self.discriminator.requires_grad_(False)  # the painter's step leaves no gradients there
             self.logits[index] = self.painter.step((z,), self.painter_loss, step)
-            self.critic.network.requires_grad_(True)
+            self.discriminator.requires_grad_(True)
 
     def critic_loss(self, real: Tensor, drawn: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Return the critic's losses (B,), twice: hinge losses of real and drawn images, and the reconstruction's distances."""
         changes, side = self.config.fastgan.augment, second.shape[-1]
-        quadrant = torch.randint(2, (2,), device=real.device).unbind()
+        row, column = torch.randint(2, (2,), device=real.device)
         real = augment(real, changes)
         small = shrunk(real, side)
         with autocast(self.config.train.precision, self.device):
             logits, maps, last = self.critic.forward(real, small)
-            decoded = self.critic.network.reconstructed(maps, last, quadrant)
+            decoded = self.discriminator.reconstructed(maps, last, (row, column))
             of_drawn, _, _ = self.critic.forward(augment(drawn, changes), augment(second, changes))
-            targets = (small, shrunk(cut(real, quadrant), side), small)
+            targets = (small, shrunk(cut(real, (row, column)), side), small)
             distances = [self.distance(ours.float(), theirs) for ours, theirs in zip(decoded, targets)]
         losses = hinge(logits.float()) + hinge(-of_drawn.float()) + sum(distances)
         return losses, losses
@@ -114,7 +114,7 @@ class FastGan:
         """Return minus the critic's mean logits (B,) of the images of latents `z` (B, latent_dim), twice."""
         with autocast(self.config.train.precision, self.device):
             images, seconds = (augment(each, self.config.fastgan.augment) for each in self.painter.forward(z))
-            logits, _, _ = self.critic.network(images, seconds)
+            logits, _, _ = self.discriminator(images, seconds)
         losses = -logits.float().mean(dim=1)
         return losses, losses
 
@@ -137,7 +137,7 @@ class FastGan:
             norm.momentum = None  # the mean of all batches
             norm.train()
         with true_fp32(self.device):
-            for latents in rng.normal((SETTLING, generator.latent_dim), self.config.seed, "settle").to(self.device).split(CHUNK):
+            for latents in rng.normal((SETTLING, self.config.fastgan.latent_dim), self.config.seed, "settle").to(self.device).split(CHUNK):
                 generator(latents)
         for norm, momentum in zip(norms, usual):
             norm.momentum = momentum
@@ -167,7 +167,7 @@ class FastGan:
 
     def facts(self) -> dict[str, str]:
         """Return the sizes of the networks."""
-        networks = {"parameters": self.generator, "discriminator": self.critic.network}
+        networks = {"parameters": self.generator, "discriminator": self.discriminator}
         return {name: f"{sum(p.numel() for p in network.parameters()):,}" for name, network in networks.items()}
 
     def work(self) -> dict[str, Work]:

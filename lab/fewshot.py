@@ -94,23 +94,7 @@ def main(words: list[str]) -> None:
     args = parse(words)
     weights.require(args.features)  # before anything slow
     methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
-    every = [
-        Cell(
-            method.recipe or str(args.config),
-            chosen,
-            name,
-            method.settings,
-            seed,
-            args.samples,
-            str(args.out / chosen.name / name / f"seed{seed}"),
-            args.features,
-            args.backtracking,
-            args.side,
-        )
-        for seed in range(args.seeds)
-        for chosen in sets
-        for name, method in methods.items()
-    ]
+    every = cells_of(args, methods, sets)
     if len({cell.judged()[1] for cell in every}) > 1:  # also reports errors before training starts
         raise UserError("--methods: their recipes make different images of a set; score all samples at one size (--side)")
     args.out.mkdir(parents=True, exist_ok=True)
@@ -146,6 +130,27 @@ def main(words: list[str]) -> None:
         rows = [cell for cell in every if cell.set == chosen and cell.seed == 0]
         draw_sheet({cell.method: Path(cell.folder) for cell in rows}, args.out / f"samples-{chosen.name}.png")
     print(text)
+
+
+def cells_of(args: argparse.Namespace, methods: dict[str, Method], sets: list[ImageSet]) -> list[Cell]:
+    """Return a cell for every seed, set and method."""
+    return [
+        Cell(
+            method.recipe or str(args.config),
+            chosen,
+            name,
+            method.settings,
+            seed,
+            args.samples,
+            str(args.out / chosen.name / name / f"seed{seed}"),
+            args.features,
+            args.backtracking,
+            args.side,
+        )
+        for seed in range(args.seeds)
+        for chosen in sets
+        for name, method in methods.items()
+    ]
 
 
 def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[ImageSet]) -> None:
