@@ -86,14 +86,14 @@ def test_a_quadrant_is_cut_from_maps_and_images_alike():
 
 def test_every_convolution_has_a_spectral_norm_of_one():
     generator = Generator(32, 4, 6)
-    for _ in range(200):  # power iterations
+    for _ in range(2000):  # power iterations
         generator(torch.randn(2, 6))
     generator.eval()
     convolutions = [module for module in generator.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
     assert len(convolutions) == 7
     for module in convolutions:
         matrix = (module.weight.transpose(0, 1) if isinstance(module, nn.ConvTranspose2d) else module.weight).flatten(1)
-        assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1, abs=1e-2)
+        assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1, abs=1e-3)
 
 
 # --- the losses
