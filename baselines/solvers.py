@@ -1,0 +1,81 @@
+"""Sampling from a denoiser: predictor-corrector, probability-flow ODE (Song et al., ICLR 2021), DDIM (Song, Meng & Ermon, ICLR 2021).
+
+Every step is the same for all rows, and noise is a function of the row's own seed: a row does not depend on the others.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from baselines.sde import Diffusion
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # x(t) (B, 3, H, W), t (B,) -> the predicted noise eps
+Noise = Callable[[str, int], Tensor]  # a purpose and a step -> standard normal numbers (B, 3, H, W)
+LAST = 1e-3  # the time at which solvers stop; the score has a pole at 0
+
+
+def times(steps: int, like: Tensor) -> Tensor:
+    """Return steps + 1 times from 1 to LAST, equally spaced."""
+    return torch.linspace(1, LAST, steps + 1, dtype=like.dtype, device=like.device)
+
+
+def predictor_corrector(denoiser: Denoiser, diffusion: Diffusion, noise: Noise, *, steps: int, snr: float = 0.16) -> Tensor:
+    """Return samples by Euler steps of the reverse diffusion, each followed by a step of Langevin dynamics (algorithm 1).
+
+    `snr` sets the size of a Langevin step (appendix G); 0 leaves it out. The last step adds no noise.
+    """
+    x = noise("start", 0)
+    grid = times(steps, x)
+    x = x * diffusion.sigma(grid[0])
+    for step, (t, after) in enumerate(pairwise(grid)):
+        score, length = _score(denoiser, diffusion, x, t), t - after
+        g2 = diffusion.g2(t)
+        mean = x - length * (diffusion.f(t) * x - g2 * score)  # equation 6, backwards
+        x = mean + (g2 * length).sqrt() * noise("predict", step) if step < steps - 1 or snr else mean
+        if snr:
+            score, random = _score(denoiser, diffusion, x, after), noise("correct", step)
+            ratio = _norm(random) / _norm(score)
+            size = 2 * diffusion.alpha(after) ** 2 * (snr * ratio) ** 2  # algorithms 4 and 5
+            mean = x + size * score
+            x = mean + (2 * size).sqrt() * random
+    return mean
+
+
+def probability_flow(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, grid: Tensor) -> Tensor:
+    """Move x (B, 3, H, W) along the probability-flow ODE (equation 13) from time grid[0] to grid[-1], with Runge-Kutta's fourth order.
+
+    A falling grid samples, a rising one encodes.
+    """
+    for t, after in pairwise(grid):
+        h = after - t
+        k1 = flow(denoiser, diffusion, x, t)
+        k2 = flow(denoiser, diffusion, x + h / 2 * k1, t + h / 2)
+        k3 = flow(denoiser, diffusion, x + h / 2 * k2, t + h / 2)
+        k4 = flow(denoiser, diffusion, x + h * k3, after)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return x
+
+
+def flow(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, t: Tensor) -> Tensor:
+    """Return dx/dt of the probability-flow ODE at time t ()."""
+    return diffusion.f(t) * x - diffusion.g2(t) / 2 * _score(denoiser, diffusion, x, t)
+
+
+def ddim(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, grid: Tensor) -> Tensor:
+    """Return samples by deterministic DDIM steps (equation 12 of arXiv 2010.02502, eta = 0) from x (B, 3, H, W) at time grid[0]."""
+    for t, after in pairwise(grid):
+        eps = denoiser(x, t.expand(len(x)))
+        clean = (x - diffusion.sigma(t) * eps) / diffusion.alpha(t)
+        x = diffusion.alpha(after) * clean + diffusion.sigma(after) * eps
+    return x
+
+
+def _score(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, t: Tensor) -> Tensor:
+    return -denoiser(x, t.expand(len(x))) / diffusion.sigma(t)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Return the Euclidean norm of each row, (B, 1, 1, 1)."""
+    return x.flatten(1).norm(dim=1)[:, None, None, None]
