@@ -15,7 +15,7 @@ from metrics import document, evaluation, heldout, page, report, table
 from metrics.cache import Cache
 from metrics.compare import compare
 from metrics.images import Images
-from metrics.interface import Decoder, Reals
+from metrics.interface import Decoder, Likelihood, Reals
 from metrics.measure import JUDGES, protocol_of, weights_of
 from metrics.verdict import verdict
 from models import weights
@@ -34,6 +34,8 @@ class Subject(NamedTuple):
     trained: Record | None  # which images the run was trained on
     record: dict
     config: dict | None = None  # of the run
+    likelihood: Likelihood | None = None
+    prior: str | None = None  # the pretrained model that the run started from, or "none"; None: unknown
 
 
 def main(argv: list[str]) -> None:
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> None:
     out = document.make_folder(args.out or document.default_folder(args.source, args.protocol, args.features))
 
     evaluator = evaluation.Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
-    found = evaluator(subject.samples, reals, subject.decoder, subject.config)
+    found = evaluator(subject.samples, reals, subject.decoder, likelihood=subject.likelihood, config=subject.config)
     sentences = verdict(found.measured, found.calibration)
     warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
     count = subject.samples[0].count
@@ -60,6 +62,7 @@ def main(argv: list[str]) -> None:
             "protocol": protocol._asdict(),
             "data": data,
             "num_samples": count,
+            "prior": subject.prior,
             "features": document.networks_record(evaluator.networks),
         },
         **document.numbers_record(found.measured, found.calibration),
@@ -99,7 +102,9 @@ def sample(args: argparse.Namespace) -> Subject:
         "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts},
     }
     decoder = drawing.why or Decoder(drawing.generator, drawing.latent_dim, torch.device(args.device), identity)
-    return Subject(list(map(samples, firsts)), decoder, transform(config), data["flips"], data["path"], sampler.data, record, config)
+    likelihood = drawing.bits_per_dim and Likelihood(drawing.bits_per_dim, identity)
+    drawn = list(map(samples, firsts))
+    return Subject(drawn, decoder, transform(config), data["flips"], data["path"], sampler.data, record, config, likelihood, drawing.prior)
 
 
 def read(args: argparse.Namespace) -> Subject:
@@ -147,11 +152,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
     add("--metrics", help=f"some of {','.join(table.METRICS)} (default: all)")
-    add(
-        "--num-samples",
-        type=at_least_one,
-        help="samples to score (default: 5000 on CUDA or for the paper, else 1000; of a folder all)",
-    )
+    add("--num-samples", type=at_least_one, help="samples to score (default: 5000 on CUDA or for the paper, else 1000; of a folder all)")
     add("--repeats", type=at_least_one, default=1, help="sets of samples; the report gives their mean and spread (default: 1)")
     add("--backtrack", type=at_least_one, default=10, help="held-out and training images to backtrack, of each (default: 10)")
     add("--ref-raw", action="store_true", help="use the real images at their original size, not at the training resolution")

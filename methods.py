@@ -29,6 +29,8 @@ class Parts(NamedTuple):
 METHODS = {
     "imle": Parts("imle.settings:Config", "imle.method:Imle", "imle.drawing:open_drawing"),
     "fastgan": Parts("baselines.fastgan:Config", "baselines.fastgan:FastGan", "baselines.drawing:open_fastgan"),
+    "score-sde": Parts("baselines.score_sde:Config", "baselines.score_sde:ScoreSde", "baselines.drawing:open_score_sde"),
+    "crdi": Parts("baselines.crdi:Config", "baselines.crdi:Crdi", "baselines.drawing:open_crdi"),
 }
 
 

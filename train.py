@@ -77,7 +77,8 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
     processes.check_agreement(
         {"the settings": to_yaml(config), "the images": dataset.fingerprint, "the step of the checkpoint": str(state and state["step"])}
     )
-    trainer = Trainer(config, methods.make(config, images, device=device), len(images), data=data._asdict(), device=device)
+    method = methods.make(config, images, device=device)
+    trainer = Trainer(config, method, len(images), data=data._asdict(), device=device, heldout=dataset.images[heldout])
     if state is not None:
         with checkpoint.unpacking(folder.last):
             trainer.load_state(state)

@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+EARLIEST = 1e-5  # the least time of training and likelihoods (appendix C): at 0 the score has a pole
+
 
 class Diffusion(Protocol):
     """The coefficients of a diffusion at times t in (0, 1]."""
@@ -32,8 +34,8 @@ class Diffusion(Protocol):
 class VarianceExploding:
     """The limit of NCSN: noise is added, and the image stays (equation 9; schedule of appendix C)."""
 
-    least: float = 0.01
-    most: float = 50.0
+    least: float = 0.02  # for images in [-1, 1]: twice the paper's, which has them in [0, 1]
+    most: float = 100.0
 
     def f(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
@@ -86,7 +88,14 @@ class SubVariancePreserving(VariancePreserving):
         return -torch.expm1(-self.integral(t))
 
 
-DIFFUSIONS: dict[str, type[Diffusion]] = {"ve": VarianceExploding, "vp": VariancePreserving, "subvp": SubVariancePreserving}
+KINDS = ("vp", "ve", "subvp")
+
+
+def diffusion_of(kind: str, sigma_max: float) -> Diffusion:
+    """Return the diffusion of one of KINDS; `sigma_max` is ve's most noise, for pixels in [0, 1]."""
+    if kind == "ve":
+        return VarianceExploding(most=2 * sigma_max)
+    return VariancePreserving() if kind == "vp" else SubVariancePreserving()
 
 
 def noised(diffusion: Diffusion, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:

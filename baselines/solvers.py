@@ -13,7 +13,18 @@ from baselines.sde import Diffusion
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # x(t) (B, 3, H, W), t (B,) -> the predicted noise eps
 Noise = Callable[[str, int], Tensor]  # a purpose and a step -> standard normal numbers (B, 3, H, W)
-LAST = 1e-3  # the time at which solvers stop; the score has a pole at 0
+LAST = 1e-3  # the time at which samplers stop (appendix C)
+SOLVERS = ("ddim", "pc", "ode")
+
+
+def sample(solver: str, denoiser: Denoiser, diffusion: Diffusion, noise: Noise, steps: int) -> Tensor:
+    """Return samples (B, 3, H, W) near [-1, 1] by one of SOLVERS in so many steps, and one more evaluation that removes the last noise."""
+    if solver == "pc":
+        return predictor_corrector(denoiser, diffusion, noise, steps=steps)
+    x = noise("start", 0)
+    grid = times(steps, x)
+    solve = ddim if solver == "ddim" else probability_flow
+    return clean(denoiser, diffusion, solve(denoiser, diffusion, x * diffusion.sigma(grid[0]), grid), grid[-1])
 
 
 def times(steps: int, like: Tensor) -> Tensor:
@@ -24,7 +35,7 @@ def times(steps: int, like: Tensor) -> Tensor:
 def predictor_corrector(denoiser: Denoiser, diffusion: Diffusion, noise: Noise, *, steps: int, snr: float = 0.16) -> Tensor:
     """Return samples by Euler steps of the reverse diffusion, each followed by a step of Langevin dynamics (algorithm 1).
 
-    `snr` sets the size of a Langevin step (appendix G); 0 leaves it out. The last step adds no noise.
+    `snr` sets the size of a Langevin step (appendix G); 0 leaves it out. The last step adds no noise, so that it removes it.
     """
     x = noise("start", 0)
     grid = times(steps, x)
@@ -66,10 +77,22 @@ def flow(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, t: Tensor) -> Tens
 def ddim(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, grid: Tensor) -> Tensor:
     """Return samples by deterministic DDIM steps (equation 12 of arXiv 2010.02502, eta = 0) from x (B, 3, H, W) at time grid[0]."""
     for t, after in pairwise(grid):
-        eps = denoiser(x, t.expand(len(x)))
-        clean = (x - diffusion.sigma(t) * eps) / diffusion.alpha(t)
-        x = diffusion.alpha(after) * clean + diffusion.sigma(after) * eps
+        x = ddim_step(diffusion, x, denoiser(x, t.expand(len(x))), t, after)
     return x
+
+
+def ddim_step(diffusion: Diffusion, x: Tensor, eps: Tensor, t: Tensor, after: Tensor) -> Tensor:
+    """Return x (B, 3, H, W) at time `after` () from x and its noise `eps` at time t ()."""
+    return diffusion.alpha(after) * _clean(diffusion, x, eps, t) + diffusion.sigma(after) * eps
+
+
+def clean(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, t: Tensor) -> Tensor:
+    """Return the expected image of x (B, 3, H, W) at time t ()."""
+    return _clean(diffusion, x, denoiser(x, t.expand(len(x))), t)
+
+
+def _clean(diffusion: Diffusion, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    return (x - diffusion.sigma(t) * eps) / diffusion.alpha(t)
 
 
 def _score(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, t: Tensor) -> Tensor:

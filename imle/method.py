@@ -39,6 +39,7 @@ class Imle:
     """Train a generator: match every image to a latent, and pull the latent's sample towards the image."""
 
     log: Callable[[str, int, dict[str, float], float], None]
+    chosen_by = "energy_distance"
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class Imle:
         """Return the search features (N, D) of uint8 images (N, 3, H, W)."""
         return embed(self.search_features, images)
 
-    def watch(self, most: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def watch(self, most: int, heldout: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return a sheet of the first 32 images, each followed by its match's sample, and scores of the first `most` matches.
 
         Beside the samples' energy distance, that of the matches says what fitting has reached. It can be negative, because

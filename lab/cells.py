@@ -248,7 +248,7 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:
         "coverage": similarity["coverage"],
         "copy_rate": copying.copy_rate(real, fake),
         **sharpness_of(drawn, cell),
-        **trainer.method.watch(len(real))[1],
+        **trainer.method.watch(len(real), trainer.heldout)[1],
         "loss": trainer.method.numbers(trainer.step)["loss"],
     }
 

@@ -19,6 +19,9 @@ def compare(a: Path, b: Path) -> str:
     Raises UserError, which names the differences, if their conditions differ.
     """
     first, second = _read(a), _read(b)
+    priors = [document["conditions"].setdefault("prior", "none") for document in (first, second)]  # earlier evaluations name none
+    if None in priors:  # of images whose model is unknown
+        second["conditions"]["prior"] = first["conditions"]["prior"]
     if different := _differences(first["conditions"], second["conditions"]):
         raise UserError(f"--compare: {a} and {b} cannot be compared: " + "; ".join(different))
     rows = [("metric", "A", "B", "B - A", "uncertainty", "which is better")]

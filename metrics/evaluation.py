@@ -10,10 +10,10 @@ from metrics.cache import Cache
 from metrics.calibration import Altered, Calibration, calibrate
 from metrics.features import NETWORKS, FeaturePass
 from metrics.images import Images, Request, sweep
-from metrics.interface import Context, Decoder, Features, Measurement, Protocol, Reals, Sets, Value, spread
+from metrics.interface import Context, Decoder, Features, Likelihood, Measurement, Protocol, Reals, Sets, Value, spread
 from metrics.measure import measure, measurements, networks_of, repeated
 from metrics.progress import Progress
-from metrics.table import GENERATOR, SAMPLES, chosen
+from metrics.table import GENERATOR, LIKELIHOOD, SAMPLES, chosen
 from metrics.teacher import marked
 from models.weights import sha256_of
 
@@ -47,18 +47,26 @@ class Evaluator:
         self.networks = networks_of(protocol, metrics)
         self.num_backtracked = num_backtracked
 
-    def __call__(self, samples: list[Images], reals: Reals, decoder: Decoder | str, config: dict | None = None) -> Evaluation:
+    def __call__(
+        self,
+        samples: list[Images],
+        reals: Reals,
+        decoder: Decoder | str,
+        *,
+        likelihood: Likelihood | None = None,
+        config: dict | None = None,
+    ) -> Evaluation:
         """Evaluate sets of samples. The page shows the first set; the others are repeats.
 
-        `decoder` is the generator of the samples, or the reason why there is none; the report prints the reason. `config` is
-        the configuration of the run that made the samples, None without a run.
+        `decoder` is the generator of the samples, or the reason why there is none; the report prints the reason. `likelihood`
+        is that of the model, if it has one. `config` is the configuration of the run that made the samples, None without a run.
         """
-        context = Context(samples[0], reals, decoder, self.protocol.perceptual, self.num_backtracked, self.device, self.cache)
+        context = Context(samples[0], reals, decoder, self.protocol.perceptual, self.num_backtracked, self.device, self.cache, likelihood)
         self.progress = context.progress = Progress(self._work(samples, context), announce=self.device == "cpu")
         answer = Evaluation(material=context.material)
         try:
             self._features(answer, samples, reals)
-            for metric in chosen(self.metrics, SAMPLES, GENERATOR):
+            for metric in chosen(self.metrics, SAMPLES, GENERATOR, LIKELIHOOD):
                 if metric.source == GENERATOR and isinstance(decoder, str):
                     values = [None if number.heldout else Value(None, decoder, num_fake=0) for number in metric.numbers]
                 else:
@@ -78,7 +86,7 @@ class Evaluator:
         work = len(self.networks) * sum(images.count for images in sets)
         work += altered * len(self.networks) * bool(self._tried(COPIES))
         work += altered * sum(len(ways) * len(self._tried(ways)) for ways in (SPOILT, RESIZED))
-        sources = [SAMPLES] if isinstance(context.decoder, str) else [SAMPLES, GENERATOR]
+        sources = [SAMPLES, LIKELIHOOD] if isinstance(context.decoder, str) else [SAMPLES, GENERATOR, LIKELIHOOD]
         return work + sum(metric.work(context) for metric in chosen(self.metrics, *sources))
 
     def _features(self, answer: Evaluation, samples: list[Images], reals: Reals) -> None:

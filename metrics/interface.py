@@ -112,6 +112,13 @@ class Decoder(NamedTuple):
     identity: dict  # what determines its pixels, for the cache
 
 
+class Likelihood(NamedTuple):
+    """The likelihood of a model that has one."""
+
+    bits: Callable[[Tensor], Tensor]  # uint8 images (B, 3, H, W) -> bits per dimension (B,), float64
+    identity: dict  # what determines it, for the cache
+
+
 class Reals(NamedTuple):
     """The real images: at the generator's resolution, and as input of the feature networks."""
 
@@ -138,6 +145,7 @@ class Context:
     num_backtracked: int  # held-out and training images to backtrack, of each
     device: str
     cache: Cache
+    likelihood: Likelihood | None = None
     progress: Progress = field(init=False)
     material: list[object] = field(default_factory=list)
 
@@ -152,8 +160,12 @@ class Context:
 
     def decode(self, kind: str, work: int, make: Callable[[], dict[str, Tensor]], **parts: object) -> dict[str, Tensor]:
         """Return the result of `make`, which uses the decoder and takes `work` image passes; `parts` name its other inputs."""
+        return self.kept(kind, work, make, decoder=self.decoder.identity, **parts)
+
+    def kept(self, kind: str, work: int, make: Callable[[], dict[str, Tensor]], **parts: object) -> dict[str, Tensor]:
+        """Return the result of `make`, which takes `work` image passes; `parts` name its inputs beside the perceptual distance."""
         self.progress.stage(kind, work)
-        key = self._key(kind, decoder=self.decoder.identity, seed=SEED, device=self.decoder.device.type, torch=torch.__version__, **parts)
+        key = self._key(kind, seed=SEED, device=torch.device(self.device).type, torch=torch.__version__, **parts)
         kept = self.cache.load(key)
         if kept is None:
             with memory_for(kind, "take --device cpu, or fewer --metrics"):

@@ -7,7 +7,7 @@ import torch
 from errors import UserError
 from metrics.features import NETWORKS
 from metrics.interface import Measurement, Protocol, Sets, Value
-from metrics.table import FEATURES, GENERATOR, METRICS, Metric, Number, chosen
+from metrics.table import FEATURES, GENERATOR, LIKELIHOOD, METRICS, Metric, Number, chosen
 from models.perceptual import WEIGHTS_OF
 from models.weights import WEIGHTS, is_given
 
@@ -73,7 +73,7 @@ def networks_of(protocol: Protocol, metrics: list[str], altered: dict | None = N
 
 def weights_of(protocol: Protocol, metrics: list[str], images_only: bool) -> list[str]:
     """Return the keys of all weights that an evaluation needs."""
-    looked_at = {metric.source for metric in chosen(metrics)} - {FEATURES} - ({GENERATOR} if images_only else set())
+    looked_at = {metric.source for metric in chosen(metrics)} - {FEATURES, LIKELIHOOD} - ({GENERATOR} if images_only else set())
     keys = [NETWORKS[network].weights for network in networks_of(protocol, metrics)]
     return list(dict.fromkeys([*filter(None, keys), *(WEIGHTS_OF[protocol.perceptual] if looked_at else ())]))
 

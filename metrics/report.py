@@ -124,7 +124,8 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
     warnings = [f"{name} was not computed: {number.reason}" for name, number in measured.items() if number.value is None]
     warnings += filter(None, [disagreement(measured)])
     if selected_by:
-        warnings.append(f"this checkpoint was selected by its {selected_by} to the training images, so its numbers are too good")
+        kind = "held-out" if selected_by.startswith("heldout") else "training"
+        warnings.append(f"this checkpoint was selected by its {selected_by} on the {kind} images, so its numbers on those are too good")
     numbers = {name: number_of(name) for name in measured}
     published = [name for name, number in numbers.items() if number.counted and number.comparable and name == number.name]
     if any(measured[name].num_fake < PUBLISHED_SAMPLES for name in published):

@@ -7,11 +7,11 @@ weights, names in metrics.json, the printed table, charts, and the inputs of the
 from collections.abc import Callable
 from typing import NamedTuple
 
-from metrics import alterations, backtracking, copying, frechet, kid, neighbours, paths, prdc, sharpness
+from metrics import alterations, backtracking, copying, frechet, kid, likelihood, neighbours, paths, prdc, sharpness
 from metrics.interface import Protocol
 
 LOWER, HIGHER, NEAR_ONE = "lower", "higher", "near 1"
-FEATURES, SAMPLES, GENERATOR = "features", "samples", "generator"
+FEATURES, SAMPLES, GENERATOR, LIKELIHOOD = "features", "samples", "generator", "likelihood"
 
 
 class Number(NamedTuple):
@@ -41,7 +41,7 @@ class Metric(NamedTuple):
     measure: Callable
     network: str  # a role in the protocol, or the name of a network
     numbers: tuple[Number, ...]
-    source: str = FEATURES  # its input; GENERATOR: skipped if there are only images
+    source: str = FEATURES  # its input; GENERATOR: skipped if there are only images; LIKELIHOOD: left out without one
     work: Callable | None = None
     paper: bool = True  # whether the paper's protocol includes it
     altered: dict | None = None  # changed real images on which the verdict tests it: COPIES, SPOILT or RESIZED
@@ -127,6 +127,15 @@ METRICS = {
             (BACKTRACK_HELDOUT, BEYOND_COPYING, BACKTRACK_TRAIN, BACKTRACK_GAP),
             GENERATOR,
             backtracking.work,
+        ),
+        Metric(
+            "likelihood",
+            likelihood.measure,
+            "model",
+            (Number("bits_per_dim_train", LOWER, digits=3), Number("bits_per_dim_heldout", LOWER, digits=3, heldout=True)),
+            LIKELIHOOD,
+            likelihood.work,
+            paper=False,
         ),
         Metric("dinov2", frechet.measure_exact, "dinov2", (Number("fd_dinov2", LOWER, counted=True, chart=True),), paper=False),
     )

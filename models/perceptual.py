@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from models import efficientnet_lite, weights
+from models.pixels import to_float
+from models.precision import true_fp32
 
 # The epsilon must stand inside the root: the lpips package's `x / (norm + eps)` has a NaN gradient if a feature vector is
 # exactly zero, as on a black image.
 NORM_EPSILON = 1e-12
+MEANS_BATCH = 64  # images at once
 
 
 def unit_normalise(maps: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
@@ -91,6 +94,17 @@ class Embedding(nn.Module):
 def squared_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """Return the squared distance (B,) between two lists of maps."""
     return torch.stack([(x - y).square().sum(dim=(1, 2, 3)) for x, y in zip(a, b)]).sum(dim=0)
+
+
+@torch.no_grad()
+def spatial_means(embed: Embedding, images: Tensor, device: torch.device) -> Tensor:
+    """Return the mean of every map over its positions (N, D) for uint8 images (N, 3, H, W), in true float32."""
+    found = []
+    with true_fp32(device):
+        for batch in images.split(MEANS_BATCH):
+            maps = embed(to_float(batch.to(device)))
+            found.append(torch.cat([each.float().sum(dim=(2, 3)) / maps[0][0, 0].numel() ** 0.5 for each in maps], dim=1))
+    return torch.cat(found)
 
 
 def vgg16_trunk() -> nn.Sequential:

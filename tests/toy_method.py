@@ -35,6 +35,8 @@ def network(latent_dim: int, side: int | list[int]) -> nn.Module:
 
 
 class Linear:
+    chosen_by = "energy_distance"
+
     def __init__(self, config: Config, images: Tensor, *, device: torch.device, pretrained: bool = True):
         torch.manual_seed(config.seed)
         self.images, self.dim = to_float(images.to(device)), config.toy.latent_dim
@@ -55,7 +57,7 @@ class Linear:
     def embed(self, images: Tensor) -> Tensor:
         return to_float(images).flatten(1)
 
-    def watch(self, most: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def watch(self, most: int, heldout: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         return {}, {}
 
     def numbers(self, step: int) -> dict[str, float]:

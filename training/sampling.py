@@ -27,6 +27,8 @@ class Drawing(NamedTuple):
     generator: nn.Module | None  # latents (B, latent_dim) -> images, with gradients; None if the method has none
     latent_dim: int | None
     why: str = ""  # if there is no generator: why, and what is therefore not possible
+    bits_per_dim: Callable[[Tensor], Tensor] | None = None  # uint8 images (N, 3, H, W) -> bits (N,), if there is a likelihood
+    prior: str = "none"  # name and sha256 of the pretrained weights that the run started from
 
 
 @torch.inference_mode()

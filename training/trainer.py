@@ -18,9 +18,10 @@ from training.device import send
 from training.guard import Diverged
 from training.runlog import RunLog
 from training.scores import distances, energy_distance, nearest_other
-from training.settings import Settings, to_dict
+from training.settings import Settings, resolution, to_dict
 from training.writer import Writer
 
+ENERGY = "energy_distance"  # the score that chooses best.pt, unless the method has a better one
 SHEET = 64  # samples on a sheet: seeds 0 to 63, the same images that sample.py writes for these seeds
 
 
@@ -37,6 +38,7 @@ class Method(Protocol):
 
     features: Tensor  # (n, D), `embed` of the training images
     log: Callable[[str, int, dict[str, float], float], None]  # RunLog.row, set before the first step
+    chosen_by: str  # the score that chooses best.pt, lower is better; if `watch` returns none of this name, the energy distance
 
     def step(self, index: Tensor, step: int) -> None:
         """Take step `step` on the images numbered `index` (B,), without host synchronisation. Raises Diverged."""
@@ -47,9 +49,10 @@ class Method(Protocol):
     def embed(self, images: Tensor) -> Tensor:
         """Return the features (N, D) of uint8 images (N, 3, H, W); the score that chooses best.pt compares them."""
 
-    def watch(self, most: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def watch(self, most: int, heldout: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return further sheets and further scores, which take at most `most` images.
 
+        `heldout` are the run's held-out images, uint8 (h, 3, H, W); h may be 0.
         A sheet is uint8 images (N, 3, H, W) that stay as they are, shown in eight columns; its name is a folder's.
         """
 
@@ -78,11 +81,12 @@ class Method(Protocol):
 class Trainer:
     """Train a method on n images, from step 0 or from a checkpoint."""
 
-    def __init__(self, config: Settings, method: Method, n: int, *, data: dict, device: torch.device):
-        """Prepare to train on `n` images; `data` describes the images in checkpoints."""
+    def __init__(self, config: Settings, method: Method, n: int, *, data: dict, device: torch.device, heldout: Tensor | None = None):
+        """Prepare to train on `n` images; `data` describes the images in checkpoints, `heldout` are uint8 (h, 3, H, W)."""
         self.config, self.method, self.n, self.data, self.device = config, method, n, data, device
         self.steps_per_epoch = config.train.steps_per_epoch(n)
         self.total_steps = config.train.epochs * self.steps_per_epoch
+        self.heldout = torch.empty(0, 3, *resolution(config), dtype=torch.uint8) if heldout is None else heldout
         self.order = -1, torch.empty(0)  # an epoch and its order of the images, int64 (n,)
         self.step, self.best = 0, math.inf
         self.writer = Writer()
@@ -152,41 +156,37 @@ class Trainer:
         if not processes.is_main():
             return
         with memory_for("the sheets and the score", f"lower log.num_scored (now {self.config.log.num_scored})"):
-            score = self.draw_and_score()
-        if self.step and score < self.best:
-            self.best = score
-            self.save("best")
+            scores = self.draw_and_score()
+        chosen_by = self.method.chosen_by if self.method.chosen_by in scores else ENERGY
+        if self.step and scores[chosen_by] < self.best:
+            self.best = scores[chosen_by]
+            self.save("best", chosen_by)
 
-    def draw_and_score(self) -> float:
-        """Save sheets of fixed seeds; return the energy distance between samples of the EMA and the training images."""
+    def draw_and_score(self) -> dict[str, float]:
+        """Save sheets of fixed seeds; return the scores of the EMA, of which one is its energy distance to the training images."""
         samples = self.method.draw(list(range(max(SHEET, self.config.log.num_scored))))
-        sheets, scores = self.method.watch(self.config.log.num_scored) if self.step else ({}, {})
+        sheets, scores = self.method.watch(self.config.log.num_scored, self.heldout) if self.step else ({}, {})
         for name, images in {"samples": to_uint8(samples[:SHEET]).cpu(), **sheets}.items():
             self.writer.add(name, partial(self.log.sheet, name, self.step, images, 8))
         features = self.method.embed(to_uint8(samples[: self.config.log.num_scored]))  # rounded to bytes, as sample.py writes them
-        score = energy_distance(features, self.method.features)
-        self.log.row(
-            "score",
-            self.step,
-            {
-                "energy_distance": score,
-                "sample_to_nearest": distances(features, self.method.features).amin(dim=1).median().item(),
-                "image_to_nearest": nearest_other(self.method.features).median().item(),
-                **scores,
-            },
-            0.0,
-        )
-        return score
+        scores = {
+            ENERGY: energy_distance(features, self.method.features),
+            "sample_to_nearest": distances(features, self.method.features).amin(dim=1).median().item(),
+            "image_to_nearest": nearest_other(self.method.features).median().item(),
+            **scores,
+        }
+        self.log.row("score", self.step, scores, 0.0)
+        return scores
 
-    def save(self, name: str) -> None:
-        """Begin to write the checkpoint `name` ("last" or "best").
+    def save(self, name: str, chosen_by: str | None = None) -> None:
+        """Begin to write the checkpoint `name` ("last" or "best"); `chosen_by` is the score that chose it.
 
         Raises UserError if a loss, gradient or weight is not finite, or if something could not be written before.
         """
         self.check(weights=True)
         if processes.is_main():
             self.writer.make_room("checkpoint")  # before the copy, which takes memory
-            selected_by = {"selected_by": "energy_distance"} if name == "best" else {}
+            selected_by = {"selected_by": chosen_by} if chosen_by else {}
             self.writer.add("checkpoint", partial(self.write, name, checkpoint.snapshot(self.state() | selected_by)))
         if name == "last":
             self.saved_at = time.monotonic()

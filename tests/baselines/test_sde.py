@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from baselines.likelihood import bits_per_dim, log_likelihood
-from baselines.sde import DIFFUSIONS, noised, score_matching, wide
+from baselines.sde import EARLIEST, KINDS, diffusion_of, noised, score_matching, wide
 from baselines.solvers import LAST, ddim, predictor_corrector, probability_flow, times
 from training import rng
 
-each_diffusion = pytest.mark.parametrize("diffusion", [kind() for kind in DIFFUSIONS.values()], ids=[*DIFFUSIONS])
+each_diffusion = pytest.mark.parametrize("diffusion", [diffusion_of(kind, 50) for kind in KINDS], ids=KINDS)
 SHAPE = (3, 2, 2)
 
 
@@ -38,7 +38,7 @@ def test_marginals_are_those_of_the_simulated_diffusion(diffusion):
     torch.manual_seed(0)
     steps, stop = 2000, 0.6
     x = torch.full((20_000,), 0.7, dtype=torch.float64)
-    if diffusion == DIFFUSIONS["ve"]():
+    if diffusion == diffusion_of("ve", 50):
         x = x + diffusion.sigma(torch.zeros(())).item() * torch.randn_like(x)  # its noise does not begin at 0
     for t in torch.arange(steps, dtype=torch.float64) * stop / steps:
         middle = t + stop / steps / 2
@@ -98,7 +98,7 @@ def test_encoding_and_sampling_return_the_image(diffusion):
 
 def test_samples_of_a_mixture_have_its_moments():
     """Two normals at -0.5 and 0.5 with weights 0.3 and 0.7, in every number alone."""
-    diffusion, means, weights, deviation = DIFFUSIONS["vp"](), (-0.5, 0.5), (0.3, 0.7), 0.1
+    diffusion, means, weights, deviation = diffusion_of("vp", 50), (-0.5, 0.5), (0.3, 0.7), 0.1
 
     def denoiser(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = wide(diffusion.alpha(t)), wide(diffusion.sigma(t))
@@ -121,8 +121,8 @@ def test_samples_of_a_mixture_have_its_moments():
 @each_diffusion
 def test_the_likelihood_of_a_gaussian_is_its_density(diffusion):
     torch.manual_seed(0)
-    # At time LAST the images have faded by alpha and got noise: the density there is known too.
-    alpha, sigma = (part(torch.tensor(LAST, dtype=torch.float64)).item() for part in (diffusion.alpha, diffusion.sigma))
+    # At time EARLIEST the images have faded by alpha and got noise: the density there is known too.
+    alpha, sigma = (part(torch.tensor(EARLIEST, dtype=torch.float64)).item() for part in (diffusion.alpha, diffusion.sigma))
     deviation = math.hypot(alpha * 0.5, sigma)
     x = alpha * 0.3 + deviation * torch.randn(4, *SHAPE, dtype=torch.float64)
     probe = torch.randint(2, x.shape) * 2.0 - 1  # the flow is linear in every number alone, so that any probe is exact
@@ -134,7 +134,7 @@ def test_the_likelihood_of_a_gaussian_is_its_density(diffusion):
 
 def test_bits_of_bytes_are_those_of_a_known_law():
     """Bytes of a normal law with a deviation of 25.6 levels: their entropy is that of the normal law, for fine levels."""
-    diffusion = DIFFUSIONS["vp"]()
+    diffusion = diffusion_of("vp", 50)
     deviation = 0.2
     torch.manual_seed(0)
     images = ((torch.randn(40, *SHAPE) * deviation + 1) * 128).floor().clamp(0, 255).to(torch.uint8)

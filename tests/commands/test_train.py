@@ -608,7 +608,7 @@ def test_the_dry_run_counts_the_sheets_and_saves_of_a_run(epochs, sheet_epochs, 
     told = {line[:23].strip(): line.split()[-2] for line in report.splitlines() if line.endswith(" times")}
     assert len(folders) == 1 and not folders[0].exists()
     drawn, saved, best = [], [], iter(range(100, 0, -1))  # every score is better than the one before
-    monkeypatch.setattr(trainer, "draw_and_score", lambda: drawn.append(trainer.step) or next(best))
+    monkeypatch.setattr(trainer, "draw_and_score", lambda: drawn.append(trainer.step) or {"energy_distance": next(best)})
     monkeypatch.setattr(trainer, "save", saved.append)
     trainer.run(RunLog(tmp_path / "run"))
     assert told["a sheet and its score"] == str(len(drawn)) == str(sheets)

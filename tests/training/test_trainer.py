@@ -31,6 +31,7 @@ def images(n=8, side=16):
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").to(torch.uint8)
 
 
+NONE = torch.empty(0, 3, 16, 16, dtype=torch.uint8)  # held-out images
 SWITCHES = [{"loss": {"stage_weight": 0.5}}]
 
 
@@ -161,14 +162,14 @@ def test_the_matches_are_shown_and_scored_beside_their_images():
     made = trainer(train={"epochs": 40})
     images, method = made.method.targets.images, made.method
     train(made, 1)
-    sheets, first = method.watch(8)
+    sheets, first = method.watch(8, NONE)
     assert torch.equal(sheets["matches"][::2], images) and torch.equal(sheets["matches"][1::2], to_uint8(method.generator(method.latents)))
     train(made, 100)
-    _, later = method.watch(8)
+    _, later = method.watch(8, NONE)
     assert later["matched_energy_distance"] < first["matched_energy_distance"] and later["matched_detail"] > first["matched_detail"]
     each = iter(to_float(images).split(1))
     method.generator.forward = lambda z, dtype=None: next(each)  # every match equals its image
-    assert method.watch(8)[1] == {"matched_energy_distance": energy_distance(method.features, method.features), "matched_detail": 1}
+    assert method.watch(8, NONE)[1] == {"matched_energy_distance": energy_distance(method.features, method.features), "matched_detail": 1}
 
 
 @pytest.mark.parametrize("change", [{"normalise": True}, {"features": "pixels"}])
@@ -338,7 +339,7 @@ def test_steps_and_pools_take_the_products_that_the_precision_names_and_all_else
     named = "ieee" if precision == "fp32" else "tf32"
     assert modes(lambda: pull(made)) == modes(lambda: method.embed_latents(torch.randn(2, 8))) == {(named, named)}
     true = {("ieee", "ieee")}
-    assert modes(lambda: method.draw([0])) == modes(lambda: method.watch(2)) == modes(lambda: method.embed(images(2))) == true
+    assert modes(lambda: method.draw([0])) == modes(lambda: method.watch(2, NONE)) == modes(lambda: method.embed(images(2))) == true
     assert modes(lambda: Targets(images(2), method.embedding, method.search_features, "auto")) == true
     assert modes(read) == before
 
@@ -523,7 +524,7 @@ def test_out_of_memory_names_the_setting_to_lower(job, told, error, monkeypatch)
 
     made = trainer()
     if job != "draw_and_score":
-        monkeypatch.setattr(made, "draw_and_score", lambda: math.inf)
+        monkeypatch.setattr(made, "draw_and_score", lambda: {"energy_distance": math.inf})
     monkeypatch.setattr(made if job == "draw_and_score" else made.method, job, full)
     with pytest.raises(UserError) as caught:
         made.run(made.log)

@@ -240,7 +240,7 @@ def test_all_processes_save_when_one_finds_it_time(run, monkeypatch):
     asked = []
     monkeypatch.setattr(processes, "any_of", lambda flag: asked.append(flag) or (flag or len(asked) == 6))
     saved = []
-    monkeypatch.setattr(made, "save", lambda name: saved.append((name, made.step)))
+    monkeypatch.setattr(made, "save", lambda name, chosen_by=None: saved.append((name, made.step)))
     made.run(log)
     assert saved == [("best", 10), ("last", 4), ("last", 10)] or saved == [("last", 4), ("best", 10), ("last", 10)]
     assert not any(asked)
