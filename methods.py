@@ -24,13 +24,15 @@ class Parts(NamedTuple):
     config: str  # a subclass of training.settings.Settings
     method: str  # (Config, uint8 images (n, 3, H, W), device=, pretrained=) -> training.trainer.Method
     drawing: str  # (Config as nested dicts, a checkpoint's `sampled`, device) -> training.sampling.Drawing
+    requirements: str = ""  # a file that names further packages
 
 
+DIFFUSERS = "baselines/requirements.txt"
 METHODS = {
     "imle": Parts("imle.settings:Config", "imle.method:Imle", "imle.drawing:open_drawing"),
     "fastgan": Parts("baselines.fastgan:Config", "baselines.fastgan:FastGan", "baselines.drawing:open_fastgan"),
-    "score-sde": Parts("baselines.score_sde:Config", "baselines.score_sde:ScoreSde", "baselines.drawing:open_score_sde"),
-    "crdi": Parts("baselines.crdi:Config", "baselines.crdi:Crdi", "baselines.drawing:open_crdi"),
+    "score-sde": Parts("baselines.score_sde:Config", "baselines.score_sde:ScoreSde", "baselines.drawing:open_score_sde", DIFFUSERS),
+    "crdi": Parts("baselines.crdi:Config", "baselines.crdi:Crdi", "baselines.drawing:open_crdi", DIFFUSERS),
 }
 
 
@@ -59,14 +61,22 @@ def from_dict(values: dict) -> "Settings":
     return settings.from_dict(config_class(name), values)
 
 
-def asked_for(words: Sequence[str]) -> "type[Settings]":
-    """Return the Config class of the method that a command line names, by method=NAME or in `--config`. Raises UserError."""
+def asked_for(words: Sequence[str]) -> str:
+    """Return the name of the method that a command line asks for, by method=NAME or in `--config`. Raises UserError."""
     from training.settings import read_values
 
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config")
     named, rest = parser.parse_known_args(words)
-    return config_class(read_values(named.config, [word for word in rest if word.startswith("method=")]).get("method", "imle"))
+    return read_values(named.config, [word for word in rest if word.startswith("method=")]).get("method", "imle")
+
+
+def requirements(words: Sequence[str]) -> str:
+    """Return the file of the further packages that the method of a command line needs; empty if none, or if there is no such method."""
+    try:
+        return _parts(asked_for(words)).requirements
+    except UserError:  # train.py tells it
+        return ""
 
 
 def config_class(name: str) -> "type[Settings]":

@@ -33,7 +33,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"settings, with their defaults:\n{describe(methods.asked_for(words))}",
+        epilog=f"settings, with their defaults:\n{describe(methods.config_class(methods.asked_for(words)))}",
     )
     parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-64.yaml")
     parser.add_argument("--run", required=True, type=Path, help="folder for everything that the run writes; an existing run is resumed")

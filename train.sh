@@ -37,7 +37,11 @@ done
 python="$("$here/environment.sh" "$here/requirements.txt")"
 [ -n "$device" ] || device="$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
 
-if [ -z "$config" ]; then
+if [ -n "$config" ]; then
+  packages='import sys; sys.path.insert(0, sys.argv[1]); from methods import requirements; print(requirements(sys.argv[2:]))'
+  more="$("$python" -c "$packages" "$here" --config "$config" ${settings[@]+"${settings[@]}"})"
+  [ -z "$more" ] || "$here/environment.sh" "$here/$more" > /dev/null
+else
   config="$here/configs/fluent-faces-64.yaml"
   if [ -z "$images" ]; then
     settings=("data.path=$here/data/fluent_faces" ${settings[@]+"${settings[@]}"})  # from any folder
@@ -68,7 +72,7 @@ launch=("$here/train.py")
 score=("$run" --device "$device")
 case "$device" in
   cuda*) scored=inception ;;
-  *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps) ;;
+  *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps,likelihood) ;;
 esac
 heldout=""
 if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then

@@ -19,11 +19,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from baselines.denoiser import Denoiser
 from baselines.guidance import Guided, closed_form, draw_guided, factors
 from baselines.prior import find_prior, same_prior
 from baselines.score_sde import FEATURES
-from baselines.sde import diffusion_of, noised
+from baselines.sde import noised
 from baselines.solvers import clean
 from errors import UserError
 from models.perceptual import load_embedding, spatial_means
@@ -42,8 +41,7 @@ class Section:
 
     prior: str = setting(
         "",
-        "the frozen denoiser, of kind vp: a run, checkpoint or export of score-sde, a file of baselines/priors without .pt, "
-        "or a folder of diffusers",
+        "the frozen denoiser: a run, checkpoint or export of score-sde, a file of baselines/priors without .pt, or a folder of diffusers",
         fixed=True,
     )
     steps: int = setting(25, "steps of DDIM from noise to image", least=2, most=1000, fixed=True)
@@ -99,11 +97,8 @@ class Crdi:
         self.images, own = images.to(device), config.crdi
         prior = find_prior(own.prior)
         self.prior = prior.record
-        prior.check("vp", 0.0)
-        self.network = Denoiser(prior.unet, diffusion_of("vp", 0.0))
-        self.network.load_state_dict(prior.weights)
+        self.network = prior.denoiser().to(device)
         self.network.check(images.shape[2:])
-        self.network.to(device).eval().requires_grad_(False)
         shape = len(images), own.window[0] - own.window[1], *images.shape[1:]
         self.missing = torch.zeros(shape, device=device)  # summed over noises: the images less the predicted images, over c1
         self.noises = torch.zeros(len(images), device=device)

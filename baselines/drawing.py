@@ -56,9 +56,7 @@ def open_crdi(config: dict, sampled: dict, device: torch.device) -> Drawing:
     """Return the guidance of a run of CRDI and its frozen denoiser. Raises MissingWeights, and UserError for another denoiser."""
     own, prior = config["crdi"], find_prior(config["crdi"]["prior"])
     same_prior(sampled["prior"], prior.record)
-    network = Denoiser(prior.unet, diffusion_of("vp", 0.0))
-    network.load_state_dict(prior.weights)
-    network.to(device).eval().requires_grad_(False)
+    network = prior.denoiser().to(device)
     images, guidance = sampled["images"].to(device), sampled["guidance"].to(device)
     guided = Guided(images, guidance, own["steps"], own["steps"] - own["window"][0], own["select"], own["anneal"])
     return Drawing(lambda seeds: draw_guided(network, guided, seeds, device), None, None, INVERTIBLE, None, _told(prior.record))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from baselines.denoiser import Denoiser
+from baselines.sde import diffusion_of
 from errors import MissingWeights, UserError
 from models.unet import read_published
 from models.weights import FOLDER_VARIABLE
@@ -26,6 +28,16 @@ class Prior(NamedTuple):
     sigma_max: float | None  # None: unknown, or not of ve
     name: str
     sha256: str  # of the weights
+
+    def denoiser(self) -> Denoiser:
+        """Return it as a network, frozen. Raises UserError if its diffusion is not known."""
+        if self.kind == "ve" and self.sigma_max is None:
+            raise UserError(
+                f"prior: {self.name} lacks scheduler_config.json, which says its sigma_max; put that file beside its config.json"
+            )
+        network = Denoiser(self.unet, diffusion_of(self.kind, self.sigma_max or 0.0))
+        network.load_state_dict(self.weights)
+        return network.eval().requires_grad_(False)
 
     @property
     def record(self) -> dict[str, str]:
@@ -75,9 +87,7 @@ def find_prior(name: str) -> Prior:
 def _of_diffusers(folder: Path, name: str) -> Prior:
     unet, weights = read_published(folder)
     if unet["in_channels"] != 3 or unet["out_channels"] != 3:
-        raise UserError(
-            f"prior: {folder} has {unet['in_channels']} channels in and {unet['out_channels']} out; a denoiser of images has 3"
-        )
+        raise UserError(f"prior: {folder} has {unet['in_channels']} channels in and {unet['out_channels']} out; a denoiser of images has 3")
     weights, exploding = {f"unet.{key}": value for key, value in weights.items()}, unet.get("time_embedding_type") == "fourier"
     scheduler = folder / "scheduler_config.json"
     known = json.loads(scheduler.read_text()).get("sigma_max") if exploding and scheduler.is_file() else None

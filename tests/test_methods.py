@@ -296,6 +296,21 @@ def test_another_method_s_settings_are_refused_and_help_is_of_the_method_that_is
         assert f"  {own}" in said and "  train.epochs" in said and f"  {other}" not in said
 
 
+def test_a_method_names_the_packages_that_it_needs(tmp_path):
+    (tmp_path / "score.yaml").write_text("method: score-sde\n")
+    (tmp_path / "broken.yaml").write_text("method: [\n")
+    extra = "baselines/requirements.txt"
+    for words, needed in (
+        (["--config", str(tmp_path / "score.yaml"), "train.epochs=3"], extra),
+        (["--config", str(tmp_path / "score.yaml"), "method=imle"], ""),
+        (["method=crdi"], extra),
+        ([], ""),
+        (["method=gan"], ""),
+        (["--config", str(tmp_path / "broken.yaml")], ""),
+    ):
+        assert methods.requirements(words) == needed, words
+
+
 def test_a_run_does_not_go_on_with_another_method(run):
     folder = run("imle", steps=2)
     shutil.move(folder, folder.with_name("toy-run"))

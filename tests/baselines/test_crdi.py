@@ -109,8 +109,9 @@ class Normal:
 
 
 def test_guidance_leads_back_to_the_images():
-    """A sample is an image of the domain without guidance, and near its target with it."""
-    network, images = Normal(), torch.full((3, 3, SIDE, SIDE), 230, dtype=torch.uint8)
+    """A sample is an image of the domain without guidance, and near its target, a coloured card, with it."""
+    network, images = Normal(), torch.zeros(3, 3, SIDE, SIDE, dtype=torch.uint8)
+    images[:, 0, :4], images[:, 1, :, 4:], images[:, 2, 4:, 4:] = 220, 180, 250
     start = Guided(images, torch.zeros(3, 25, 3, SIDE, SIDE), 25, 0, "own", 0.0)
     guidance = []
     for t, after in pairwise(start.grid()):
@@ -118,8 +119,11 @@ def test_guidance_leads_back_to_the_images():
         c1, _ = factors(network.diffusion, t, after)
         guidance.append((to_float(images) - clean(network, network.diffusion, x, t)) / c1)
     guided = start._replace(guidance=torch.stack(guidance, dim=1))
-    far, near = ((draw_guided(network, each, list(range(6)), CPU) - to_float(images[:1])).square().mean() for each in (start, guided))
-    assert far > 1 and near < 0.05 * far
+    # What is left varies as the domain does; the mean of samples is their target's.
+    far, near = (
+        (draw_guided(network, each, list(range(30)), CPU).mean(dim=0) - to_float(images[0])).square().mean() for each in (start, guided)
+    )
+    assert far > 0.5 and near < 0.01
 
 
 def test_select_and_anneal_change_samples_and_a_seed_stays_one_picture(images, prior):
@@ -149,12 +153,19 @@ def test_settings_that_make_no_sense_are_refused(images, prior, words, said):
         found(images, prior, 1, *words)
 
 
-def test_a_prior_of_another_kind_is_refused(images, prior, tmp_path):
+@pytest.mark.parametrize("kind", ["vp", "subvp", "ve"])
+def test_any_diffusion_is_guided(kind, images, prior, tmp_path):
+    """A denoiser with a constant fault misses less with guidance; NCSN++'s random weights have no such fault to put right."""
     state = checkpoint.load(prior)
-    state["config"]["sde"]["kind"] = "subvp"
+    state["config"]["sde"]["kind"] = kind
+    if kind == "ve":
+        network = Denoiser(architecture(SIDE, [32], exploding=True), diffusion_of("ve", 50.0))
+        state["sampled"] |= {"unet": architecture(SIDE, [32], exploding=True), "weights": network.state_dict()}
     checkpoint.save({key: value for key, value in state.items() if key != "format"}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="is of kind subvp"):
-        found(images, tmp_path / "other.pt", 1)
+    method = found(images, tmp_path / "other.pt", 40)
+    assert method.guidance().isfinite().all() and method.draw([1, 2]).isfinite().all()
+    if kind != "ve":
+        assert method.numbers(40)["loss"] < found(images, tmp_path / "other.pt", 1).numbers(1)["loss"]
 
 
 def test_what_is_not_finite_is_not_saved(images, prior):

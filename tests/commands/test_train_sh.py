@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="shell scripts")
 STAND_IN = """#!/usr/bin/env bash
-if [ "$1" = -c ]; then case "$2" in *torch*) echo "${DEVICE:-cpu}" ;; *version_info*) exit "${UNSUITABLE:-0}" ;; esac; exit 0; fi
+if [ "$1" = -c ]; then
+  case "$2" in *torch*) echo "${DEVICE:-cpu}" ;; *version_info*) exit "${UNSUITABLE:-0}" ;; *methods*) echo "$MORE" ;; esac
+  exit 0
+fi
 if [ "$1" = -m ]; then shift; fi
 { basename "$1"; shift; printf '  %s\\n' "$@"; } >> "$LOG"
 last="$(grep -v '^  ' "$LOG" | tail -n 1)"
@@ -41,7 +44,7 @@ def run(checkout, tmp_path):
     def run(*words, cwd=checkout, **variables):
         log = tmp_path / "log"
         log.write_text("")
-        environment = {**os.environ, "LOG": str(log), "FAIL": "", "CODE": "0", **variables}
+        environment = {**os.environ, "LOG": str(log), "FAIL": "", "CODE": "0", "MORE": "", **variables}
         result = subprocess.run(
             [checkout / "train.sh", *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
         )
@@ -78,7 +81,7 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
             "--num-samples",
             "1000",
             "--metrics",
-            "fid,kid,pr,copying,intra_lpips,jumps",
+            "fid,kid,pr,copying,intra_lpips,jumps,likelihood",
             "--heldout",
             f"{checkout}/data/fluent_faces_heldout",
         ],
@@ -226,6 +229,21 @@ def test_packages_are_installed_once_and_again_when_they_change(run, checkout, t
     with open(checkout / "requirements.txt", "a") as file:
         file.write("more\n")
     assert [installed(), installed()] == [True, False]
+
+
+def test_the_packages_of_a_recipe_s_method_are_installed(run, checkout, tmp_path):
+    (checkout / "baselines").mkdir()
+    (checkout / "baselines" / "requirements.txt").write_text("more\n")
+    run()
+
+    def installed(*words, **variables):
+        run(*words, **variables)
+        return f"  {checkout}/baselines/requirements.txt" in (tmp_path / "log").read_text().splitlines()
+
+    assert not installed(MORE="baselines/requirements.txt")  # the default recipe needs none
+    assert not installed("--config", "other.yaml")
+    assert installed("--config", "other.yaml", MORE="baselines/requirements.txt")
+    assert not installed("--config", "other.yaml", MORE="baselines/requirements.txt")  # a second time
 
 
 def test_a_failed_installation_is_tried_again(run):
