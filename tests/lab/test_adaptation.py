@@ -1,0 +1,57 @@
+"""The adaptation experiment from end to end, on a tiny prior."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+from baselines.denoiser import Denoiser
+from baselines.score_sde import ScoreSde
+from baselines.sde import diffusion_of
+from lab import adaptation
+from methods import load_config
+from models.unet import architecture
+from training import checkpoint
+from training.settings import to_dict
+
+SYSTEMS = ["noised images, no guidance", "CRDI, closed form", "CRDI, Adam", "the prior itself", "fine-tuned, 1 steps"]
+SYSTEMS += ["fine-tuned, 3 steps", "from scratch, 1 steps", "from scratch, 3 steps"]
+
+
+@pytest.fixture
+def prior(tmp_path):
+    config = load_config(None, ["method=score-sde", "data.resolution=16", "denoiser.channels=[32]"])
+    torch.manual_seed(0)
+    unet = architecture(16, [32], exploding=False)
+    sampled = {"unet": unet, "weights": Denoiser(unet, diffusion_of("vp", 0.0)).state_dict(), "prior": None}
+    checkpoint.save({"config": to_dict(config), "data": {}, "step": 0, "selected_by": None, "sampled": sampled}, tmp_path / "prior.pt")
+    return tmp_path / "prior.pt"
+
+
+def test_every_system_is_scored_on_the_images_that_it_did_not_see(prior, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(adaptation, "RESOLUTION", 16)
+    monkeypatch.setattr(adaptation, "MARKS", (1, 3, 9))
+    monkeypatch.setattr(adaptation, "DESCENT", 2)
+    monkeypatch.setattr(adaptation, "STEPS", 2)
+    monkeypatch.setattr(adaptation, "WINDOW", (2, 1))
+    monkeypatch.setattr(ScoreSde, "bits", lambda _, images: float(len(images)))  # which are tested elsewhere, and slow
+    given = ["--out", str(tmp_path / "out"), "--prior", str(prior), "--sets", f"faces={ROOT}/data/fluent_faces"]
+    given += ["--seeds", "2", "--steps", "3", "--samples", "12"]
+    adaptation.main(given)
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["faces"]
+    assert [list(seed) for seed in found] == [SYSTEMS, SYSTEMS]
+    for seed in found:
+        for name, row in seed.items():
+            diffusion = not name.startswith(("CRDI", "noised"))
+            assert ("heldout_bits_per_dim" in row) == ("train_bits_per_dim" in row) == diffusion
+            assert row["fd_heldout"] > 0 and row["nearest"] > 0
+    assert found[0]["CRDI, closed form"] != found[1]["CRDI, closed form"]
+    ten, other = (adaptation.ten_of(f"{ROOT}/data/fluent_faces", seed) for seed in (0, 1))
+    assert len(ten.images) == 10 and len(ten.others) == 90 and not torch.equal(ten.images, other.images)
+    written = (tmp_path / "out" / "results.md").read_text()
+    assert written.count("\n| ") == 1 + len(SYSTEMS) and "+-" in written and (tmp_path / "out" / "curves.png").exists()
+    monkeypatch.setattr(adaptation, "systems", lambda *_: 1 / 0)
+    adaptation.main(given)  # from what is there
+    assert (tmp_path / "out" / "results.md").read_text() == written
+    capsys.readouterr()
