@@ -133,6 +133,11 @@ class Cell:
             self.recipe, [f"data.path={self.set.images}", *self.settings, f"seed={self.seed}", f"train.epochs={epochs}"]
         )
 
+    def prior(self) -> str:
+        """Return the pretrained model that the run starts from; empty: none."""
+        sections = [section for section in to_dict(self.config()).values() if isinstance(section, dict)]
+        return next((section["prior"] for section in sections if section.get("prior")), "")
+
     def trained_on_judge(self) -> bool:
         """Return whether the run is trained on the network that scores it."""
         return bool(trained_on(self.judge, to_dict(self.config())))
@@ -255,10 +260,11 @@ def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:
 
 def backtrack(cell: Cell, trainer: Trainer) -> dict[str, float]:
     """Return the mean distance in the judge of held-out images to the nearest samples that descent finds, and to the nearest training
-    images, which a copier reaches.
+    images, which a copier reaches; nothing for a method without a generator.
     """
     drawing, device = methods.open_drawing(trainer.state(), trainer.device), trainer.device
-    assert drawing.generator and drawing.latent_dim is not None
+    if drawing.generator is None or drawing.latent_dim is None:
+        return {}
     decoder = Decoder(drawing.generator, drawing.latent_dim, device, {})
     real, heldout, _ = load(*cell.which())
     chosen, embed = heldout[: cell.backtracked], load_embedding(cell.judge, backtracking.PIXEL_WEIGHT)

@@ -2,7 +2,7 @@
 
 Trains every method on every set from every seed for the same CPU-seconds, and scores it on held-out images at 1/8, 1/4, 1/2
 and all of them. The same command resumes. With more seeds, methods or sets it trains only the missing runs. --out then holds
-results.md, results.json, curves.png, a sheet of samples of every set (methods in rows, the same latents in columns) and the
+results.md, leaderboard.md, results.json, curves.png, a sheet of samples of every set (methods in rows, the same latents in columns) and the
 runs, which sample.py and evaluate.py read like any other run.
 
 A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images, or NAME=IMAGES#10 to train on 10 of them.
@@ -16,6 +16,7 @@ import json
 import math
 import multiprocessing
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from errors import UserError, ending_signals, run_as_command
 from lab import cells
 from lab.cells import POINTS, Cell, ImageSet, Method
 from lab.fewshot_figures import draw_curves, draw_sheet
-from lab.intervals import shown
+from lab.intervals import interval, shown
+from metrics.document import git_commit
 from metrics.features import NETWORKS
 from metrics.measure import OFFLINE_JUDGES
 from models import weights
@@ -97,6 +99,8 @@ def main(words: list[str]) -> None:
     every = cells_of(args, methods, sets)
     if len({cell.judged()[1] for cell in every}) > 1:  # also reports errors before training starts
         raise UserError("--methods: their recipes make different images of a set; score all samples at one size (--side)")
+    if len({cell.prior() for cell in every}) > 1:
+        raise UserError("--methods: some start from a prior and others from another or from nothing, so they are not ranked together")
     args.out.mkdir(parents=True, exist_ok=True)
     check_same(args, methods, sets)
     epochs = epochs_of(args.out, every, args.budget)
@@ -106,10 +110,13 @@ def main(words: list[str]) -> None:
         for chosen in sets
     }
     reals = {chosen.name: cells.reference_scores(next(cell for cell in every if cell.set == chosen)) for chosen in sets}
+    command, revision = shlex.join(["python", "-m", "lab.fewshot", *words]), git_commit()
     write_text(
         args.out / "results.json",
         json.dumps(
             {
+                "command": command,
+                "revision": revision,
                 "budget": args.budget,
                 "recipe": args.config.name,
                 "samples": args.samples,
@@ -125,6 +132,7 @@ def main(words: list[str]) -> None:
     )
     text = heading(args.features, every) + tables(results, methods, reals)
     write_text(args.out / "results.md", text)
+    write_text(args.out / "leaderboard.md", leaderboard(results, reals, command, revision))
     draw_curves(results, args.out / "curves.png")
     for chosen in sets:
         rows = [cell for cell in every if cell.set == chosen and cell.seed == 0]
@@ -245,6 +253,20 @@ def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str,
             pairs = [one[-1]["fd_heldout"] - other[-1]["fd_heldout"] for one, other in zip(runs, of_method[first])]
             lines.append(f"| {name} | {' | '.join(scores([run[-1] for run in runs]))} | {shown(pairs, 1) if name != first else '-'} |")
     return "\n".join(lines) + "\n"
+
+
+def leaderboard(results: dict, reals: dict[str, dict[str, float | None]], command: str, revision: str | None) -> str:
+    """Return one table of all sets, each with its nearest method to held-out images first, and the command that made it."""
+    lines = ["| set | method | CPU s | FD held-out | times real | near copies | backtracking |", "|---" * 7 + "|"]
+    for chosen, of_method in results.items():
+        ends = {name: [run[-1] for run in runs] for name, runs in of_method.items()}
+        for name in sorted(ends, key=lambda name: interval([end["fd_heldout"] for end in ends[name]])[0]):
+            cells_of_row = dict(zip(COLUMNS, scores(ends[name])))
+            cells_shown = [cells_of_row[key] for key in ("cpu_seconds", "fd_heldout", "times_real", "copy_rate", "backtracking")]
+            lines.append(f"| {chosen} | {name} | {' | '.join(cells_shown)} |")
+        real = dict(zip(COLUMNS, scores([reals[chosen]])))
+        lines.append(f"| {chosen} | real images | - | {real['fd_heldout']} | 1 | {real['copy_rate']} | - |")
+    return "\n".join([*lines, "", f"`{command}`, revision {revision or 'unknown'}", ""])
 
 
 def scores(points: list[dict]) -> list[str]:

@@ -30,7 +30,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pytorch-fid")
 def contents(**parts: object) -> dict:
     """Return the contents of metrics.json with the versions of everything that the numbers depend on."""
     versions = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"schema": SCHEMA, "git": _git_commit(), **parts, "versions": versions}
+    return {"schema": SCHEMA, "git": git_commit(), **parts, "versions": versions}
 
 
 def command(args: argparse.Namespace, metrics: list[str], num_samples: int) -> str:
@@ -147,7 +147,7 @@ def write_statistics(folder: Path, features: Tensor) -> None:
         )
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Return the commit of this code, with -dirty after uncommitted changes; None outside git."""
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:

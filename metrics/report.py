@@ -124,8 +124,13 @@ def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]
     warnings = [f"{name} was not computed: {number.reason}" for name, number in measured.items() if number.value is None]
     warnings += filter(None, [disagreement(measured)])
     if selected_by:
-        kind = "held-out" if selected_by.startswith("heldout") else "training"
-        warnings.append(f"this checkpoint was selected by its {selected_by} on the {kind} images, so its numbers on those are too good")
+        held = selected_by.startswith("heldout")
+        by = (
+            f"{selected_by} on the held-out images, so its numbers on those"
+            if held
+            else f"{selected_by} to the training images, so its numbers"
+        )
+        warnings.append(f"this checkpoint was selected by its {by} are too good")
     numbers = {name: number_of(name) for name in measured}
     published = [name for name, number in numbers.items() if number.counted and number.comparable and name == number.name]
     if any(measured[name].num_fake < PUBLISHED_SAMPLES for name in published):

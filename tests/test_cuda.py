@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import test_methods
 import torch
 from test_trainer import images, train, trainer
 
@@ -110,6 +111,17 @@ def test_every_precision_trains(precision, graph):
     made.check(weights=True)
     assert sum(history[-1]) < 0.6 * sum(history[1])
     assert all(parameter.dtype == torch.float32 for parameter in made.method.learner.network.parameters())
+
+
+@pytest.mark.parametrize("method", ["imle", "fastgan", "score-sde"])
+def test_every_method_trains_and_its_samples_are_those_of_a_cpu(method):
+    made = test_methods.made(method, "cuda")
+    for _ in range(4):
+        made.advance()
+    made.check(weights=True)
+    state = checkpoint.snapshot(made.state())
+    ours, theirs = (methods.open_drawing(state, torch.device(device)).draw(list(range(9))).clamp(-1, 1).cpu() for device in DEVICES)
+    assert (ours - theirs).abs().mean() < 1e-3
 
 
 def test_compiled_networks_have_the_losses_of_plain_ones():

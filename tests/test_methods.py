@@ -101,12 +101,12 @@ def run(images, monkeypatch, tmp_path):
     return trained
 
 
-def made(method: str, **train_settings) -> Trainer:
+def made(method: str, device: str = "cpu", **train_settings) -> Trainer:
     """Return an untrained trainer on ten images of noise."""
     words = [*SHARED, *TINY[method], *(f"train.{key}={value}" for key, value in train_settings.items())]
-    config, cpu = load_config(None, words), torch.device("cpu")
+    config, place = load_config(None, words), torch.device(device)
     images = torch.randint(256, (10, 3, *resolution(config)), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    trainer = Trainer(config, methods.make(config, images, device=cpu), len(images), data={}, device=cpu)
+    trainer = Trainer(config, methods.make(config, images, device=place), len(images), data={}, device=place)
     trainer.write_to(Rows())
     return trainer
 

@@ -419,13 +419,20 @@ def test_next_to_no_images_give_numbers_or_nulls_and_a_page(num_real, num_fake, 
     assert (tmp_path / "out" / "report.html").stat().st_size > 5000
 
 
-def test_a_checkpoint_that_was_chosen_says_so(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "score, said",
+    [
+        ("energy_distance", "selected by its energy_distance to the training images, so its numbers are too good"),
+        ("heldout_bits_per_dim", "selected by its heldout_bits_per_dim on the held-out images, so its numbers on those are too good"),
+    ],
+)
+def test_a_checkpoint_that_was_chosen_says_so(score, said, run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     best = tmp_path / "run" / "checkpoints" / "best.pt"
-    checkpoint.save(checkpoint.load(run / "checkpoints" / "last.pt") | {"selected_by": "energy_distance"}, best)
+    checkpoint.save(checkpoint.load(run / "checkpoints" / "last.pt") | {"selected_by": score}, best)
     main(best, "--features", "effnet-lite0", "--metrics", "kid", "--num-samples", 4, "--out", tmp_path / "out")
-    assert numbers(tmp_path / "out")["input"]["selected_by"] == "energy_distance"
-    assert "selected by its energy_distance to the training images" in capsys.readouterr().out
+    assert numbers(tmp_path / "out")["input"]["selected_by"] == score
+    assert said in capsys.readouterr().out
 
 
 def test_broken_weights_give_a_line_and_no_numbers(run, tmp_path):

@@ -609,7 +609,7 @@ def test_the_dry_run_counts_the_sheets_and_saves_of_a_run(epochs, sheet_epochs, 
     assert len(folders) == 1 and not folders[0].exists()
     drawn, saved, best = [], [], iter(range(100, 0, -1))  # every score is better than the one before
     monkeypatch.setattr(trainer, "draw_and_score", lambda: drawn.append(trainer.step) or {"energy_distance": next(best)})
-    monkeypatch.setattr(trainer, "save", saved.append)
+    monkeypatch.setattr(trainer, "save", lambda name, chosen_by=None: saved.append(name))
     trainer.run(RunLog(tmp_path / "run"))
     assert told["a sheet and its score"] == str(len(drawn)) == str(sheets)
     assert told["a save"] == str(len(saved)) == str(epochs + sheets - 1)

@@ -303,7 +303,7 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
     words = ("--budget", 0.8, "--samples", 8, "--config", SMOKE, "--workers", 1, "--out", tmp_path / "out", "--sets", f"few={images}")
     done = lab(*words, "--methods", "small:model.style_dim=16", "--seeds", 1)
     assert done.returncode == 0, done.stderr
-    for name in ("results.md", "results.json", "curves.png", "samples-few.png"):
+    for name in ("results.md", "leaderboard.md", "results.json", "curves.png", "samples-few.png"):
         assert (tmp_path / "out" / name).stat().st_size > 100
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     (curve,) = found["curves"]["few"]["small"]
@@ -318,6 +318,30 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
     ):
         with pytest.raises(UserError, match=f"holds runs of another {told}; choose another folder"):
             fewshot.main([str(word) for word in (*words, *other)])
+
+
+def test_the_leaderboard_has_the_nearest_method_first_and_its_command():
+    def runs(*distances):
+        rest = {"cpu_seconds": 60.0, "times_real": 2.0, "copy_rate": 0.01}
+        return [[{**rest, "fd_heldout": 0.0}, {**rest, "fd_heldout": distance}] for distance in distances]
+
+    real = {"few": {"fd_heldout": 15.0, "copy_rate": 0.02}}
+    table = fewshot.leaderboard({"few": {"far": runs(40.0, 42.0), "near": runs(20.0, 22.0)}}, real, "python -m lab.fewshot x", "abc")
+    assert table.splitlines()[2:] == [
+        "| few | near | 60 +- 0 | 21.0 +- 12.7 | 2.00 +- 0.00 | 0.010 +- 0.000 | - |",
+        "| few | far | 60 +- 0 | 41.0 +- 12.7 | 2.00 +- 0.00 | 0.010 +- 0.000 | - |",
+        "| few | real images | - | 15.0 | 1 | 0.020 | - |",
+        "",
+        "`python -m lab.fewshot x`, revision abc",
+    ]
+
+
+def test_methods_with_and_without_a_prior_are_not_ranked_together(images, tmp_path):
+    words = ["--config", str(SMOKE), "--out", str(tmp_path / "out"), "--sets", f"few={images}", "--budget", "9"]
+    adapted = f"adapted={ROOT / 'configs' / 'adapt-emoji-32.yaml'}"
+    with pytest.raises(UserError, match="^--methods: some start from a prior and others .* not ranked together"):
+        fewshot.main([*words, "--methods", "small:", adapted])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_budget_that_is_too_small_to_be_parted_is_refused(images, tmp_path):
