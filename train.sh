@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
 # Train on a folder of images, then draw a sheet of samples and score them. Does its own set-up; the same command goes on.
-#   ./train.sh [IMAGES] [--run DIR] [--config FILE] [--device D] [--processes N] [section.key=value ...]
-# Without IMAGES it trains on the set that comes with the project, in one process or in N, of which each takes a GPU where
-# there are GPUs. See python train.py --help for the settings.
+#   ./train.sh [IMAGES] [--minutes M] [--config FILE] [--run DIR] [--device D] [--processes N] [section.key=value ...]
+# Without IMAGES it trains on the set that comes with the project. Without a GPU, --minutes chooses the recipe: the largest
+# that two cores train on 100 images in that time (10 for your images). With N processes each takes a GPU where there are GPUs.
+# See python train.py --help for the settings.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"  # threads that spin for longer slow a shared machine tenfold
+
+# Recipes without a GPU: minutes of two cores for 100 images, name, epochs (0: its own); lab/results.md, "Which resolution pays".
+cpu_recipes='6 fluent-faces-64 0
+10 photos-128 300
+30 photos-128 0
+180 photos-256 0'
 
 # Nothing that is printed decides over the work: not to a pipe whose reader has gone, nor to a full disk, nor to nowhere.
 trap '' PIPE
@@ -15,13 +22,13 @@ trap '' PIPE
 say() { printf '%s\n' "$@" 2>/dev/null || true; }
 fail() { say "error: $1" >&2; exit 2; }
 take() { [ -z "$images" ] || fail "two folders given, $images and $1"; images="$1"; }
-images="" run="" config="" device="" processes=1 settings=()
+images="" minutes="" run="" config="" device="" processes=1 settings=()
 while [ $# -gt 0 ]; do
   case "$1" in
-    -h|--help) sed -n '2,5s/^# *//p' "${BASH_SOURCE[0]}" || true; exit 0 ;;
-    --run|--config|--device|--processes)
+    -h|--help) sed -n '2,6s/^# *//p' "${BASH_SOURCE[0]}" || true; exit 0 ;;
+    --minutes|--run|--config|--device|--processes)
       [ -n "${2:-}" ] || fail "$1 needs a value"
-      case "$1" in --run) run="$2" ;; --config) config="$2" ;; --device) device="$2" ;; --processes) processes="$2" ;; esac
+      printf -v "${1#--}" %s "$2"
       shift ;;
     data.path=*) images="${1#data.path=}" ;;
     -*) fail "$1: no such option; see ./train.sh --help" ;;
@@ -33,6 +40,8 @@ while [ $# -gt 0 ]; do
 done
 
 [[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes $processes: not a number of processes"
+[[ "$minutes" =~ ^([1-9][0-9]{0,5})?$ ]] || fail "--minutes $minutes: not a number of minutes"
+[ -z "$minutes" ] || [ -z "$config" ] || fail "--minutes chooses a recipe, and --config names one; leave one of them out"
 
 python="$("$here/environment.sh" "$here/requirements.txt")"
 [ -n "$device" ] || device="$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
@@ -43,15 +52,22 @@ if [ -n "$config" ]; then
   [ -z "$more" ] || "$here/environment.sh" "$here/$more" > /dev/null
 else
   config="$here/configs/fluent-faces-64.yaml"
-  if [ -z "$images" ]; then
-    settings=("data.path=$here/data/fluent_faces" ${settings[@]+"${settings[@]}"})  # from any folder
-  else
-    case "$device" in
-      cuda*) config="$here/configs/fewshot-256.yaml" ;;
-      *) say "No GPU: taking the 64-pixel recipe, about six minutes for 100 images on two cores. With half an hour, 128 pixels" \
-             "are better: --config $here/configs/photos-128.yaml. The published recipe at 256 pixels would be months here." ;;
-    esac
-  fi
+  [ -n "$images" ] || settings=("data.path=$here/data/fluent_faces" ${settings[@]+"${settings[@]}"})  # from any folder
+  case "$device" in
+    cuda*)
+      [ -z "$minutes" ] || fail "--minutes chooses among recipes for a CPU; leave it out, or add --device cpu"
+      [ -z "$images" ] || config="$here/configs/fewshot-256.yaml" ;;
+    *)
+      if [ -n "$images$minutes" ]; then
+        minutes="${minutes:-10}"
+        chosen="${cpu_recipes%%$'\n'*}"
+        while read -r least rest; do [ "$least" -gt "$minutes" ] || chosen="$least $rest"; done <<< "$cpu_recipes"
+        read -r least name epochs <<< "$chosen"
+        config="$here/configs/$name.yaml"
+        [ "$epochs" = 0 ] || settings=("train.epochs=$epochs" ${settings[@]+"${settings[@]}"})
+        say "No GPU: taking $name, about $least minutes for 100 images on two cores; --minutes 30 or 180 gives better pictures."
+      fi ;;
+  esac
 fi
 recipe="$(basename "${config%.yaml}")"
 if [ -n "$images" ]; then
@@ -75,7 +91,7 @@ case "$device" in
   *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps,likelihood) ;;
 esac
 heldout=""
-if [ "$recipe" = fluent-faces-64 ] && [ -z "$images" ]; then
+if [ -z "$images" ] && { [ "$recipe" = fluent-faces-64 ] || [ -n "$minutes" ]; }; then
   score+=(--heldout "$here/data/fluent_faces_heldout")
   heldout=" --heldout $(printf %q "$here/data/fluent_faces_heldout")"
 fi

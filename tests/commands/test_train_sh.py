@@ -98,12 +98,13 @@ def test_images_with_spaces_from_another_folder(run, checkout, tmp_path):
     assert calls[0] == [
         "train.py",
         "--config",
-        f"{checkout}/configs/fluent-faces-64.yaml",
+        f"{checkout}/configs/photos-128.yaml",
         "--run",
         "out dir",
         "--device",
         "cpu",
         "data.path=my cats",
+        "train.epochs=300",
         "train.epochs=3",
         "data.background=light blue",
     ]
@@ -127,15 +128,39 @@ def test_a_gpu_takes_the_larger_recipe_and_the_whole_score(run, checkout, tmp_pa
     _, calls = run(tmp_path / "cats.zip", DEVICE="cuda")
     assert calls[0][1:7] == ["--config", f"{checkout}/configs/fewshot-256.yaml", "--run", "runs/cats-fewshot-256", "--device", "cuda"]
     assert calls[2] == ["evaluate.py", "runs/cats-fewshot-256", "--device", "cuda"]
-    assert run(tmp_path / "cats.zip", "--device", "cpu", DEVICE="cuda")[1][0][2].endswith("fluent-faces-64.yaml")
+    assert run(tmp_path / "cats.zip", "--device", "cpu", DEVICE="cuda")[1][0][2].endswith("photos-128.yaml")
 
 
 def test_a_recipe_and_a_path_that_are_given_are_taken(run, tmp_path):
     _, calls = run("--config", "my own.yaml", "imle.pool_factor=3")
     assert calls[0] == ["train.py", "--config", "my own.yaml", "--run", "runs/my own", "--device", "cpu", "imle.pool_factor=3"]
     _, calls = run(f"data.path={tmp_path}")
-    assert calls[0][-1] == f"data.path={tmp_path}" and calls[0][4] == f"runs/{tmp_path.name}-fluent-faces-64"
+    assert f"data.path={tmp_path}" in calls[0] and calls[0][4] == f"runs/{tmp_path.name}-photos-128"
     assert "--heldout" not in calls[2]
+
+
+@pytest.mark.parametrize(
+    "minutes, recipe, epochs",
+    [
+        (1, "fluent-faces-64", []),
+        (9, "fluent-faces-64", []),
+        (10, "photos-128", ["train.epochs=300"]),
+        (29, "photos-128", ["train.epochs=300"]),
+        (30, "photos-128", []),
+        (179, "photos-128", []),
+        (180, "photos-256", []),
+        (999999, "photos-256", []),
+    ],
+)
+def test_minutes_choose_a_recipe_that_is_there(minutes, recipe, epochs, run, checkout, tmp_path):
+    result, calls = run(tmp_path, "--minutes", minutes, "seed=1")
+    assert result.returncode == 0 and "No GPU: taking" in result.stdout
+    assert (ROOT / "configs" / f"{recipe}.yaml").exists()
+    assert calls[0][1:5] == ["--config", f"{checkout}/configs/{recipe}.yaml", "--run", f"runs/{tmp_path.name}-{recipe}"]
+    assert calls[0][7:] == [f"data.path={tmp_path}", *epochs, "seed=1"]
+    _, calls = run("--minutes", minutes)  # of the project's own images
+    assert calls[0][2] == f"{checkout}/configs/{recipe}.yaml" and f"data.path={checkout}/data/fluent_faces" in calls[0]
+    assert calls[2][-2:] == ["--heldout", f"{checkout}/data/fluent_faces_heldout"]
 
 
 def test_several_processes_are_started_by_torchrun(run, checkout):
@@ -178,6 +203,10 @@ def test_missing_weights_for_the_score_are_no_failure(run):
         (["nowhere"], "nowhere: no such folder or zip of images"),
         ([".", ".."], "two folders given, . and .."),
         (["--dry-run"], "--dry-run: no such option"),
+        (["--minutes", "0"], "--minutes 0: not a number"),
+        (["--minutes", "soon"], "--minutes soon: not a number"),
+        (["--minutes", "9", "--config", "x.yaml"], "--minutes chooses a recipe, and --config names one"),
+        (["--minutes", "9", "--device", "cuda"], "--minutes chooses among recipes for a CPU"),
     ],
 )
 def test_mistakes_are_one_line(words, told, run):
@@ -195,8 +224,8 @@ def test_a_folder_with_an_equals_sign_is_a_folder(run, checkout):
     (checkout / "c=d.zip").write_text("")
     for word in ("a=b", f"{checkout}/a=b", "c=d.zip"):
         result, calls = run(word, "train.epochs=3")
-        assert result.returncode == 0 and calls[0][-2:] == [f"data.path={word}", "train.epochs=3"], result
-        assert calls[0][4] == f"runs/{Path(word).stem}-fluent-faces-64"
+        assert result.returncode == 0 and calls[0][-3:] == [f"data.path={word}", "train.epochs=300", "train.epochs=3"], result
+        assert calls[0][4] == f"runs/{Path(word).stem}-photos-128"
     result, calls = run("a=b", "c=d.zip")
     assert result.returncode == 2 and result.stderr == "error: two folders given, a=b and c=d.zip\n" and not calls
     assert run("e=f")[1][0][-1] == "e=f"  # which train.py refuses
