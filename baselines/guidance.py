@@ -62,7 +62,7 @@ def _draw(network: Denoiser, guided: Guided, seeds: list[int]) -> Tensor:
         eps = network(x, t.expand(len(x)))
         if number < length:
             eps = eps - diffusion.sigma(t) * _chosen(guided, seeds, number)
-        x = ddim_step(diffusion, x, eps, t, after)
+        x = ddim_step(diffusion, x, eps, t, after, clip=True)
     return clean(network, diffusion, x, grid[-1])
 
 

@@ -23,8 +23,9 @@ def sample(solver: str, denoiser: Denoiser, diffusion: Diffusion, noise: Noise, 
         return predictor_corrector(denoiser, diffusion, noise, steps=steps)
     x = noise("start", 0)
     grid = times(steps, x)
-    solve = ddim if solver == "ddim" else probability_flow
-    return clean(denoiser, diffusion, solve(denoiser, diffusion, x * diffusion.sigma(grid[0]), grid), grid[-1])
+    x = x * diffusion.sigma(grid[0])
+    x = ddim(denoiser, diffusion, x, grid, clip=True) if solver == "ddim" else probability_flow(denoiser, diffusion, x, grid)
+    return clean(denoiser, diffusion, x, grid[-1])
 
 
 def times(steps: int, like: Tensor) -> Tensor:
@@ -74,16 +75,24 @@ def flow(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, t: Tensor) -> Tens
     return diffusion.f(t) * x - diffusion.g2(t) / 2 * _score(denoiser, diffusion, x, t)
 
 
-def ddim(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, grid: Tensor) -> Tensor:
-    """Return samples by deterministic DDIM steps (equation 12 of arXiv 2010.02502, eta = 0) from x (B, 3, H, W) at time grid[0]."""
+def ddim(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, grid: Tensor, clip: bool = False) -> Tensor:
+    """Return samples by deterministic DDIM steps (equation 12 of arXiv 2010.02502, eta = 0) from x (B, 3, H, W) at time grid[0].
+
+    With `clip` the image that a step expects is clipped to [-1, 1]: in the first steps a small error of the denoiser is a large
+    one of that image, and would colour the sample.
+    """
     for t, after in pairwise(grid):
-        x = ddim_step(diffusion, x, denoiser(x, t.expand(len(x))), t, after)
+        x = ddim_step(diffusion, x, denoiser(x, t.expand(len(x))), t, after, clip)
     return x
 
 
-def ddim_step(diffusion: Diffusion, x: Tensor, eps: Tensor, t: Tensor, after: Tensor) -> Tensor:
+def ddim_step(diffusion: Diffusion, x: Tensor, eps: Tensor, t: Tensor, after: Tensor, clip: bool = False) -> Tensor:
     """Return x (B, 3, H, W) at time `after` () from x and its noise `eps` at time t ()."""
-    return diffusion.alpha(after) * _clean(diffusion, x, eps, t) + diffusion.sigma(after) * eps
+    image = _clean(diffusion, x, eps, t)
+    if clip:
+        image = image.clamp(-1, 1)
+        eps = (x - diffusion.alpha(t) * image) / diffusion.sigma(t)
+    return diffusion.alpha(after) * image + diffusion.sigma(after) * eps
 
 
 def clean(denoiser: Denoiser, diffusion: Diffusion, x: Tensor, t: Tensor) -> Tensor:

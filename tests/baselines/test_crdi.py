@@ -93,7 +93,7 @@ def test_without_guidance_a_sample_is_ddim_from_the_noised_image_to_the_last_bit
     grid = times(6, torch.zeros(()))[1:]
     with torch.inference_mode():
         x = noised(network.diffusion, to_float(images[[target]]), grid[:1], rng.normal(shape, 7, "crdi start")[None])
-        plain = clean(network, network.diffusion, ddim(network, network.diffusion, x, grid), grid[-1])
+        plain = clean(network, network.diffusion, ddim(network, network.diffusion, x, grid, clip=True), grid[-1])
     assert torch.equal(draw_guided(network, guided, [7], CPU), plain)
     assert not torch.equal(draw_guided(network, guided._replace(guidance=method.guidance()), [7], CPU), plain)
 
