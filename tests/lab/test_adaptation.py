@@ -6,10 +6,14 @@ import pytest
 import torch
 from conftest import ROOT
 
+import methods
 from baselines.denoiser import Denoiser
+from baselines.prior import find_prior
 from baselines.score_sde import ScoreSde
 from baselines.sde import diffusion_of
+from data import READER, Record
 from lab import adaptation
+from lab import prior as save_prior
 from methods import load_config
 from models.unet import architecture
 from training import checkpoint
@@ -25,7 +29,8 @@ def prior(tmp_path):
     torch.manual_seed(0)
     unet = architecture(16, [32], exploding=False)
     sampled = {"unet": unet, "weights": Denoiser(unet, diffusion_of("vp", 0.0)).state_dict(), "prior": None}
-    checkpoint.save({"config": to_dict(config), "data": {}, "step": 0, "selected_by": None, "sampled": sampled}, tmp_path / "prior.pt")
+    data = Record("images", [], [], READER)._asdict()
+    checkpoint.save({"config": to_dict(config), "data": data, "step": 0, "selected_by": None, "sampled": sampled}, tmp_path / "prior.pt")
     return tmp_path / "prior.pt"
 
 
@@ -55,3 +60,15 @@ def test_every_system_is_scored_on_the_images_that_it_did_not_see(prior, tmp_pat
     adaptation.main(given)  # from what is there
     assert (tmp_path / "out" / "results.md").read_text() == written
     capsys.readouterr()
+
+
+def test_a_prior_in_16_bits_is_a_prior_and_draws_nearly_the_same(prior, tmp_path, capsys):
+    torch.manual_seed(0)
+    save_prior.main([str(prior), str(tmp_path / "small.pt")])
+    assert (tmp_path / "small.pt").stat().st_size < 0.6 * prior.stat().st_size and " MB" in capsys.readouterr().out
+    whole, small = find_prior(str(prior)), find_prior(str(tmp_path / "small.pt"))
+    assert whole.sha256 != small.sha256 and whole.unet == small.unet
+    for name, tensor in whole.weights.items():
+        torch.testing.assert_close(small.weights[name], tensor, rtol=1e-3, atol=1e-4)
+    ours, theirs = (methods.open_sampler(path).images([0, 1]).float() for path in (prior, tmp_path / "small.pt"))
+    assert (ours - theirs).abs().mean() < 2
