@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import methods
 from data import READER, Record, load_images, mirrored, split_holdout
 from errors import UserError, ending_signals, run_as_command
 from training import checkpoint, processes
+from training.costs import planned, settled
 from training.device import choose_device
 from training.dryrun import dry_run
 from training.folder import RunFolder
@@ -35,7 +37,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"settings, with their defaults:\n{describe(methods.config_class(methods.asked_for(words)))}",
     )
-    parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-64.yaml")
+    parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-128.yaml")
     parser.add_argument("--run", required=True, type=Path, help="folder for everything that the run writes; an existing run is resumed")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--dry-run", action="store_true", help="print settings, size, memory and time, and stop")
@@ -44,18 +46,20 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def main(words: list[str]) -> None:
-    args = parse(words)
+    started, args = time.monotonic(), parse(words)
     config = methods.load_config(args.config, args.settings)
+    if config.train.minutes and any(word.startswith("train.epochs=") for word in args.settings):
+        raise UserError(f"train.epochs: follows from train.minutes={config.train.minutes:g}; leave one out, or set train.minutes=0")
     device = choose_device(args.device)
     folder = RunFolder(args.run)
     with processes.process_group(device, lambda: kept(folder.last)):
-        code = train(args, config, device, folder)
+        code = train(args, config, device, folder, started)
     if code:
         raise SystemExit(code)
 
 
-def train(args: argparse.Namespace, config: Settings, device: torch.device, folder: RunFolder) -> int:
-    """Train, from the last checkpoint in `folder` if there is one; return the exit code."""
+def train(args: argparse.Namespace, config: Settings, device: torch.device, folder: RunFolder, started: float) -> int:
+    """Train, from the last checkpoint in `folder` if there is one; return the exit code. `started` is when train.minutes began."""
     if args.dry_run:
         tell(to_yaml(config) + "\n" + dry_run(config, methods.make, device).rstrip("\n"))
         return 0
@@ -71,33 +75,44 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
     data = Record.of(dataset, train, heldout)
     images = mirrored(dataset.images[train]) if config.data.flips else dataset.images[train]
 
-    if state is not None:
-        with checkpoint.unpacking(folder.last):
-            notices = check_same_run(state, config, data)
+    def new(config: Settings) -> Trainer:
+        method = methods.make(config, images, device=device)
+        return Trainer(config, method, len(images), data=data._asdict(), device=device, heldout=dataset.images[heldout])
+
     processes.check_agreement(
         {"the settings": to_yaml(config), "the images": dataset.fingerprint, "the step of the checkpoint": str(state and state["step"])}
     )
-    method = methods.make(config, images, device=device)
-    trainer = Trainer(config, method, len(images), data=data._asdict(), device=device, heldout=dataset.images[heldout])
+    config = planned(config, state, lambda: new(config), started)
+    if state is not None:
+        with checkpoint.unpacking(folder.last):
+            notices = check_same_run(state, config, data)
+    trainer = new(config)
     if state is not None:
         with checkpoint.unpacking(folder.last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
-            tell(nothing_to_do(args.run, state, epochs=config.train.epochs, steps_per_epoch=trainer.steps_per_epoch))
+            tell(nothing_to_do(args.run, state, config.train, trainer.steps_per_epoch))
             return 0
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
-    signals = Signals()
+    return run(trainer, folder, state, dataset.images[:400])
+
+
+def run(trainer: Trainer, folder: RunFolder, state: dict | None, shown: Tensor) -> int:
+    """Train to the end or until a signal; return the exit code. `state` is the checkpoint of a run that goes on."""
+    signals, config = Signals(), trainer.config
     try:
         log = SilentLog()
         if processes.is_main():
-            log = RunLog(args.run, *(state["log_position"], state["step"]) if state else ())
-            log.describe(to_yaml(config), environment(device, sys.argv), dataset.images[:400])
-        numbers = f"{len(images)} images, {trainer.method.facts()['parameters']} parameters, on {device}"
+            log = RunLog(folder.path, *(state["log_position"], state["step"]) if state else ())
+            log.describe(to_yaml(settled(config)), environment(trainer.device, sys.argv), shown)
+        if config.train.minutes and state is None:
+            tell(f"train.minutes={config.train.minutes:g}: {config.train.epochs} epochs, by what they cost on this machine")
+        numbers = f"{trainer.n} images, {trainer.method.facts()['parameters']} parameters, on {trainer.device}"
         tell(f"{numbers}; {folder.images} shows the images as they are used", *([] if state else advice(trainer.method.features)))
         trainer.run(log, should_stop=signals.caught)
         log.close()
     except OSError as error:
-        raise UserError(f"--run {args.run}: cannot write there ({error.strerror or error}); what was saved before is intact") from None
+        raise UserError(f"--run {folder.path}: cannot write there ({error.strerror or error}); what was saved before is intact") from None
     if trainer.step < trainer.total_steps:
         tell(f"stopped and saved at step {trainer.step} of {trainer.total_steps}; the same command goes on from there")
         return 128 + (signals.number or signal.SIGTERM)  # the signal may have gone to another process

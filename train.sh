@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
 # Train on a folder of images, then draw a sheet of samples and score them. Does its own set-up; the same command goes on.
 #   ./train.sh [IMAGES] [--minutes M] [--config FILE] [--run DIR] [--device D] [--processes N] [section.key=value ...]
-# Without IMAGES it trains on the set that comes with the project. Without a GPU, --minutes chooses the recipe: the largest
-# that two cores train on 100 images in that time (10 for your images). With N processes each takes a GPU where there are GPUs.
-# See python train.py --help for the settings.
+# Without IMAGES it trains on the set that comes with the project. Training takes M minutes on this machine; without a GPU, your
+# images get 10 minutes unless you say otherwise, and the minutes choose the recipe. With N processes each takes a GPU where
+# there are GPUs. See python train.py --help for the settings.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"  # threads that spin for longer slow a shared machine tenfold
 
-# Recipes without a GPU: minutes of two cores for 100 images, name, epochs (0: its own); lab/results.md, "Which resolution pays".
-cpu_recipes='6 fluent-faces-64 0
-10 photos-128 300
-30 photos-128 0
-180 photos-256 0'
+# Recipes without a GPU: the minutes from which on each is the best, and its name; lab/results.md, "Which resolution pays".
+cpu_recipes='1 fluent-faces-64
+5 photos-128
+60 photos-256'
 
 # Nothing that is printed decides over the work: not to a pipe whose reader has gone, nor to a full disk, nor to nowhere.
 trap '' PIPE
@@ -41,7 +40,6 @@ done
 
 [[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes $processes: not a number of processes"
 [[ "$minutes" =~ ^([1-9][0-9]{0,5})?$ ]] || fail "--minutes $minutes: not a number of minutes"
-[ -z "$minutes" ] || [ -z "$config" ] || fail "--minutes chooses a recipe, and --config names one; leave one of them out"
 
 python="$("$here/environment.sh" "$here/requirements.txt")"
 [ -n "$device" ] || device="$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')"
@@ -51,24 +49,22 @@ if [ -n "$config" ]; then
   more="$("$python" -c "$packages" "$here" --config "$config" ${settings[@]+"${settings[@]}"})"
   [ -z "$more" ] || "$here/environment.sh" "$here/$more" > /dev/null
 else
-  config="$here/configs/fluent-faces-64.yaml"
+  config="$here/configs/fluent-faces-128.yaml"
   [ -n "$images" ] || settings=("data.path=$here/data/fluent_faces" ${settings[@]+"${settings[@]}"})  # from any folder
   case "$device" in
-    cuda*)
-      [ -z "$minutes" ] || fail "--minutes chooses among recipes for a CPU; leave it out, or add --device cpu"
-      [ -z "$images" ] || config="$here/configs/fewshot-256.yaml" ;;
+    cuda*) [ -z "$images" ] || config="$here/configs/fewshot-256.yaml" ;;
     *)
-      if [ -n "$images$minutes" ]; then
-        minutes="${minutes:-10}"
-        chosen="${cpu_recipes%%$'\n'*}"
-        while read -r least rest; do [ "$least" -gt "$minutes" ] || chosen="$least $rest"; done <<< "$cpu_recipes"
-        read -r least name epochs <<< "$chosen"
-        config="$here/configs/$name.yaml"
-        [ "$epochs" = 0 ] || settings=("train.epochs=$epochs" ${settings[@]+"${settings[@]}"})
-        say "No GPU: taking $name, about $least minutes for 100 images on two cores; --minutes 30 or 180 gives better pictures."
+      if [ -n "$images" ]; then
+        while read -r least name; do [ "$least" -gt "${minutes:-10}" ] || config="$here/configs/$name.yaml"; done <<< "$cpu_recipes"
+        case " ${settings[*]-} " in
+          *" train.epochs="*|*" train.minutes="*) ;;  # yours
+          *) minutes="${minutes:-10}"
+             say "No GPU: training for $minutes minutes with $(basename "$config"); --minutes 30 or 120 gives better pictures." ;;
+        esac
       fi ;;
   esac
 fi
+[ -z "$minutes" ] || settings=("train.minutes=$minutes" ${settings[@]+"${settings[@]}"})
 recipe="$(basename "${config%.yaml}")"
 if [ -n "$images" ]; then
   set_name="$(basename "$images")"
@@ -91,7 +87,7 @@ case "$device" in
   *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps,likelihood) ;;
 esac
 heldout=""
-if [ -z "$images" ] && { [ "$recipe" = fluent-faces-64 ] || [ -n "$minutes" ]; }; then
+if [[ "$recipe" = fluent-faces-* ]] && [ -z "$images" ]; then
   score+=(--heldout "$here/data/fluent_faces_heldout")
   heldout=" --heldout $(printf %q "$here/data/fluent_faces_heldout")"
 fi

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from data import Record
 from errors import UserError
-from training.settings import Settings, facts, to_dict
+from training.settings import Settings, Train, facts, to_dict
 
 
 def check_same_run(state: dict, config: Settings, data: Record) -> list[str]:
@@ -38,12 +38,13 @@ def _value(values: dict, key: str, default: object) -> object:
     return values.get(name, default)
 
 
-def nothing_to_do(run: Path, state: dict, *, epochs: int, steps_per_epoch: int) -> str:
-    """Return the line that says why a run does not continue: its checkpoint has trained `epochs` epochs or more."""
+def nothing_to_do(run: Path, state: dict, asked: Train, steps_per_epoch: int) -> str:
+    """Return the line that says why a run does not continue: its checkpoint has trained as long as is `asked`, or longer."""
     epoch, before = state["step"] / steps_per_epoch, state["config"]["train"]["epochs"]
-    if epoch == epochs >= before:
-        return f"{run} is finished, at step {state['step']}; a train.epochs above {epochs} continues it"
-    return f"{run} is at epoch {epoch:.5g} of {before}, and train.epochs={epochs} asks for no more; a larger number continues it"
+    if epoch == asked.epochs >= before:
+        more = f"train.minutes above {asked.minutes:g}" if asked.minutes else f"train.epochs above {asked.epochs}"
+        return f"{run} is finished, at step {state['step']}; a {more} continues it"
+    return f"{run} is at epoch {epoch:.5g} of {before}, and train.epochs={asked.epochs} asks for no more; a larger number continues it"
 
 
 def _difference(before: Record, now: Record) -> str:

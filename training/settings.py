@@ -67,6 +67,9 @@ class Train:
     """The optimisation."""
 
     epochs: int = setting(350, "passes over the images", least=1, effect=RATE, under="cosine")
+    minutes: float = setting(
+        0.0, "minutes that a run may take; its epochs follow from what they cost on this machine; 0: train.epochs decides", least=0.0
+    )
     batch_size: int = setting(10, "images in a step", least=1, fixed="train.micro_batch saves memory and gives the same result")
     micro_batch: int = setting(0, "images that a process takes at once in a step, to save memory; 0: all", least=0, silent=True)
     optimizer: str = setting(

@@ -22,7 +22,7 @@ from errors import UserError
 from imle.method import make_networks
 from imle.targets import embed
 from methods import from_dict, load_config, open_sampler
-from training import checkpoint, dryrun
+from training import checkpoint, costs, dryrun
 from training.dryrun import dry_run
 from training.runlog import RunLog, SilentLog
 from training.scores import energy_distance
@@ -602,7 +602,7 @@ def test_dry_run_tells_the_costs_and_writes_nothing(command, smoke, tmp_path):
 @pytest.mark.parametrize("epochs, sheet_epochs, sheets", [(3, 2, 3), (4, 2, 3), (1, 9, 2)])
 def test_the_dry_run_counts_the_sheets_and_saves_of_a_run(epochs, sheet_epochs, sheets, tmp_path, monkeypatch):
     folders = []
-    monkeypatch.setattr(dryrun, "RunLog", lambda folder: folders.append(folder) or RunLog(folder))
+    monkeypatch.setattr(costs, "RunLog", lambda folder: folders.append(folder) or RunLog(folder))
     trainer = tiny_trainer([*TINY, f"train.epochs={epochs}", f"log.sheet_epochs={sheet_epochs}"])
     report = dry_run(trainer.config, methods.make, trainer.device, num_images=8)
     told = {line[:23].strip(): line.split()[-2] for line in report.splitlines() if line.endswith(" times")}
@@ -617,7 +617,7 @@ def test_the_dry_run_counts_the_sheets_and_saves_of_a_run(epochs, sheet_epochs, 
 
 def test_the_dry_run_counts_saves_by_the_time_of_the_run():
     def saves(seconds, *words):
-        return dryrun._saves(load_config(None, ["train.epochs=350", *words]), seconds)
+        return costs.saves(load_config(None, list(words)).log.checkpoint_minutes, seconds, 350)
 
     assert [saves(seconds) for seconds in (0.0, 299.0, 3601.0, 1e9)] == [1, 1, 13, 350]
     assert saves(10.0, "log.checkpoint_minutes=0") == 350

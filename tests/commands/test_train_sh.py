@@ -63,17 +63,17 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
         [
             "train.py",
             "--config",
-            f"{checkout}/configs/fluent-faces-64.yaml",
+            f"{checkout}/configs/fluent-faces-128.yaml",
             "--run",
-            "runs/fluent-faces-64",
+            "runs/fluent-faces-128",
             "--device",
             "cpu",
             f"data.path={checkout}/data/fluent_faces",
         ],
-        ["sample.py", "runs/fluent-faces-64", "--out", "runs/fluent-faces-64/drawn", "--num", "64", "--grid", "--device", "cpu"],
+        ["sample.py", "runs/fluent-faces-128", "--out", "runs/fluent-faces-128/drawn", "--num", "64", "--grid", "--device", "cpu"],
         [
             "evaluate.py",
-            "runs/fluent-faces-64",
+            "runs/fluent-faces-128",
             "--device",
             "cpu",
             "--features",
@@ -86,8 +86,8 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
             f"{checkout}/data/fluent_faces_heldout",
         ],
     ]
-    assert "  python sample.py runs/fluent-faces-64 --out film" in result.stdout
-    assert "Report    runs/fluent-faces-64/evaluation/effnet-lite2/report.html" in result.stdout
+    assert "  python sample.py runs/fluent-faces-128 --out film" in result.stdout
+    assert "Report    runs/fluent-faces-128/evaluation/effnet-lite2/report.html" in result.stdout
 
 
 def test_images_with_spaces_from_another_folder(run, checkout, tmp_path):
@@ -104,7 +104,6 @@ def test_images_with_spaces_from_another_folder(run, checkout, tmp_path):
         "--device",
         "cpu",
         "data.path=my cats",
-        "train.epochs=300",
         "train.epochs=3",
         "data.background=light blue",
     ]
@@ -140,27 +139,37 @@ def test_a_recipe_and_a_path_that_are_given_are_taken(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "minutes, recipe, epochs",
+    "minutes, recipe",
     [
-        (1, "fluent-faces-64", []),
-        (9, "fluent-faces-64", []),
-        (10, "photos-128", ["train.epochs=300"]),
-        (29, "photos-128", ["train.epochs=300"]),
-        (30, "photos-128", []),
-        (179, "photos-128", []),
-        (180, "photos-256", []),
-        (999999, "photos-256", []),
+        (1, "fluent-faces-64"),
+        (4, "fluent-faces-64"),
+        (5, "photos-128"),
+        (59, "photos-128"),
+        (60, "photos-256"),
+        (999999, "photos-256"),
     ],
 )
-def test_minutes_choose_a_recipe_that_is_there(minutes, recipe, epochs, run, checkout, tmp_path):
+def test_minutes_choose_a_recipe_that_is_there(minutes, recipe, run, checkout, tmp_path):
     result, calls = run(tmp_path, "--minutes", minutes, "seed=1")
-    assert result.returncode == 0 and "No GPU: taking" in result.stdout
+    assert result.returncode == 0 and f"No GPU: training for {minutes} minutes with {recipe}.yaml" in result.stdout
     assert (ROOT / "configs" / f"{recipe}.yaml").exists()
     assert calls[0][1:5] == ["--config", f"{checkout}/configs/{recipe}.yaml", "--run", f"runs/{tmp_path.name}-{recipe}"]
-    assert calls[0][7:] == [f"data.path={tmp_path}", *epochs, "seed=1"]
-    _, calls = run("--minutes", minutes)  # of the project's own images
-    assert calls[0][2] == f"{checkout}/configs/{recipe}.yaml" and f"data.path={checkout}/data/fluent_faces" in calls[0]
-    assert calls[2][-2:] == ["--heldout", f"{checkout}/data/fluent_faces_heldout"]
+    assert calls[0][7:] == [f"data.path={tmp_path}", f"train.minutes={minutes}", "seed=1"]
+
+
+def test_minutes_are_kept_with_the_shipped_images_another_recipe_and_a_gpu(run, checkout, tmp_path):
+    _, calls = run("--minutes", 30)
+    assert calls[0][2] == f"{checkout}/configs/fluent-faces-128.yaml" and "train.minutes=30" in calls[0] and "--heldout" in calls[2]
+    _, calls = run("--minutes", 30, "--config", "own.yaml")
+    assert calls[0] == ["train.py", "--config", "own.yaml", "--run", "runs/own", "--device", "cpu", "train.minutes=30"]
+    _, calls = run(tmp_path, "--minutes", 30, DEVICE="cuda")
+    assert calls[0][2] == f"{checkout}/configs/fewshot-256.yaml" and calls[0][-1] == "train.minutes=30"
+    _, calls = run(tmp_path)
+    assert calls[0][-1] == "train.minutes=10"
+    _, calls = run(tmp_path, "train.minutes=7")
+    assert calls[0][-1] == "train.minutes=7" and not any("minutes=10" in word for word in calls[0])
+    _, calls = run(tmp_path, DEVICE="cuda")
+    assert not [word for word in calls[0] if word.startswith("train.minutes")]
 
 
 def test_several_processes_are_started_by_torchrun(run, checkout):
@@ -189,7 +198,7 @@ def test_exit_codes_are_passed_on(script, code, calls, run):
 
 def test_missing_weights_for_the_score_are_no_failure(run):
     result, _ = run(FAIL="evaluate.py", CODE="3")
-    assert result.returncode == 0 and "this needs none: python evaluate.py runs/fluent-faces-64 --features effnet-lite2" in result.stdout
+    assert result.returncode == 0 and "this needs none: python evaluate.py runs/fluent-faces-128 --features effnet-lite2" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -205,8 +214,6 @@ def test_missing_weights_for_the_score_are_no_failure(run):
         (["--dry-run"], "--dry-run: no such option"),
         (["--minutes", "0"], "--minutes 0: not a number"),
         (["--minutes", "soon"], "--minutes soon: not a number"),
-        (["--minutes", "9", "--config", "x.yaml"], "--minutes chooses a recipe, and --config names one"),
-        (["--minutes", "9", "--device", "cuda"], "--minutes chooses among recipes for a CPU"),
     ],
 )
 def test_mistakes_are_one_line(words, told, run):
@@ -224,7 +231,7 @@ def test_a_folder_with_an_equals_sign_is_a_folder(run, checkout):
     (checkout / "c=d.zip").write_text("")
     for word in ("a=b", f"{checkout}/a=b", "c=d.zip"):
         result, calls = run(word, "train.epochs=3")
-        assert result.returncode == 0 and calls[0][-3:] == [f"data.path={word}", "train.epochs=300", "train.epochs=3"], result
+        assert result.returncode == 0 and calls[0][-2:] == [f"data.path={word}", "train.epochs=3"], result
         assert calls[0][4] == f"runs/{Path(word).stem}-photos-128"
     result, calls = run("a=b", "c=d.zip")
     assert result.returncode == 2 and result.stderr == "error: two folders given, a=b and c=d.zip\n" and not calls

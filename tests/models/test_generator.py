@@ -34,7 +34,7 @@ def test_images_have_the_resolution_that_the_start_and_the_levels_give(start, si
     assert generator(torch.randn(3, 16)).shape == (3, 3, *size)
 
 
-@pytest.mark.parametrize("name", ["smoke-32", "fluent-faces-64"])
+@pytest.mark.parametrize("name", ["smoke-32", "fluent-faces-64", "fluent-faces-128"])
 def test_every_parameter_receives_a_gradient(name):
     torch.manual_seed(0)
     generator = build_generator(to_dict(load_config(f"configs/{name}.yaml")))

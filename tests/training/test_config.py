@@ -1,5 +1,7 @@
 """Settings: every mistake is one line that names the key, what was found and what is expected."""
 
+from pathlib import Path
+
 import pytest
 
 from errors import UserError
@@ -8,7 +10,7 @@ from imle.settings import Config
 from methods import from_dict, load_config
 from training.settings import describe, facts, resolution, to_dict, to_yaml
 
-RECIPES = ["adaptive-256", "fewshot-128", "fewshot-256", "fluent-faces-32", "fluent-faces-64", "imle-256", "paper-256", "smoke-32"]
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 def refused(words=(), path=None):

@@ -75,6 +75,7 @@ FREE = {  # every setting that may change on the way, and why that is right; tes
     },
     "train": {
         "epochs": "the schedule is that of a run with so many, which is told",
+        "minutes": "its epochs are then in proportion, which is told",
         "learning_rate": "of the next step",
         "weight_decay": "of the next step",
         "clip": "usual norms are gradients' and not clipping's",
@@ -108,6 +109,7 @@ OTHER = {
     },
     "train": {
         "epochs": 33,
+        "minutes": 2.5,
         "learning_rate": 0.1,
         "weight_decay": 0.3,
         "clip": 3.0,
@@ -223,4 +225,4 @@ def test_usual_norms_are_forgotten_by_a_session_that_does_not_clip():
 )
 def test_finished_is_said_of_all_epochs_that_were_ever_asked_for(step, before, asked, told):
     state = {"step": step, "config": {"train": {"epochs": before}}}
-    assert nothing_to_do(Path("run"), state, epochs=asked, steps_per_epoch=2) == told
+    assert nothing_to_do(Path("run"), state, Train(epochs=asked), 2) == told
