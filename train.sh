@@ -59,7 +59,7 @@ else
         case " ${settings[*]-} " in
           *" train.epochs="*|*" train.minutes="*) ;;  # yours
           *) minutes="${minutes:-10}"
-             say "No GPU: training for $minutes minutes with $(basename "$config"); --minutes 30 or 120 gives better pictures." ;;
+             say "No GPU: training for $minutes min with $(basename "$config"); --minutes 30 or 120 gives better pictures." ;;
         esac
       fi ;;
   esac

@@ -68,10 +68,9 @@ def find_prior(name: str) -> Prior:
     places = [Path(name), SHIPPED / f"{name}.pt", *([Path(given) / name] if given else [])]
     place = next((each for each in places if each.exists()), None)
     if place is None:
-        get = f"; hf download {name} --local-dir DIR gets one, and prior=DIR then names it" if name.count("/") == 1 else ""
         raise MissingWeights(
-            f"prior: there is no {' nor '.join(map(str, places))}; "
-            f"give a run, checkpoint or export of {METHOD}, or the folder of a model of diffusers{get}"
+            f"prior: there is no {' nor '.join(map(str, places))}; give a run, checkpoint or export of {METHOD}, "
+            "or the folder of a model of diffusers, as hf download OWNER/NAME --local-dir FOLDER writes it"
         )
     if (place / "config.json").is_file():
         return _of_diffusers(place, name)

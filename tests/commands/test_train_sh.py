@@ -151,7 +151,7 @@ def test_a_recipe_and_a_path_that_are_given_are_taken(run, tmp_path):
 )
 def test_minutes_choose_a_recipe_that_is_there(minutes, recipe, run, checkout, tmp_path):
     result, calls = run(tmp_path, "--minutes", minutes, "seed=1")
-    assert result.returncode == 0 and f"No GPU: training for {minutes} minutes with {recipe}.yaml" in result.stdout
+    assert result.returncode == 0 and f"No GPU: training for {minutes} min with {recipe}.yaml" in result.stdout
     assert (ROOT / "configs" / f"{recipe}.yaml").exists()
     assert calls[0][1:5] == ["--config", f"{checkout}/configs/{recipe}.yaml", "--run", f"runs/{tmp_path.name}-{recipe}"]
     assert calls[0][7:] == [f"data.path={tmp_path}", f"train.minutes={minutes}", "seed=1"]
