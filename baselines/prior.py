@@ -15,7 +15,6 @@ from models.unet import read_published
 from models.weights import FOLDER_VARIABLE
 from training import checkpoint
 
-SHIPPED = Path(__file__).parent / "priors"
 METHOD = "score-sde"  # whose runs are priors
 
 
@@ -65,7 +64,7 @@ def find_prior(name: str) -> Prior:
     Raises MissingWeights if it is nowhere, and UserError if it is no denoiser of images.
     """
     given = os.environ.get(FOLDER_VARIABLE)
-    places = [Path(name), SHIPPED / f"{name}.pt", *([Path(given) / name] if given else [])]
+    places = [Path(name), *([Path(given) / name] if given else [])]
     place = next((each for each in places if each.exists()), None)
     if place is None:
         raise MissingWeights(

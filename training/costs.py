@@ -1,5 +1,6 @@
 """What a run costs on this machine: its jobs are timed, and the epochs that fit into some minutes follow."""
 
+import gc
 import math
 import tempfile
 import time
@@ -79,6 +80,7 @@ def planned(config: C, state: dict | None, trainer: Callable[[], Trainer], start
         epochs = round(before["epochs"] * minutes / before["minutes"])
     else:
         costs = measure(trainer())
+        gc.collect()  # a learner and its CUDA graph refer to each other, and hold the GPU's memory until then
         epochs = costs.epochs_in(config, 60 * minutes - (time.monotonic() - started))
         if processes.all_gather(torch.tensor(epochs))[0] < 1:
             raise UserError(f"train.minutes: {minutes:g} are too few, an epoch takes {costs.seconds(config, 1) / 60:.1f} here; give more")
