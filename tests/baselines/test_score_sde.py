@@ -1,6 +1,7 @@
 """The denoiser, its priors and the early stop of score-sde."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +66,32 @@ def test_the_network_is_the_one_that_it_was(exploding, power, pixels):
         eps = network(x, torch.tensor([0.2, 0.9]))
     assert eps.flatten(1).square().mean(dim=1).tolist() == pytest.approx(power, rel=1e-4)
     assert eps[:, 1, 5, 7].tolist() == pytest.approx(pixels, rel=1e-4)
+
+
+class Exact(torch.nn.Module):
+    """Stand in for a U-Net that knows that the image is all grey: it keeps what it is given, and answers as its kind does."""
+
+    def __init__(self, exploding: bool):
+        super().__init__()
+        self.exploding = exploding
+
+    def forward(self, x, time):
+        self.time = time
+        if self.exploding:  # the score of pixels in [0, 1] with noise of this deviation
+            return SimpleNamespace(sample=-(x - 0.5) / time[:, None, None, None] ** 2)
+        return SimpleNamespace(sample=x)
+
+
+def test_scores_of_pixels_become_noise_and_times_those_of_ddpm():
+    t, eps = torch.tensor([0.2, 0.9]), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    network = Denoiser(architecture(8, [32], exploding=True), diffusion_of("ve", 50.0))
+    network.unet = Exact(exploding=True)
+    x = network.diffusion.sigma(t)[:, None, None, None] * eps  # grey is 0
+    torch.testing.assert_close(network(x, t), eps)
+    torch.testing.assert_close(network.unet.time, 0.01 * 5000**t)  # 0.01 to 50, as published
+    network = Denoiser(architecture(8, [32], exploding=False), diffusion_of("vp", 0.0))
+    network.unet = Exact(exploding=False)
+    assert torch.equal(network(x, torch.tensor([0.0, 1.0])), x) and network.unet.time.tolist() == [0.0, 999.0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -143,3 +143,13 @@ def test_bits_of_bytes_are_those_of_a_known_law():
     assert found.mean().item() == pytest.approx(entropy, abs=4 * found.std().item() / math.sqrt(40) + 0.02)
     again = bits_per_dim(denoiser_of(diffusion, 0.0, deviation), diffusion, images[:1], lambda row: rng.generator(0, "bits", row))
     assert again.item() == pytest.approx(found[0].item(), abs=1e-3)
+
+
+@each_diffusion
+def test_clipping_keeps_the_expected_image_in_range_and_changes_no_other(diffusion):
+    noise = noise_of(20)
+    grid = times(50, noise("start", 0))
+    start = noise("start", 0) * diffusion.sigma(grid[0])
+    far, near = denoiser_of(diffusion, 5.0, 0.01), denoiser_of(diffusion, 0.1, 0.01)
+    assert ddim(far, diffusion, start, grid).mean() > 4 and ddim(far, diffusion, start, grid, clip=True).mean() < 1.2
+    torch.testing.assert_close(ddim(near, diffusion, start, grid, clip=True), ddim(near, diffusion, start, grid))
