@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errors import UserError
 from training import checkpoint
-from training.sampling import Drawing, Sampler
+from training.drawing import Drawing, Sampler
 
 if TYPE_CHECKING:
     from training.settings import Settings
@@ -23,7 +23,7 @@ class Parts(NamedTuple):
 
     config: str  # a subclass of training.settings.Settings
     method: str  # (Config, uint8 images (n, 3, H, W), device=, pretrained=) -> training.trainer.Method
-    drawing: str  # (Config as nested dicts, a checkpoint's `sampled`, device) -> training.sampling.Drawing
+    drawing: str  # (Config as nested dicts, a checkpoint's `sampled`, device) -> training.drawing.Drawing
     requirements: str = ""  # a file that names further packages
 
 

@@ -2,22 +2,16 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-import torch
-from PIL import Image
 from torch import Tensor
 
-from atomic import written
 from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
-from models.interpolation import loop
+from sampling.pictures import write_film, write_samples
 from training.device import choose_device
-from training.sampling import Sampler
-from training.scores import distances
-from training.sheets import grid, save_png, to_pil
+from training.drawing import Sampler
 from training.transform import transform
 
 MOST = 1_000_000  # most seeds or frames in one command; more is probably a typing error
@@ -77,9 +71,10 @@ def main(words: list[str]) -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         if args.interpolate:
-            write_film(sampler, args.interpolate, args.frames, args.out, args.batch_size)
+            write_film(sampler, args.interpolate, args.frames, args.out, batch_size=args.batch_size)
         else:
-            write_samples(sampler, args, training=training)
+            seeds = args.seeds or list(range(args.num or 64))
+            write_samples(sampler, seeds, args.out, batch_size=args.batch_size, sheet=args.grid, training=training)
     except OSError as error:
         raise UserError(f"--out {args.out}: cannot write there ({error.strerror or error})") from None
 
@@ -87,45 +82,6 @@ def main(words: list[str]) -> None:
 def training_images(sampler: Sampler, path: Path) -> Tensor:
     """Return the images at `path`, uint8 (n, 3, H, W), decoded as for the sampler's run. Raises UserError."""
     return load_images(path, **transform(sampler.config)).images
-
-
-def write_samples(sampler: Sampler, args: argparse.Namespace, *, training: Tensor | None) -> None:
-    """Write one PNG per seed, and the sheets of --grid and --nearest."""
-    seeds = args.seeds or list(range(args.num or 64))
-    width, kept = max(4, len(str(max(seeds)))), []
-    for start, images in zip(range(0, len(seeds), args.batch_size), sampler.batches(seeds, args.batch_size)):
-        for seed, image in zip(seeds[start:], images):
-            save_png(image, args.out / f"seed{seed:0{width}d}.png")
-        kept += [images] if args.grid or training is not None else []
-        print(f"\r{start + len(images)}/{len(seeds)} images", end="", file=sys.stderr)
-    print(f" in {args.out}", file=sys.stderr)
-    if args.grid:
-        columns = max(1, round(len(seeds) ** 0.5))
-        save_png(grid(torch.cat(kept), columns), args.out / "grid.png")
-    if training is not None:
-        write_nearest(torch.cat(kept), training, out=args.out)
-
-
-def write_nearest(samples: Tensor, images: Tensor, *, out: Path) -> None:
-    """Write `nearest.png`: one row per sample, the sample first, then its nearest training images by pixels."""
-    ids = distances(samples.flatten(1), images.flatten(1)).topk(min(3, len(images)), largest=False).indices  # (N, k)
-    rows = torch.cat([samples[:, None], images[ids]], dim=1)  # (N, 1 + k, 3, H, W)
-    save_png(grid(rows.flatten(0, 1), rows.shape[1]), out / "nearest.png")
-    print(f"{out}/nearest.png: each sample, then its nearest training images by pixels", file=sys.stderr)
-
-
-def write_film(sampler: Sampler, seeds: list[int], frames: int, out: Path, batch_size: int) -> None:
-    """Write a looping film through the seeds as film.gif and frame PNGs."""
-    latents = loop(sampler.latents(seeds), frames)
-    pictures: list[Image.Image] = []
-    for chunk in latents.split(batch_size):
-        for image in sampler.decode(chunk):
-            save_png(image, out / f"frame{len(pictures):04d}.png")
-            pictures.append(to_pil(image))
-        print(f"\r{len(pictures)}/{frames} frames", end="", file=sys.stderr)
-    with written(out / "film.gif") as part:
-        pictures[0].save(part, format="GIF", save_all=True, append_images=pictures[1:], duration=50, loop=0)
-    print(f" in {out}, and film.gif", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from errors import UserError
 from models.precision import true_fp32
 from models.unet import make_unet
 from training import rng
-from training.sampling import GROUP
+from training.drawing import GROUP
 
 TIMES = 999  # DDPM's last time, which is 1 here
 

@@ -10,7 +10,7 @@ from baselines.sde import diffusion_of
 from models.fastgan import Generator
 from models.precision import true_fp32
 from training import rng
-from training.sampling import Drawing, generate
+from training.drawing import Drawing, generate
 from training.transform import sides
 
 INVERTIBLE = "a diffusion model has no generator: its path from noise to image can invert any image, so searching it says nothing"

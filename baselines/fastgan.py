@@ -18,8 +18,8 @@ from models.perceptual import TEACHERS, load_embedding, spatial_means, squared_d
 from models.pixels import to_float
 from models.precision import autocast, computing, true_fp32
 from training import processes, rng
+from training.drawing import generate
 from training.learner import Learner
-from training.sampling import generate
 from training.settings import Settings, resolution, setting
 from training.trainer import Work
 

@@ -12,7 +12,7 @@ from baselines.solvers import clean, ddim_step, times
 from models.pixels import to_float
 from models.precision import true_fp32
 from training import rng
-from training.sampling import GROUP
+from training.drawing import GROUP
 
 
 class Guided(NamedTuple):

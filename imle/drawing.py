@@ -4,7 +4,7 @@ import torch
 
 from models.generator import Generator
 from training import rng
-from training.sampling import Drawing, generate
+from training.drawing import Drawing, generate
 from training.transform import sides
 
 

@@ -26,8 +26,8 @@ from models.stages import Staged, make_heads, shrunk, stage_maps
 from training import rng
 from training.compiling import compiled
 from training.device import send
+from training.drawing import generate
 from training.learner import Learner
-from training.sampling import generate
 from training.scores import detail_correlation, energy_distance
 from training.settings import to_dict
 from training.trainer import Work

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from models.pixels import to_float
 from training import rng
+from training.drawing import Drawing, generate
 from training.learner import Learner
-from training.sampling import Drawing, generate
 from training.settings import Settings, setting
 from training.trainer import Work
 from training.transform import sides
