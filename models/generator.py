@@ -207,15 +207,23 @@ class Generator(nn.Module):
         *_, images = self.levels(z, dtype)
         return images
 
+    def synthesise(self, w: Tensor) -> Tensor:
+        """Return images (B, 3, H, W), as `forward` does, for styles `w`: one per image (B, style_dim), or one per block (B, blocks, style_dim)."""
+        *_, images = self._levels(w)
+        return images
+
     def levels(self, z: Tensor, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
         """Yield the last maps (B, h, w, C) of each resolution below the final one, smallest first, then the images."""
-        w = self.mapping(z)
-        x = self.constant.to(dtype or self.constant.dtype).permute(0, 2, 3, 1).expand(len(z), -1, -1, -1)
+        yield from self._levels(self.mapping(z), dtype)
+
+    def _levels(self, w: Tensor, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
+        x = self.constant.to(dtype or self.constant.dtype).permute(0, 2, 3, 1).expand(len(w), -1, -1, -1)
+        *styles, last_style = w.unbind(1) if w.ndim == 3 else [w] * len(self.blocks)
         *blocks, last = self.blocks
-        for block in blocks:
+        for block, style in zip(blocks, styles):
             if block.upsample:
                 yield x
-            x = block(x, w)
+            x = block(x, style)
         if last.upsample:
             yield x
-        yield last.colours(x, w, self.to_rgb).permute(0, 3, 1, 2)
+        yield last.colours(x, last_style, self.to_rgb).permute(0, 3, 1, 2)

@@ -34,6 +34,21 @@ def test_images_have_the_resolution_that_the_start_and_the_levels_give(start, si
     assert generator(torch.randn(3, 16)).shape == (3, 3, *size)
 
 
+def test_a_style_per_block_changes_the_blocks_it_is_given_to_alone():
+    generator = small()
+    w, other = generator.mapping(torch.randn(2, 1, 16)[:, 0]).split(1)
+    alike = w[:, None].repeat(1, len(generator.blocks), 1)
+    assert torch.equal(generator.synthesise(w), generator.synthesise(alike))
+    seen = []
+    for block in generator.blocks:
+        block.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    mixed = alike.clone()
+    mixed[:, 3:] = other
+    generator.synthesise(mixed)
+    assert [torch.equal(style, w) for style in seen] == [True] * 3 + [False] * 3
+    assert [torch.equal(style, other) for style in seen] == [False] * 3 + [True] * 3
+
+
 @pytest.mark.parametrize("name", ["smoke-32", "fluent-faces-64", "fluent-faces-128"])
 def test_every_parameter_receives_a_gradient(name):
     torch.manual_seed(0)
