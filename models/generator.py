@@ -208,7 +208,7 @@ class Generator(nn.Module):
         return images
 
     def synthesise(self, w: Tensor) -> Tensor:
-        """Return images (B, 3, H, W), as `forward` does, for styles `w`: one per image (B, style_dim), or one per block (B, blocks, style_dim)."""
+        """Return images (B, 3, H, W), as `forward` does, for styles `w` (B, style_dim), or one per block (B, blocks, style_dim)."""
         *_, images = self._levels(w)
         return images
 
