@@ -1,7 +1,6 @@
 """Sample images from a trained run, one per seed; a seed always gives the same image. Needs only torch, numpy and pillow."""
 
 import argparse
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
+from sampling.exports import write_export
 from sampling.pictures import write_film, write_samples
 from training.device import choose_device
 from training.drawing import Sampler
@@ -29,7 +29,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--grid", action="store_true", help="also write all samples as one sheet, grid.png")
     parser.add_argument("--frames", type=int, default=60, help="frames of the film (default: 60)")
     parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also write nearest.png: each sample with 3 nearest training images")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write only the generator, to a small file")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write only the generator, to a small file (.onnx: for other programs; .safetensors: with a model card, to share)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     args = parser.parse_args(words)
     if args.out is None and (not args.export or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
@@ -63,8 +68,7 @@ def main(words: list[str]) -> None:
     args = parse(words)
     sampler = open_sampler(args.source, choose_device(args.device))
     if args.export:
-        sampler.export(args.export)
-        print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")
+        write_export(sampler, args.export)
     if args.out is None:
         return
     training = training_images(sampler, args.nearest) if args.nearest else None

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from conftest import copied_images
@@ -15,7 +16,9 @@ import sample
 import train
 from errors import UserError
 from methods import METHODS, Parts, load_config, open_sampler
+from sampling.exports import write_export
 from training import checkpoint
+from training.drawing import generate
 from training.settings import resolution, to_dict
 from training.trainer import Trainer
 
@@ -69,11 +72,7 @@ def prior(tmp_path_factory):
     """Return an export of a denoiser that predicts too much noise, so that guidance has something to do."""
     trainer = made("score-sde")
     trainer.method.average.unet.conv_out.bias.data.fill_(3)
-    path = tmp_path_factory.mktemp("prior") / "prior.pt"
-    checkpoint.save(
-        {"config": to_dict(trainer.config), "data": {}, "step": 0, "selected_by": None, "sampled": trainer.method.sampled()}, path
-    )
-    return path
+    return exported(trainer, tmp_path_factory.mktemp("prior") / "prior.pt")
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +108,15 @@ def made(method: str, device: str = "cpu", **train_settings) -> Trainer:
     trainer = Trainer(config, methods.make(config, images, device=place), len(images), data={}, device=place)
     trainer.write_to(Rows())
     return trainer
+
+
+def exported(trainer: Trainer, path: Path) -> Path:
+    """Write an export of a trainer that has not trained."""
+    data = {"fingerprint": "none", "names": ["a.png"], "heldout": []}
+    checkpoint.save(
+        {"config": to_dict(trainer.config), "data": data, "step": 0, "selected_by": None, "sampled": trainer.method.sampled()}, path
+    )
+    return path
 
 
 class Rows:
@@ -181,6 +189,32 @@ def test_a_seed_is_one_picture_and_an_export_draws_it(method, run, tmp_path):
     else:
         with pytest.raises(UserError, match=sampler.drawing.why):
             sampler.latents([4])
+
+
+@every_method
+def test_it_goes_elsewhere(method, tmp_path):
+    """By safetensors, from which the same is drawn, and by ONNX, if there is a generator."""
+    sampler = open_sampler(exported(made(method), tmp_path / "x.pt"))
+    write_export(sampler, tmp_path / "hub" / "x.safetensors")
+    shared = open_sampler(tmp_path / "hub" / "x.safetensors")
+    assert torch.equal(shared.images(range(3)), sampler.images(range(3)))
+    sampler.config["data"]["path"] = Path(sampler.config["data"]["path"]).name
+    assert_same(shared.content, sampler.content)
+
+    onnx = tmp_path / "x.onnx"
+    if sampler.drawing.generator is None:
+        with pytest.raises(UserError, match=sampler.drawing.why):
+            write_export(sampler, onnx)
+        assert not onnx.exists()
+        return
+    write_export(sampler, onnx)
+    session = onnxruntime.InferenceSession(onnx)
+    for count in (1, 5):
+        latents = sampler.latents(list(range(count)))
+        (images,) = session.run(None, {"latents": latents.numpy()})
+        ours = generate(sampler.generator, latents)
+        assert images.shape == (count, 3, *sampler.resolution) and ours.std() > 0.01
+        torch.testing.assert_close(torch.from_numpy(images), ours, rtol=0, atol=1e-4)
 
 
 @every_method

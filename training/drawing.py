@@ -99,13 +99,21 @@ class Sampler:
 
         Raises UserError if it cannot be written, or if it would replace the checkpoint itself.
         """
+        self.spare(path)
+        checkpoint.save(self.content, path)
+
+    def spare(self, path: Path) -> None:
+        """Raise UserError if `path` is the checkpoint itself."""
         if path.exists() and path.samefile(self.checkpoint_path):
             raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")
-        state = {
+
+    @property
+    def content(self) -> dict:
+        """Return the content of an export."""
+        return {
             "config": self.config,
             "data": self.data._asdict(),
             "step": self.step,
             "selected_by": self.selected_by,
             "sampled": self.sampled,
         }
-        checkpoint.save(state, path)
