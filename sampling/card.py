@@ -68,7 +68,8 @@ SCORED = """\
 ### {features}, protocol {protocol}
 
 {num_samples} samples (from seed {seeds} on) were compared with {num_real} {reals}, and with {num_heldout} held-out images. Compare these
-numbers only with numbers of the same features, protocol, images and number of samples.
+numbers only with numbers of the same features, protocol, images and number of samples. The last two columns are of as many images as
+there are, and a Frechet distance (fd, fid) falls as their number grows.
 
 | number | value | uncertainty | better | of exact copies of the images | of new real images |
 |---|---|---|---|---|---|

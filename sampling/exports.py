@@ -2,10 +2,12 @@
 
 import copy
 import json
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +110,13 @@ def write_folder(sampler: Sampler, path: Path) -> str:
         write_text(readme, card(sampler, path.name))
     except BaseException as error:
         for file in files:
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink()
         if isinstance(error, OSError):
             raise UserError(f"{path.parent}: cannot be written in ({error.strerror}); make room or choose another place") from None
         raise
-    for place in re.findall(r'": "(.+)"', text):
-        if Path(place).is_absolute():
-            print(
-                f"note: {path.name} and config.json name {place}, which is a setting of the method; whoever gets them reads it",
-                file=sys.stderr,
-            )
+    for place in filter(os.path.isabs, re.findall(r'": "(.+)"', text)):
+        print(f"note: {path.name} and config.json name {place}, which the method needs; whoever gets them reads it", file=sys.stderr)
     return f"sampled like a run; with {SHEET}, config.json and README.md, a model card: fill in its licence"
 
 

@@ -192,11 +192,12 @@ def test_a_seed_is_one_picture_and_an_export_draws_it(method, run, tmp_path):
 
 
 @every_method
-def test_it_goes_elsewhere(method, tmp_path):
+def test_it_goes_elsewhere(method, tmp_path, prior, capsys):
     """By safetensors, from which the same is drawn, and by ONNX, if there is a generator."""
     sampler = open_sampler(exported(made(method), tmp_path / "x.pt"))
     write_export(sampler, tmp_path / "hub" / "x.safetensors")
     shared = open_sampler(tmp_path / "hub" / "x.safetensors")
+    assert (f"name {prior}, which the method needs" in capsys.readouterr().err) == (method == "crdi")
     assert torch.equal(shared.images(range(3)), sampler.images(range(3)))
     sampler.config["data"]["path"] = Path(sampler.config["data"]["path"]).name
     assert_same(shared.content, sampler.content)

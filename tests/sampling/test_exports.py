@@ -95,6 +95,13 @@ def test_an_export_to_a_full_disk_leaves_nothing_half_done(command, smoke_run, t
     assert not list(folder.iterdir())
 
 
+def test_an_export_to_a_folder_in_a_file_is_told(smoke_run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=f"^{tmp_path / 'file'}: cannot be written in .File exists.; make room or choose another place$"):
+        write_export(open_sampler(smoke_run), tmp_path / "file" / "model.safetensors")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def rewritten(source: Path, target: Path, change) -> None:
     """Write the file with another header: `change` is given its metadata's state and the tensors, and may change both."""
     with safetensors.safe_open(source, framework="pt") as file:
