@@ -9,6 +9,7 @@ from torch import Tensor
 from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
+from sampling.page import write_page
 from sampling.pictures import write_film, write_samples
 from training.device import choose_device
 from training.drawing import Sampler
@@ -20,7 +21,7 @@ MOST = 1_000_000  # most seeds or frames in one command; more is probably a typi
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
-    parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export alone)")
+    parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export or --page alone)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--num", type=int, help="number of samples, from seed 0 on (default: 64)")
     which.add_argument("--seeds", type=parse_seeds, help="seeds of the samples, for example 0-63 or 3,8,12-20")
@@ -30,9 +31,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=60, help="frames of the film (default: 60)")
     parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also write nearest.png: each sample with 3 nearest training images")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write only the generator, to a small file")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in any browser, without network")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     args = parser.parse_args(words)
-    if args.out is None and (not args.export or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
+    if args.out is None and (not (args.export or args.page) or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
         parser.error("--out is needed")
     if args.interpolate and (args.grid or args.nearest):
         parser.error("--interpolate makes a film, without --grid or --nearest; use another command for those")
@@ -65,6 +67,9 @@ def main(words: list[str]) -> None:
     if args.export:
         sampler.export(args.export)
         print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")
+    if args.page:
+        write_page(sampler, args.page)
+        print(f"{args.page}: {os.path.getsize(args.page) / 1e6:.1f} MB, opens in any browser, also on a phone")
     if args.out is None:
         return
     training = training_images(sampler, args.nearest) if args.nearest else None
