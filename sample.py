@@ -31,7 +31,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=60, help="frames of the film (default: 60)")
     parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also write nearest.png: each sample with 3 nearest training images")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write only the generator, to a small file")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in any browser, without network")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in a browser, offline")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     args = parser.parse_args(words)
     if args.out is None and (not (args.export or args.page) or args.interpolate or args.grid or args.nearest or args.num or args.seeds):

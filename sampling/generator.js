@@ -156,7 +156,9 @@ class Generator {
         [height, width] = [2 * height, 2 * width];
       }
       h = conv3(h, height, width, convs[1]);
-      if (noise) for (let i = 0; i < h.length; i++) h[i] += noise[Math.floor(i / strengths.length)] * strengths[i % strengths.length];
+      noise?.forEach((value, pixel) => {
+        for (let c = 0; c < strengths.length; c++) h[pixel * strengths.length + c] += value * strengths[c];
+      });
       h = mix(gelu(conv3(gelu(h), height, width, convs[2])), height * width, convs[3]);
       for (let i = 0; i < x.length; i++) x[i] += h[i];
     }

@@ -26,9 +26,9 @@ def write_page(sampler: Sampler, path: Path) -> None:
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError(f"{sampler.checkpoint_path}: has weights that are not finite; use another checkpoint")
     model, data = packed(generator, tensors)
-    height, width = sampler.resolution
+    name, (height, width) = _name(sampler.checkpoint_path), sampler.resolution
     facts = {
-        "name": _name(sampler.checkpoint_path),
+        "name": name,
         "images": len(sampler.data.names),
         "height": height,
         "width": width,
@@ -37,7 +37,7 @@ def write_page(sampler: Sampler, path: Path) -> None:
         "model": model,
     }
     parts = {
-        "name": html.escape(facts["name"]),
+        "name": html.escape(name),
         "facts": json.dumps(facts).replace("<", "\\u003c"),  # else a name could end the script that holds it
         "weights": base64.b64encode(data).decode(),
         "engine": (HERE / "generator.js").read_text(encoding="utf-8"),

@@ -20,7 +20,7 @@ class Browser:
         commands, self.to_browser = os.pipe()
         self.from_browser, answers = os.pipe()
         # The browser reads descriptor 3 and writes descriptor 4.
-        line = f'exec "$@" 3<&{commands} 4>&{answers}'
+        line = f'exec "$@" 3< /dev/fd/{commands} 4> /dev/fd/{answers}'
         words = ["sh", "-c", line, "sh", CHROMIUM, *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
         self.process = subprocess.Popen(words, pass_fds=[commands, answers], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(commands)
