@@ -58,7 +58,7 @@ def weights(generator: Generator) -> dict[str, Tensor]:
             tensor = tensor.permute(0, 2, 3, 1)
         tensors[name] = tensor[0] if name == "constant" else tensor
     noise = {f"blocks.{i}.noise": block.noise for i, block in enumerate(generator.blocks) if block.noise is not None}
-    return {name: tensor.float().cpu() for name, tensor in (tensors | noise).items()}
+    return tensors | noise
 
 
 def packed(generator: Generator, tensors: dict[str, Tensor]) -> tuple[dict, bytes]:
@@ -69,13 +69,15 @@ def packed(generator: Generator, tensors: dict[str, Tensor]) -> tuple[dict, byte
     entries: dict[str, dict] = {}
     data = bytearray()
     for name, tensor in tensors.items():
+        tensor = tensor.cpu().double()
         scale = float(tensor.abs().max()) / 32767 or 1.0  # 1 for zeros
         entries[name] = {"shape": list(tensor.shape), "offset": len(data), "scale": scale}
-        data += (tensor.double() / scale).round().to(torch.int16).contiguous().numpy().astype("<i2").tobytes()
+        data += (tensor / scale).round().to(torch.int16).contiguous().numpy().astype("<i2").tobytes()
     return {"tensors": entries, "upsample": [block.upsample for block in generator.blocks]}, bytes(data)
 
 
 def _name(checkpoint: Path) -> str:
     """Return the name of a checkpoint's run folder; of an export, the file's name without its suffix."""
     checkpoint = checkpoint.resolve()
-    return checkpoint.parent.parent.name if checkpoint.parent.name == "checkpoints" else checkpoint.stem
+    name = checkpoint.parent.parent.name if checkpoint.parent.name == "checkpoints" else checkpoint.stem
+    return name.encode(errors="replace").decode()  # a file's name may hold bytes that no character has
