@@ -91,7 +91,7 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
         with checkpoint.unpacking(folder.last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
-            tell(nothing_to_do(args.run, state, config.train, trainer.steps_per_epoch))
+            tell(nothing_to_do(args.run, state, config.train, trainer.steps_per_epoch), *(f"report: {path}" for path in folder.reports()))
             return 0
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     return run(trainer, folder, state, dataset.images[:400])

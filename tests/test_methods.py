@@ -123,7 +123,7 @@ class Rows:
 
 def rows(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "cpu_seconds")} for row in found]
 
 
 def flat(state: object, place: str = "") -> dict[str, object]:

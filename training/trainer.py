@@ -104,7 +104,8 @@ class Trainer:
         All files are written when this ends, also by an error. Raises UserError before an update that is not finite.
         """
         self.write_to(log)
-        started = self.saved_at = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
+        self.saved_at = started
         progress = tqdm(
             total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5, disable=not processes.is_main()
         )
@@ -116,7 +117,7 @@ class Trainer:
                     self.advance()
                     progress.update()
                     if self.step % self.steps_per_epoch == 0:
-                        self.end_epoch(time.monotonic() - started, progress)
+                        self.end_epoch(time.monotonic() - started, time.process_time() - cpu_started, progress)
             self.save("last")
 
     def advance(self) -> None:
@@ -136,13 +137,13 @@ class Trainer:
         size = min(self.config.train.batch_size, self.n)
         return self.order[1].roll(-position * size)[:size]
 
-    def end_epoch(self, seconds: float, progress: tqdm) -> None:
-        """Log the epoch, `seconds` after `run` began; show and save when due."""
+    def end_epoch(self, seconds: float, cpu_seconds: float, progress: tqdm) -> None:
+        """Log the epoch, `seconds` and `cpu_seconds` of this process after `run` began; show and save when due."""
         self.check()
         self.writer.check()
         epoch, last = self.step // self.steps_per_epoch, self.step == self.total_steps
         numbers = self.method.numbers(self.step)
-        self.log.row("train", self.step, {"epoch": epoch, **numbers}, seconds)
+        self.log.row("train", self.step, {"epoch": epoch, **numbers, "cpu_seconds": round(cpu_seconds, 3)}, seconds)
         progress.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
         # Sheets come by epochs and not by time: the score made with them chooses best.pt, which must not depend on the machine.
         if epoch % self.config.log.sheet_epochs == 0 or last:
