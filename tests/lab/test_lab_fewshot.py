@@ -21,6 +21,7 @@ from lab.intervals import interval, shown
 from metrics import backtracking
 from models.perceptual import load_embedding
 from models.pixels import to_float
+from training import checkpoint
 from training.trainer import Trainer, Work
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,19 @@ def test_a_stopped_run_ends_where_an_undisturbed_one_does(cell, tmp_path, monkey
     assert cells.run(other, 5) == json.loads((Path(other.folder) / "curve.json").read_text())
     logs = [(Path(c.folder) / "metrics.jsonl").read_text().splitlines() for c in (cell, other)]
     assert logs[0] and [json.loads(row)["step"] for row in logs[0]] == [json.loads(row)["step"] for row in logs[1]]
+
+
+def test_a_run_starts_from_another_and_goes_on_when_that_is_gone(cell, tmp_path):
+    cells.run(cell, 2)
+    source = Path(cell.folder).rename(tmp_path / "source")
+    other = replace(cell, settings=(*cell.settings, f"train.start_from={source}"), seed=4)
+    assert other.prior() == str(source) and not cell.prior()
+    ours, theirs = cells.run(other, 2), json.loads((source / "curve.json").read_text())
+    assert ours[1]["step"] == 1 and ours[1]["fd_heldout"] < 0.95 * theirs[1]["fd_heldout"]  # the loss of the first step
+    (Path(other.folder) / "curve.json").unlink()
+    (source / "checkpoints" / "last.pt").unlink()
+    cells.run(other, 2)
+    assert checkpoint.load(Path(other.folder) / "checkpoints" / "last.pt")["started_from"]["name"] == str(source)
 
 
 GAN = """method: fastgan
@@ -341,6 +355,8 @@ def test_methods_with_and_without_a_prior_are_not_ranked_together(images, tmp_pa
     adapted = f"adapted={ROOT / 'configs' / 'adapt-emoji-32.yaml'}"
     with pytest.raises(UserError, match="^--methods: some start from a prior and others .* not ranked together"):
         fewshot.main([*words, "--methods", "small:", adapted])
+    with pytest.raises(UserError, match="^--methods: some start from a prior and others .* not ranked together"):
+        fewshot.main([*words, "--methods", "small:", f"more:train.start_from={tmp_path}"])
     assert not (tmp_path / "out").exists()
 
 
