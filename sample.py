@@ -1,6 +1,7 @@
 """Sample images from a trained run, one per seed; a seed always gives the same image. Needs only torch, numpy and pillow."""
 
 import argparse
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
 from sampling.exports import write_export
+from sampling.page import write_page
 from sampling.pictures import write_film, write_samples
 from training.device import choose_device
 from training.drawing import Sampler
@@ -20,7 +22,7 @@ MOST = 1_000_000  # most seeds or frames in one command; more is probably a typi
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
-    parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export alone)")
+    parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export or --page alone)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--num", type=int, help="number of samples, from seed 0 on (default: 64)")
     which.add_argument("--seeds", type=parse_seeds, help="seeds of the samples, for example 0-63 or 3,8,12-20")
@@ -35,9 +37,10 @@ def parse(words: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="write only the generator, to a small file (.onnx: for other programs; .safetensors: with a model card, to share)",
     )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in a browser, offline")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     args = parser.parse_args(words)
-    if args.out is None and (not args.export or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
+    if args.out is None and (not (args.export or args.page) or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
         parser.error("--out is needed")
     if args.interpolate and (args.grid or args.nearest):
         parser.error("--interpolate makes a film, without --grid or --nearest; use another command for those")
@@ -69,6 +72,9 @@ def main(words: list[str]) -> None:
     sampler = open_sampler(args.source, choose_device(args.device))
     if args.export:
         write_export(sampler, args.export)
+    if args.page:
+        write_page(sampler, args.page)
+        print(f"{args.page}: {os.path.getsize(args.page) / 1e6:.1f} MB, opens in any browser, also on a phone")
     if args.out is None:
         return
     training = training_images(sampler, args.nearest) if args.nearest else None

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shlex
-from pathlib import Path
 
 from training.checkpoint import FORMAT
 from training.drawing import Sampler
@@ -46,7 +45,7 @@ images = sampler.images(range(16))  # uint8 (16, 3, {height}, {width}), one imag
 
 - Images: {num_images} from "{folder}"{heldout}; {width} x {height} pixels{flips}. Fingerprint of all of them: {fingerprint}.
 - Method: {method}, {step} steps{selected}. config.json has every setting.
-- Pretrained model that it started from: {prior}.
+- Pretrained model behind it: {prior}.
 
 ## Scores
 
@@ -91,7 +90,7 @@ def card(sampler: Sampler, file: str) -> str:
     command = shlex.quote(_printable(file))
     return CARD.format(
         method=_plain(config["method"]),
-        name=_plain(name_of(sampler.checkpoint_path)),
+        name=_plain(sampler.name),
         sheet=SHEET,
         width=width,
         height=height,
@@ -108,12 +107,6 @@ def card(sampler: Sampler, file: str) -> str:
         prior=f"{_plain(last_part(prior))}, sha256 {_plain(sha256)}" if prior else "none",
         scores="\n\n".join(_evaluations(sampler)) or UNSCORED.format(command=command),
     )
-
-
-def name_of(checkpoint: Path) -> str:
-    """Return the name of the run of a checkpoint; of an export, that of its file."""
-    folder = checkpoint.absolute().parent
-    return _printable(folder.parent.name if folder.name == "checkpoints" else checkpoint.stem)
 
 
 def last_part(path: str) -> str:

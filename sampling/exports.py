@@ -2,20 +2,18 @@
 
 import copy
 import json
-import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
 
 from atomic import write_text, written
 from errors import UserError
-from sampling.card import SHEET, card, last_part, name_of
+from sampling.card import SHEET, card, last_part
 from training import checkpoint, portable
 from training.drawing import Sampler
 from training.sheets import grid, save_png
@@ -46,7 +44,7 @@ def write_onnx(sampler: Sampler, path: Path) -> str:
     generator, latent_dim = copy.deepcopy(sampler.generator).cpu(), sampler.drawing.latent_dim
     assert latent_dim is not None
     facts = {
-        "name": name_of(sampler.checkpoint_path),
+        "name": sampler.name,
         "resolution": f"{height}x{width}",
         "latent_dim": str(latent_dim),
         "sampling": "latents are standard normal",
@@ -90,8 +88,8 @@ def _onnx(generator: torch.nn.Module, latent_dim: int, facts: dict[str, str]) ->
 def write_folder(sampler: Sampler, path: Path) -> str:
     """Write a safetensors file that sample.py reads like a run, and beside it config.json, README.md (a model card) and samples.png.
 
-    The file alone has all that sampling needs. Of the path of the training images it has the last part only. Raises UserError if
-    one of the files exists.
+    The file alone has all that sampling needs. Of absolute paths the files have the last part only. Raises UserError if one of them
+    exists.
     """
     portable.library()  # before the drawing, which can take long
     sheet, settings, readme = (path.with_name(name) for name in (SHEET, "config.json", "README.md"))
@@ -99,7 +97,7 @@ def write_folder(sampler: Sampler, path: Path) -> str:
     for file in files:
         if file.exists():
             raise UserError(f"{file}: is there already, and this export replaces nothing; give it a new folder: --export NEW/{path.name}")
-    content = _without_path(sampler.content)
+    content = _without_paths(sampler.content)
     text = json.dumps(content["config"], indent=2) + "\n"
     images = grid(_drawn(sampler, 64), 8)
     try:
@@ -115,14 +113,16 @@ def write_folder(sampler: Sampler, path: Path) -> str:
         if isinstance(error, OSError):
             raise UserError(f"{path.parent}: cannot be written in ({error.strerror}); make room or choose another place") from None
         raise
-    for place in filter(os.path.isabs, re.findall(r'": "(.+)"', text)):
-        print(f"note: {path.name} and config.json name {place}, which the method needs; whoever gets them reads it", file=sys.stderr)
     return f"sampled like a run; with {SHEET}, config.json and README.md, a model card: fill in its licence"
 
 
-def _without_path(content: dict) -> dict:
-    config = content["config"]
-    return content | {"config": config | {"data": config["data"] | {"path": last_part(config["data"]["path"])}}}
+def _without_paths(part: Any) -> Any:
+    """Return nested dicts and lists in which every text that is an absolute path is the last part of it."""
+    if isinstance(part, dict):
+        return {key: _without_paths(value) for key, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [_without_paths(value) for value in part]
+    return last_part(part) if isinstance(part, str) and (part.startswith("/") or PureWindowsPath(part).is_absolute()) else part
 
 
 def _drawn(sampler: Sampler, count: int) -> torch.Tensor:

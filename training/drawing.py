@@ -56,6 +56,14 @@ class Sampler:
         self.step: int = state["step"]
         self.selected_by: str | None = state.get("selected_by")  # the score that chose this among checkpoints
         self.sampled: dict = state["sampled"]
+        self.started_from: dict[str, str] | None = state.get("started_from")
+
+    @property
+    def name(self) -> str:
+        """Return the name of the checkpoint's run folder; of an export, the file's name without its suffix."""
+        checkpoint = self.checkpoint_path.resolve()
+        name = checkpoint.parent.parent.name if checkpoint.parent.name == "checkpoints" else checkpoint.stem
+        return name.encode(errors="replace").decode()  # a file's name may hold bytes that no character has
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -116,4 +124,5 @@ class Sampler:
             "step": self.step,
             "selected_by": self.selected_by,
             "sampled": self.sampled,
+            **({"started_from": self.started_from} if self.started_from else {}),
         }

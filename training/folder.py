@@ -27,6 +27,10 @@ class RunFolder:
         """Return the path of a sheet; `kind` is "samples" or a key of the sheets of `Method.watch`."""
         return self.path / kind / f"step-{step:07d}.png"
 
+    def reports(self) -> list[Path]:
+        """Return the reports that evaluate.py wrote of the run."""
+        return sorted(self.path.glob("evaluation/*/report.html"))
+
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of killed processes. No other process may be writing to the folder."""
         sheets = self.path.glob(f"*/step-*.png{LEFTOVERS}")

@@ -26,6 +26,7 @@ from training.settings import to_dict
 
 ROOT = Path(__file__).parents[2]
 SCORING = ["--features", "effnet-lite0", "--metrics", "sharpness", "--num-samples", 20, "--device", "cpu"]
+DOCUMENTS = ("README.md", "docs/runs.md")
 FILES = ["README.md", "config.json", "model.safetensors", "samples.png"]
 
 
@@ -304,11 +305,11 @@ def test_an_onnx_export_to_nowhere_is_told(smoke_run, monkeypatch, tmp_path):
         write_export(open_sampler(smoke_run), tmp_path / "none" / "x.onnx")
 
 
-# --- the README
+# --- the documents
 
 
-def test_the_readme_s_python_runs(smoke_run, converted, tmp_path, monkeypatch):
-    one, other = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+def test_the_documents_python_runs(smoke_run, converted, tmp_path, monkeypatch):
+    (one,), (other,) = (re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S) for name in DOCUMENTS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(smoke_run)
