@@ -11,6 +11,7 @@ import methods
 from data import READER, Record
 from errors import UserError
 from models.precision import PRECISIONS
+from sampling.exports import write_export
 from sampling.page import packed, weights
 from sampling.styles import mean_style
 from training import checkpoint
@@ -47,6 +48,23 @@ def test_a_pool_has_the_matches_that_it_has_on_a_cpu(perceptual):
         found[device] = method.refresher.refresh(method.embed_latents, 0)
     assert torch.equal(found["cuda"].latents, found["cpu"].latents)
     torch.testing.assert_close(found["cuda"].distance.cpu(), found["cpu"].distance, rtol=1e-5, atol=0)
+
+
+def test_exports_from_a_gpu_are_those_from_a_cpu(tmp_path):
+    import onnxruntime
+
+    path = saved(trainer(train=EXACT), tmp_path / "last.pt")
+    files = []
+    for device in DEVICES:
+        sampler = methods.open_sampler(path, device)
+        for name in ("x.onnx", "model.safetensors"):
+            (tmp_path / device).mkdir(exist_ok=True)
+            write_export(sampler, tmp_path / device / name)
+        latents = sampler.latents([0, 1]).numpy()
+        images = onnxruntime.InferenceSession(tmp_path / device / "x.onnx").run(None, {"latents": latents})[0]
+        files.append(((tmp_path / device / "model.safetensors").read_bytes(), images))
+    (ours, images), (theirs, others) = files
+    assert ours == theirs and abs(images - others).max() <= 1e-4
 
 
 def test_a_sampler_draws_the_images_that_it_draws_on_a_cpu(tmp_path):
