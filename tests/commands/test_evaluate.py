@@ -24,11 +24,11 @@ from errors import MissingWeights, UserError
 from imle.drawing import build_generator
 from imle.settings import Config
 from methods import open_sampler
-from metrics import backtracking, page, paths
+from metrics import page, paths
 from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
 from metrics.interface import Sets
-from models import weights
+from models import inversion, weights
 from training import checkpoint
 from training.settings import to_dict
 
@@ -98,9 +98,9 @@ def short(monkeypatch):
     """Search and walk less far than for a real answer."""
     monkeypatch.setattr(paths, "NUM_STEPS", 32)
     monkeypatch.setattr(paths, "NUM_STRIPS", 8)
-    monkeypatch.setattr(backtracking, "NUM_LATENTS", 16)
-    monkeypatch.setattr(backtracking, "SCREENING", 3)
-    monkeypatch.setattr(backtracking, "STEPS", 8)
+    monkeypatch.setattr(inversion, "NUM_LATENTS", 16)
+    monkeypatch.setattr(inversion, "SCREENING", 3)
+    monkeypatch.setattr(inversion, "STEPS", 8)
 
 
 def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size(run, tmp_path, capsys):
@@ -197,7 +197,7 @@ def test_a_second_evaluation_computes_nothing_that_the_first_has_kept(run, tmp_p
         "metrics.neighbours.NeighbourPass.add",
         "metrics.paths.step_lengths",
         "metrics.paths.strips",
-        "metrics.backtracking.backtrack",
+        "metrics.backtracking.invert",
     ):
         monkeypatch.setattr(slow, None)
     main(*words)
