@@ -43,18 +43,26 @@ def save(state: dict, path: Path) -> None:
         ) from None
 
 
+def read(path: Path, kind: str) -> Any:
+    """Return what torch.save wrote to `path`, on the CPU; no code in it is run.
+
+    Raises UserError, which says that it is not `kind`, for a file that is missing, damaged, or would run code when loaded.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns about some files that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception:  # a damaged or hostile file can raise anything
+        raise UserError(f"{path}: not {kind}, or damaged; nothing in it was run") from None
+
+
 def load(path: Path) -> dict:
     """Return the state that `save` of this or an earlier revision wrote, on the CPU.
 
     Raises UserError for a file that is missing, damaged, of another kind or format, or would run code when loaded.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns about some files that are refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception:  # a damaged or hostile file can raise anything
-        raise UserError(f"{path}: not a checkpoint of this project, or damaged; nothing in it was run") from None
+    state = read(path, "a checkpoint of this project")
     if not isinstance(state, dict) or not str(state.get("format", "")).startswith("rs-imle/"):
         raise UserError(f"{path}: a checkpoint of another program; this one reads its own (format {FORMAT})")
     if state["format"] not in (FORMAT, *EARLIER):

@@ -27,6 +27,10 @@ class RunFolder:
         """Return the path of a sheet; `kind` is "samples" or a key of the sheets of `Method.watch`."""
         return self.path / kind / f"step-{step:07d}.png"
 
+    def sheets(self, kind: str) -> list[Path]:
+        """Return the paths of the sheets of a kind that are there, by step."""
+        return sorted(self.path.glob(f"{kind}/step-*.png"), key=lambda path: (len(path.name), path.name))
+
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of killed processes. No other process may be writing to the folder."""
         sheets = self.path.glob(f"*/step-*.png{LEFTOVERS}")
