@@ -62,12 +62,13 @@ def project(sampler: Sampler, pictures: dict[str, Tensor], out: Path) -> None:
 
     def advance(count: int) -> None:
         nonlocal done
-        done += count
-        print(f"\r{100 * done // total}% of the search for {len(images)} pictures", end="", file=sys.stderr)
+        before, done = done, done + count
+        if 100 * before // total < 100 * done // total:
+            print(f"\r{100 * done // total}% of the search", end="", file=sys.stderr, flush=True)
 
     with memory_for("projecting pictures", "use --device cpu"):
         found = invert(generator, embed, images=images.to(sampler.device), latent_dim=latent_dim, seed=SEED, advance=advance)
-    print(file=sys.stderr)
+    print(f" for {len(images)} pictures", file=sys.stderr)
     samples = sampler.decode(found.latents)
     for name, sample, distance in zip(pictures, samples, found.distances.tolist()):
         save_png(sample, out / file_name(name))
