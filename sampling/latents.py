@@ -84,6 +84,7 @@ def _load(path: Path, sampler: Sampler) -> dict[str, Tensor]:
     if state.get("generator") != digest(sampler):
         raise UserError(f"--latents {path}: belongs to another generator than {sampler.checkpoint_path}; --project the pictures again")
     names, latents = state.get("names"), state.get("latents")
-    if not isinstance(names, list) or not isinstance(latents, Tensor) or latents.shape != (len(names), own.shape[1]):
+    fits = isinstance(names, list) and isinstance(latents, Tensor) and latents.shape == (len(names), own.shape[1])
+    if not fits or not latents.isfinite().all():
         raise UserError(f"--latents {path}: its parts do not fit each other; --project the pictures again")
     return dict(zip(map(str, names), latents.to(own.dtype)))

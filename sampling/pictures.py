@@ -91,4 +91,4 @@ def write_training(run: Path, film: Path) -> None:
     if len({picture.size for picture in pictures}) > 1:
         raise UserError(f"--training-film: the sheets in {run}/samples differ in size; remove those that do not belong to the run")
     write_film(pictures, [RATE // 4] * (len(sheets) - 1) + [2 * RATE], film)
-    print(f"{film}: {len(sheets)} sheets", file=sys.stderr)
+    print(f"{film}: {sheets[0].stem} to {sheets[-1].stem}", file=sys.stderr)

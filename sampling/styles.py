@@ -15,7 +15,9 @@ from training.drawing import Sampler, drawing_of
 
 NUM_AVERAGED = 4096  # latents behind the mean style
 MOST_PSI = 2.0
-COARSE_SIDE = 16  # the first latent of a mix gives the styles of maps up to this side, the second one those of larger maps
+# Resolutions with the styles of a mix's second latent. With two the mix has the shape of the first sample and the colours of the second,
+# at 64 and at 128 pixels; one more or less muddles them.
+NUM_FINE = 2
 
 
 def psi(text: str) -> float:
@@ -73,11 +75,11 @@ def truncated(sampler: Sampler, psi: float) -> Sampler:
 def mixing(generator: Generator) -> Callable[[Tensor], Tensor]:
     """Return a network that maps pairs of latents (B, 2, latent_dim) to images (B, 3, H, W).
 
-    Maps up to COARSE_SIDE pixels have the styles of a pair's first latent, larger ones those of its second (style mixing,
-    Karras et al. 2019, section 3.1).
+    Maps up to a quarter of the image's side have the styles of a pair's first latent, larger ones those of its second (style
+    mixing, Karras et al. 2019, section 3.1).
     """
     levels = torch.tensor([block.upsample for block in generator.blocks]).cumsum(0)  # of every block
-    coarse = (min(generator.constant.shape[2:]) * 2**levels <= COARSE_SIDE).to(generator.constant.device)
+    coarse = (levels <= max(0, int(levels[-1]) - NUM_FINE)).to(generator.constant.device)
 
     def network(pairs: Tensor) -> Tensor:
         first, second = (generator.mapping(latents)[:, None] for latents in pairs.unbind(1))  # (B, 1, style_dim)

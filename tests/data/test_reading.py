@@ -196,6 +196,12 @@ def test_sheets_and_films_beside_samples_are_left_out_by_name(tmp_path):
         (samples | film, 4, ": 3 sheets or films of sample.py (film.gif, frame0000.png, frame0001.png)"),
         (film, 2, ": 1 sheet or film of sample.py (film.gif)"),
         ({"grid.png": picture(0), "nearest.png": picture(1), "film.gif": picture(2, "GIF")}, 3, ""),
+        (samples | {"mix.png": wide, "training.gif": picture(7, "GIF")}, 4, ": 2 sheets or films of sample.py (mix.png, training.gif)"),
+        (
+            {"projected-a.png": picture(0), "projected-b.png": picture(1), "projected.png": wide},
+            2,
+            ": 1 sheet or film of sample.py (projected.png)",
+        ),
         (samples | {"frame1.png": picture(8)}, 5, ""),
         (samples | {"other/grid.png": picture(8)}, 5, ""),
     ):
