@@ -84,7 +84,7 @@ def _load(path: Path, sampler: Sampler) -> dict[str, Tensor]:
     if state.get("generator") != digest(sampler):
         raise UserError(f"--latents {path}: belongs to another generator than {sampler.checkpoint_path}; --project the pictures again")
     names, latents = state.get("names"), state.get("latents")
-    fits = isinstance(names, list) and isinstance(latents, Tensor) and latents.shape == (len(names), own.shape[1])
-    if not fits or not latents.isfinite().all():
+    shape = own.shape[1:]
+    if not (isinstance(names, list) and isinstance(latents, Tensor) and latents.shape == (len(names), *shape) and latents.isfinite().all()):
         raise UserError(f"--latents {path}: its parts do not fit each other; --project the pictures again")
     return dict(zip(map(str, names), latents.to(own.dtype)))
