@@ -1,7 +1,9 @@
 """The methods by name: the only file that names them all. A method is imported when it is used."""
 
 import argparse
+import hashlib
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +14,7 @@ from torch import Tensor
 from errors import UserError
 from training import checkpoint
 from training.drawing import Drawing, Sampler
+from training.start import Source
 
 if TYPE_CHECKING:
     from training.settings import Settings
@@ -103,6 +106,26 @@ def load(path: Path) -> dict:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from None
 
 
+def source(config: "Settings") -> Source | None:
+    """Return what `train.start_from` names, None if nothing.
+
+    Raises UserError if there is no such checkpoint, or if it is of another method.
+    """
+    if not (name := config.train.start_from):
+        return None
+    try:
+        file = checkpoint.find(Path(os.path.expanduser(name)))
+        state = load(file)
+        with checkpoint.unpacking(file):
+            method = state["config"]["method"]
+    except UserError as error:
+        raise UserError(f"train.start_from: {error}") from None
+    if method != config.method:
+        raise UserError(f"train.start_from: {name} is of method={method}, and this run has method={config.method}; both must be of one")
+    with file.open("rb") as content:
+        return Source(file, state, {"name": name, "sha256": hashlib.file_digest(content, "sha256").hexdigest()})
+
+
 def open_sampler(path: str | Path, device: str | torch.device = "cpu") -> Sampler:
     """Return a sampler of a run folder, a checkpoint or an export.
 
@@ -116,7 +139,9 @@ def open_sampler(path: str | Path, device: str | torch.device = "cpu") -> Sample
 
 def open_drawing(state: dict, device: torch.device) -> Drawing:
     """Return what samples from the content of a checkpoint. Raises an error if its parts do not fit each other."""
-    return _imported(_parts(state["config"]["method"]).drawing)(state["config"], state["sampled"], device)
+    drawing = _imported(_parts(state["config"]["method"]).drawing)(state["config"], state["sampled"], device)
+    source = state.get("started_from")
+    return drawing._replace(prior=f"{source['name']} {source['sha256']}") if source else drawing
 
 
 def _parts(name: str) -> Parts:

@@ -13,6 +13,7 @@ from errors import UserError, run_as_command
 from methods import open_sampler
 from sampling import films
 from sampling.latents import MOST, Latents, words_of
+from sampling.page import write_page
 from sampling.pictures import write_interpolation, write_mix, write_samples, write_training
 from sampling.projection import project, read_pictures
 from sampling.styles import psi, truncated
@@ -20,11 +21,12 @@ from training.device import choose_device
 from training.drawing import Sampler
 from training.transform import transform
 
+FILES = ("export", "page")  # options that need no --out
 GO_WITH = {  # what a command makes -> the options that go with it, besides --out, --batch-size and --device
-    "samples": ("num", "seeds", "latents", "truncation", "grid", "nearest", "export"),
-    "interpolate": ("latents", "truncation", "frames", "format", "export"),
-    "mix": ("latents", "truncation", "export"),
-    "project": ("export",),
+    "samples": ("num", "seeds", "latents", "truncation", "grid", "nearest", *FILES),
+    "interpolate": ("latents", "truncation", "frames", "format", *FILES),
+    "mix": ("latents", "truncation", *FILES),
+    "project": FILES,
     "training_film": ("format",),
 }
 
@@ -32,8 +34,9 @@ GO_WITH = {  # what a command makes -> the options that go with it, besides --ou
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
-    parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export alone)")
+    parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export or --page alone)")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write only the generator, to a small file")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in a browser, offline")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once (default: 64); changes no image")
 
@@ -99,7 +102,7 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             parser.error(f"{shown(name)} goes with {places}, not with {shown(args.makes)}; use two commands")
     if args.num is not None and (args.seeds or args.latents):
         parser.error("--num: not allowed with --seeds or --latents, which choose the samples too")
-    if args.out is None and (makes or options != ["export"]):
+    if args.out is None and (makes or not options or {*options} - {*FILES}):
         parser.error("--out is needed")
     for name in ("num", "batch_size", "frames"):
         if getattr(args, name) is not None and not 1 <= getattr(args, name) <= MOST:
@@ -117,6 +120,9 @@ def main(words: list[str]) -> None:
     if args.export:
         sampler.export(args.export)
         print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")
+    if args.page:
+        write_page(sampler, args.page)
+        print(f"{args.page}: {os.path.getsize(args.page) / 1e6:.1f} MB, opens in any browser, also on a phone")
     if args.out is None:
         return
     training = training_images(sampler, args.nearest) if args.nearest else None

@@ -60,8 +60,9 @@ def main(words: list[str]) -> None:
 
 def train(args: argparse.Namespace, config: Settings, device: torch.device, folder: RunFolder, started: float) -> int:
     """Train, from the last checkpoint in `folder` if there is one; return the exit code. `started` is when train.minutes began."""
+    source = None if folder.last.exists() else methods.source(config)
     if args.dry_run:
-        tell(to_yaml(config) + "\n" + dry_run(config, methods.make, device).rstrip("\n"))
+        tell(to_yaml(config) + "\n" + dry_run(config, methods.make, device, source=source).rstrip("\n"))
         return 0
     if Path(os.path.realpath(args.run)).is_relative_to(os.path.realpath(os.path.expanduser(config.data.path))):
         raise UserError(f"--run {args.run}: is inside data.path, so its sheets would become training images; choose a folder outside")
@@ -79,19 +80,19 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
         method = methods.make(config, images, device=device)
         return Trainer(config, method, len(images), data=data._asdict(), device=device, heldout=dataset.images[heldout])
 
-    processes.check_agreement(
-        {"the settings": to_yaml(config), "the images": dataset.fingerprint, "the step of the checkpoint": str(state and state["step"])}
-    )
+    facts = {"the settings": to_yaml(config), "the images": dataset.fingerprint, "the step of the checkpoint": str(state and state["step"])}
+    processes.check_agreement(facts | {"the file of train.start_from": str(source and source.record)})
     config = planned(config, state, lambda: new(config), started)
     if state is not None:
         with checkpoint.unpacking(folder.last):
             notices = check_same_run(state, config, data)
     trainer = new(config)
+    tell(*trainer.start(source))
     if state is not None:
         with checkpoint.unpacking(folder.last):
             trainer.load_state(state)
         if trainer.step >= trainer.total_steps:
-            tell(nothing_to_do(args.run, state, config.train, trainer.steps_per_epoch))
+            tell(nothing_to_do(args.run, state, config.train, trainer.steps_per_epoch), *(f"report: {path}" for path in folder.reports()))
             return 0
         tell(*notices, f"going on from step {trainer.step} of {trainer.total_steps} in {args.run}")
     return run(trainer, folder, state, dataset.images[:400])

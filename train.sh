@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Train on a folder of images, then draw a sheet of samples and score them. Does its own set-up; the same command goes on.
 #   ./train.sh [IMAGES] [--minutes M] [--config FILE] [--run DIR] [--device D] [--processes N] [section.key=value ...]
-# Without IMAGES it trains on the set that comes with the project. Training takes M minutes on this machine; without a GPU, your
-# images get 10 minutes unless you say otherwise, and the minutes choose the recipe. With N processes each takes a GPU where
-# there are GPUs. See python train.py --help for the settings.
+# Without IMAGES it trains on the set that comes with the project. It ends after about M minutes on this machine, scores included;
+# without a GPU, your images get 10 minutes unless you say otherwise, and the minutes choose the recipe. With N processes each takes
+# a GPU where there are GPUs. See python train.py --help for the settings.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"  # threads that spin for longer slow a shared machine tenfold
@@ -59,12 +59,15 @@ else
         case " ${settings[*]-} " in
           *" train.epochs="*|*" train.minutes="*) ;;  # yours
           *) minutes="${minutes:-10}"
-             say "No GPU: training for $minutes min with $(basename "$config"); --minutes 30 or 120 gives better pictures." ;;
+             say "No GPU: about $minutes min with $(basename "$config"), scores included; --minutes 30 or 120 gives better pictures." ;;
         esac
       fi ;;
   esac
 fi
-[ -z "$minutes" ] || settings=("train.minutes=$minutes" ${settings[@]+"${settings[@]}"})
+if [ -n "$minutes" ]; then  # of which a sheet and scores take 1.5, or a quarter of less than 6
+  quarter=$((minutes * 25)); spared=$((quarter < 150 ? quarter : 150)); left=$((minutes * 100 - spared))
+  settings=("train.minutes=$((left / 100)).$(printf %02d $((left % 100)))" ${settings[@]+"${settings[@]}"})
+fi
 recipe="$(basename "${config%.yaml}")"
 if [ -n "$images" ]; then
   set_name="$(basename "$images")"

@@ -68,6 +68,8 @@ class Config(Settings):
     def check(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().check()
+        if self.train.start_from:
+            raise UserError("train.start_from: crdi trains no network; name the denoiser that it guides as crdi.prior")
         window = self.crdi.window
         if not self.crdi.prior:
             raise UserError("crdi.prior: name a trained denoiser")

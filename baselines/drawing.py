@@ -16,10 +16,15 @@ from training.transform import sides
 INVERTIBLE = "a diffusion model has no generator: its path from noise to image can invert any image, so searching it says nothing"
 
 
+def build_fastgan(config: dict) -> Generator:
+    """Return the untrained generator that a configuration (nested dicts) describes."""
+    side, _ = sides(config["data"]["resolution"])
+    return Generator(side, config["fastgan"]["width"], config["fastgan"]["latent_dim"])
+
+
 def open_fastgan(config: dict, sampled: dict, device: torch.device) -> Drawing:
     """Return the EMA of a run of FastGAN, with weights `sampled`. Raises RuntimeError if they do not fit the configuration."""
-    own, (side, _) = config["fastgan"], sides(config["data"]["resolution"])
-    generator = Generator(side, own["width"], own["latent_dim"])
+    generator = build_fastgan(config)
     generator.load_state_dict(sampled)
     generator.to(device).eval().requires_grad_(False)
     return drawing_of(generator, generator.latent_dim, device)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.augment import CHANGES, augment
+from baselines.drawing import build_fastgan
 from errors import UserError
 from models.fastgan import Discriminator, Generator, Pair, cut, shrunk
 from models.perceptual import TEACHERS, load_embedding, spatial_means, squared_distance
@@ -21,6 +22,7 @@ from training import processes, rng
 from training.drawing import generate
 from training.learner import Learner
 from training.settings import Settings, resolution, setting
+from training.start import Parts, take
 from training.trainer import Work
 
 SIDES = (32, 64, 128, 256, 512)
@@ -178,6 +180,21 @@ class FastGan:
         self.critic.check(step, weights)
         self.painter.check(step, weights)
 
+    def start(self, source: dict) -> dict[str, str]:
+        """Take the weights that fit from the content of a checkpoint or an export; return what became of each part.
+
+        The discriminator, which an export lacks, is taken whole or not at all: it judges images of one size.
+        """
+        theirs = build_fastgan(source["config"])
+        theirs.load_state_dict(source["sampled"])
+        parts = theirs.parts()
+        if kept := source.get("method"):
+            parts |= opponent(kept["painter"]["network"], kept["critic"]["network"])
+        ours = self.generator.parts() | opponent(self.painter.network.state_dict(), self.discriminator.state_dict())
+        fates = take(ours, parts)
+        self.painter.ema.module.load_state_dict(self.generator.state_dict())
+        return fates
+
     def state_dict(self) -> dict:
         """Return everything that the next steps depend on, except the EMA."""
         learners = {"painter": self.painter.state_dict(), "critic": self.critic.state_dict()}
@@ -195,6 +212,11 @@ class FastGan:
         self.losses.copy_(state["losses"])
         self.logits.copy_(state["logits"])
         self.settled = True
+
+
+def opponent(painter: dict[str, Tensor], critic: dict[str, Tensor]) -> Parts:
+    """Return as one part what is for training only: the discriminator, and the painter's layer that makes the second image."""
+    return {("discriminator",): critic | {name: weight for name, weight in painter.items() if not name.startswith("generator.")}}
 
 
 def hinge(logits: Tensor) -> Tensor:

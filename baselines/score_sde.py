@@ -85,6 +85,8 @@ class Config(Settings):
     def check(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().check()
+        if self.train.start_from:
+            raise UserError("train.start_from: score-sde starts from a denoiser.prior; name the run there")
         self.denoiser.check()
 
 

@@ -41,8 +41,8 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
     beside its samples are left out. Raises UserError if there is no image, one cannot be read, or two differ in size.
     """
     if path.suffix.lower() == ".npz":
-        images = _enough(_read_array(path)[:limit], path, limit)
-        return Generated(images, f"1 file -> {len(images)} images")
+        images = _read_array(path)[:limit]
+        return Generated(images, f"1 file -> {len(images)} images{_short_of(limit, images)}")
     progress, pixels, first = ProgressLine(), [], None
     with listed(path, "the samples") as found:
         names = list(found.images)
@@ -59,8 +59,8 @@ def read_generated(path: Path, limit: int | None = None) -> Generated:
                 )
             pixels.append(image)
             progress(done, len(names[:limit]))
-    images = _enough(torch.stack(pixels), path, limit)
-    return Generated(images, _report(found, len(images), len(names) - len(images)))
+    images = torch.stack(pixels)
+    return Generated(images, _report(found, len(images), len(names) - len(images)) + _short_of(limit, images))
 
 
 def _report(found: Listing, num_images: int, num_beyond: int) -> str:
@@ -78,10 +78,8 @@ def _report(found: Listing, num_images: int, num_beyond: int) -> str:
     return (f"{summary}: {', '.join(parts)}" if parts else summary) + found.left_out()
 
 
-def _enough(images: Tensor, path: Path, limit: int | None) -> Tensor:
-    if limit is not None and len(images) < limit:
-        raise UserError(f"{path}: --num-samples {limit} and only {len(images)} images; leave it out to use them all")
-    return images
+def _short_of(limit: int | None, images: Tensor) -> str:
+    return f"; all are scored, which are fewer than --num-samples {limit}" if limit is not None and len(images) < limit else ""
 
 
 def _read_array(path: Path) -> Tensor:

@@ -30,6 +30,7 @@ from training.drawing import generate
 from training.learner import Learner
 from training.scores import detail_correlation, energy_distance
 from training.settings import to_dict
+from training.start import take
 from training.trainer import Work
 
 Networks = tuple[Generator, Embedding, SearchFeatures]  # generator, training embedding, search features
@@ -193,6 +194,14 @@ class Imle:
     def check(self, step: int, weights: bool = False) -> None:
         """Raise Diverged if a step before `step`, or with `weights` a weight, is not finite."""
         self.learner.check(step, weights)
+
+    def start(self, source: dict) -> dict[str, str]:
+        """Take the weights that fit from the content of a checkpoint or an export; return what became of each part."""
+        theirs = build_generator(source["config"])
+        theirs.load_state_dict(source["sampled"])
+        fates = take(self.generator.parts(), theirs.parts())
+        self.learner.ema.module.load_state_dict(self.generator.state_dict())
+        return fates
 
     def state_dict(self) -> dict:
         """Return everything that the next steps depend on, except the EMA."""

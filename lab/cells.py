@@ -137,7 +137,7 @@ class Cell:
     def prior(self) -> str:
         """Return the pretrained model that the run starts from; empty: none."""
         sections = [section for section in to_dict(self.config()).values() if isinstance(section, dict)]
-        return next((section["prior"] for section in sections if section.get("prior")), "")
+        return next(filter(None, (section.get("prior") or section.get("start_from") for section in sections)), "")
 
     def trained_on_judge(self) -> bool:
         """Return whether the run is trained on the network that scores it."""
@@ -215,6 +215,8 @@ def run(cell: Cell, epochs: int) -> list[dict]:
         state = methods.load(run_folder.last)
         trainer.load_state(state)
         spent, position = state["cpu_seconds"], (state["log_position"], state["step"])
+    else:
+        trainer.start(methods.source(trainer.config))
     log = RunLog(folder, *position)
     trainer.write_to(log)
     write_text(run_folder.config, to_yaml(trainer.config))

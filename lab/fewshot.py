@@ -252,7 +252,19 @@ def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str,
         for name, runs in of_method.items():
             pairs = [one[-1]["fd_heldout"] - other[-1]["fd_heldout"] for one, other in zip(runs, of_method[first])]
             lines.append(f"| {name} | {' | '.join(scores([run[-1] for run in runs]))} | {shown(pairs, 1) if name != first else '-'} |")
+        lines += ["", *on_the_way(of_method)]
     return "\n".join(lines) + "\n"
+
+
+def on_the_way(of_method: dict[str, list[list[dict]]]) -> list[str]:
+    """Return the lines of a table of a set: each method's distance to held-out images and near copies at parts of the budget."""
+    keys = ("fd_heldout", "copy_rate")
+    heads = [f"{COLUMNS[key][0]} at {part:g}" for key in keys for part in POINTS]
+    lines = [f"| part of the budget | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for name, runs in of_method.items():
+        at = [dict(zip(COLUMNS, scores(list(points)))) for points in zip(*runs)]
+        lines.append(f"| {name} | {' | '.join(point[key] for key in keys for point in at)} |")
+    return lines
 
 
 def leaderboard(results: dict, reals: dict[str, dict[str, float | None]], command: str, revision: str | None) -> str:

@@ -36,6 +36,14 @@ def measure_exact(seen: Comparison) -> list[Value]:
     return [Value(frechet_distance(real, fake), error=jackknife_error(values) if values else None, jackknife=values)]
 
 
+def measure_heldout(seen: Comparison) -> list[Value | None]:
+    """Return the exact distance to the held-out images: unlike that to the training images, copying does not lower it to 0."""
+    if seen.heldout is None:
+        return [None]
+    (value,) = measure_exact(seen._replace(real=seen.heldout))
+    return [value._replace(num_real=len(seen.heldout))]
+
+
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Return |m1 - m2|^2 + Tr(S1) + Tr(S2) - 2 Tr (S1 S2)^(1/2) of features (N, D) and (M, D), in float64.
 

@@ -78,6 +78,7 @@ class Value(NamedTuple):
     note: str | None = None
     jackknife: tuple[float, ...] | None = None  # the values without each tenth of the real images, for paired comparison
     num_fake: int | None = None  # number of images behind the value; None: all samples
+    num_real: int | None = None  # None: all training images
 
 
 @dataclass(frozen=True)

@@ -88,19 +88,19 @@ def measure(sets: Sets, protocol: Protocol, metrics: list[str], *, errors: bool 
 
 
 def measurements(metric: Metric, values: list[Value | None], protocol: Protocol, *, num_real: int, num_fake: int) -> dict[str, Measurement]:
-    """Return a metric's values by name, with the facts of its row and protocol; a value's own `num_fake` takes precedence."""
+    """Return a metric's values by name, with the facts of its row and protocol; a value's own counts take precedence."""
     answer = {}
     for (name, number), value in zip(metric.named(protocol).items(), values, strict=True):
         if value is None:
             continue
         count = num_fake if value.num_fake is None else value.num_fake
+        reals = num_real if value.num_real is None else value.num_real
         comparable = number.comparable and getattr(protocol, number.comparable) and (not number.counted or count >= PUBLISHED_SAMPLES)
         answer[name] = Measurement(
             better=number.better,
-            num_real=num_real,
             network=protocol.network(number.network or metric.network),
             comparable_with_published=bool(comparable and value.value is not None),
-            **value._asdict() | {"num_fake": count},
+            **value._asdict() | {"num_fake": count, "num_real": reals},
         )
     return answer
 

@@ -64,6 +64,7 @@ class Metric(NamedTuple):
 # Numbers that the verdict and the report use; the other numbers are defined in their rows.
 FID = Number("fid", LOWER, offline="fd", comparable="published", counted=True, chart=True)
 FID_EXACT = Number("fid_exact", LOWER, comparable="published", counted=True, chart=True)
+FID_HELDOUT = Number("fid_heldout", LOWER, offline="fd_heldout", counted=True, chart=True, heldout=True)
 KID = Number("kid", LOWER, offline="kd", comparable="published", scale=1000)
 PRECISION = Number("precision", HIGHER, chart=True)
 RECALL = Number("recall", HIGHER, chart=True)
@@ -84,6 +85,7 @@ METRICS = {
     for metric in (
         Metric("fid", frechet.measure, "distance", (FID, FID_EXACT), paper=False),
         Metric("fid_clean", frechet.measure_exact, "clean", (Number("fid_clean", LOWER, comparable="raw", counted=True, chart=True),)),
+        Metric("fid_heldout", frechet.measure_heldout, "distance", (FID_HELDOUT,), paper=False),
         Metric("kid", kid.measure, "distance", (KID,), paper=False),
         Metric(
             "pr",

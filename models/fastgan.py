@@ -92,6 +92,16 @@ class Generator(nn.Module):
         self.excitations = nn.ModuleDict({str(each): Excitation(self.widths[each // EXCITATION], self.widths[each]) for each in excited})
         self.to_rgb = conv(self.widths[side], 3, 3, padding=1)
 
+    def parts(self) -> dict[tuple, dict[str, Tensor]]:
+        """Return the weights and statistics by their place, which is the same in a generator of another resolution."""
+        levels = dict(zip(self.sides[1:], self.ups))
+        return {
+            ("start",): self.start.state_dict(),
+            **{(f"level {side}", "up"): up.state_dict() for side, up in levels.items()},
+            **{(f"level {side}", "excitation"): gates.state_dict() for side, gates in self.excitations.items()},
+            ("to_rgb", self.sides[-1]): self.to_rgb.state_dict(),
+        }
+
     def maps(self, z: Tensor) -> Iterator[Tensor]:
         """Yield the maps (B, width, side, side) of every side, the smallest first."""
         x = self.start(z[:, :, None, None])

@@ -199,6 +199,24 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(stack)
         self.to_rgb = Mix(inputs, 3)
 
+    def parts(self) -> dict[tuple, dict[str, Tensor]]:
+        """Return the weights by their place, which is the same in a generator of another resolution or depth.
+
+        A place names its level by the shorter side. The last block's further bias belongs to the colours: no other block has one.
+        """
+        levels, noise, colours = {}, {}, self.to_rgb.state_dict()
+        side, number = min(self.constant.shape[2:]), 0
+        for block in self.blocks:
+            side, number = (2 * side, 0) if block.upsample else (side, number)
+            weights = block.state_dict()
+            if "strengths" in weights:
+                noise["noise", side, number] = {"": weights.pop("strengths")}
+            if "convs.3.bias" in weights:
+                colours["last"] = weights.pop("convs.3.bias")
+            levels[f"level {side}", number], number = weights, number + 1
+        first = {("mapping",): self.mapping.state_dict(), ("constant",): {"": self.constant.detach()}}
+        return first | levels | noise | {("to_rgb", side): colours}
+
     def forward(self, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim).
 

@@ -68,7 +68,7 @@ def truncated(sampler: Sampler, psi: float) -> Sampler:
     generator = copy.deepcopy(style_based(sampler, "--truncation"))
     generator.mapping = Truncated(generator.mapping, mean_style(generator), psi)
     steered = copy.copy(sampler)
-    steered.drawing = drawing_of(generator, generator.latent_dim, sampler.device)
+    steered.drawing = drawing_of(generator, generator.latent_dim, sampler.device)._replace(prior=sampler.drawing.prior)
     return steered
 
 

@@ -11,6 +11,8 @@ import methods
 from data import READER, Record
 from errors import UserError
 from models.precision import PRECISIONS
+from sampling.page import packed, weights
+from sampling.styles import mean_style
 from training import checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -54,6 +56,18 @@ def test_a_sampler_draws_the_images_that_it_draws_on_a_cpu(tmp_path):
     ours, theirs = (methods.open_sampler(path, device).images(range(20)).int() for device in DEVICES)
     assert (ours - theirs).abs().max() <= 1  # a value near the middle between two bytes may be rounded to either
     assert (ours != theirs).float().mean() < 1e-3
+
+
+def test_a_page_of_a_gpu_has_the_weights_of_one_of_a_cpu(tmp_path):
+    path = saved(trainer(train=EXACT), tmp_path / "last.pt")
+    found = {}
+    for device in DEVICES:
+        generator = methods.open_sampler(path, device).generator
+        found[device] = packed(generator, weights(generator) | {"mean": mean_style(generator)})
+    (ours, data), (theirs, other) = found.values()
+    mean = ours["tensors"].pop("mean")["offset"]  # the last, and the only one that a device computes
+    assert mean == theirs["tensors"].pop("mean")["offset"] and ours == theirs
+    assert data[:mean] == other[:mean] and len(data) == len(other)
 
 
 def test_a_checkpoint_of_a_gpu_loads_on_a_cpu(tmp_path):

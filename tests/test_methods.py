@@ -1,5 +1,6 @@
 """What every method keeps to: trained, stopped, resumed, sampled and scored by the commands, which know it by name alone."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -20,6 +21,7 @@ from models import inversion
 from models.generator import Generator
 from training import checkpoint
 from training.settings import resolution, to_dict
+from training.start import Source
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +59,10 @@ TINY = {  # settings of each method: seconds, and some of all that it can do
     "toy": ["method=toy", "toy.latent_dim=5"],
 }
 LOSSES = {"imle": ("loss",), "fastgan": ("critic_loss", "painter_loss"), "score-sde": ("loss",), "crdi": (), "toy": ("loss",)}
+NO_START = {  # what a method that cannot start from weights says
+    "score-sde": "train.start_from: score-sde starts from a denoiser.prior; name the run there",
+    "crdi": "train.start_from: crdi trains no network; name the denoiser that it guides as crdi.prior",
+}
 LEARNERS = {"imle": ("learner",), "fastgan": ("painter", "critic"), "score-sde": ("learner",), "crdi": (), "toy": ("learner",)}
 
 
@@ -126,7 +132,7 @@ class Rows:
 
 def rows(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "cpu_seconds")} for row in found]
 
 
 def flat(state: object, place: str = "") -> dict[str, object]:
@@ -214,6 +220,76 @@ def test_it_is_steered_or_says_in_one_line_why_not(method, run, images, tmp_path
                 steered(*words)
             assert "\n" not in str(told.value)
         assert (out / made).exists() == possible
+
+
+@every_method
+def test_it_starts_from_a_run_of_itself_and_goes_on_when_that_is_gone(method, run, tmp_path, capsys):
+    if method in NO_START:
+        with pytest.raises(UserError, match=f"^{NO_START[method]}$"):
+            run(method, "started", words=(f"train.start_from={tmp_path}",))
+        return
+    source = run(method, "source")
+    start = f"train.start_from={source}"
+    capsys.readouterr()
+    started = run(method, "started", words=(start,))
+    said = capsys.readouterr().out
+    assert f"train.start_from: {source}, of step 24; the optimiser starts anew\n  taken  " in said and "  new  " not in said
+    assert (started / "samples/step-0000000.png").read_bytes() == (source / "samples/step-0000024.png").read_bytes()
+    record = {"name": str(source), "sha256": hashlib.sha256((source / "checkpoints/last.pt").read_bytes()).hexdigest()}
+
+    stopped = run(method, "stopped", 7, (start,))
+    source.rename(tmp_path / "gone")
+    stopped = run(method, "stopped", words=(start,))
+    for name in ("last.pt", "best.pt"):
+        states = [checkpoint.load(folder / "checkpoints" / name) for folder in (stopped, started)]
+        assert_same(*states)
+        assert states[0]["started_from"] == record
+    with pytest.raises(UserError, match="^train.start_from: this run began with .* and cannot continue with '"):
+        run(method, "stopped")
+    sample.main([str(started), "--export", str(tmp_path / "x.pt")])
+    assert checkpoint.load(tmp_path / "x.pt")["started_from"] == record
+    assert open_sampler(tmp_path / "x.pt").drawing.prior == f"{source} {record['sha256']}"
+
+
+@pytest.mark.parametrize("method", TINY.keys() - NO_START.keys())
+def test_weights_and_average_start_from_the_average_and_all_else_anew(method, tmp_path):
+    source, trainer, untouched = made(method), made(method), made(method)
+    for _ in range(4):
+        source.advance()
+    state = checkpoint.snapshot(source.state())
+    trainer.start(Source(tmp_path, state, {"name": "it", "sha256": "0"}))
+    assert_same(trainer.method.sampled(), state["sampled"])
+    assert_same(getattr(trainer.method, LEARNERS[method][0]).averaged.state_dict(), state["sampled"])
+    before, now = (checkpoint.snapshot(each.method.state_dict()) for each in (untouched, trainer))
+    networks = {learner: (now[learner].pop("network"), before[learner].pop("network"))[0] for learner in LEARNERS[method]}
+    if "critic" in networks:
+        assert_same(networks["critic"], state["method"]["critic"]["network"])
+    assert_same(now, before)
+    assert trainer.step == 0 and trainer.best == float("inf")
+
+
+def test_a_run_starts_from_no_other_method_and_from_nothing_that_is_not_there(run, tmp_path):
+    source = run("imle", steps=2)
+    for start, told in (
+        (source, f"train.start_from: {source} is of method=imle, and this run has method=toy; both must be of one"),
+        (tmp_path, f"train.start_from: {tmp_path}: no checkpoints/last.pt in it; give a run folder or a .pt file"),
+        (tmp_path / "no", f"train.start_from: {tmp_path}/no: no such run or checkpoint"),
+        (tmp_path / "empty.yaml", f"train.start_from: {tmp_path}/empty.yaml: not a checkpoint of this project, or damaged"),
+    ):
+        with pytest.raises(UserError, match=f"^{told}"):
+            run("toy", words=(f"train.start_from={start}",))
+    with pytest.raises(UserError, match=f"^train.start_from: {source}, of step 2, has nothing that fits this run; give this run its model"):
+        run("imle", "wide", words=(f"train.start_from={source}", "model.channels=[9,9,9]", "model.latent_dim=9", "model.style_dim=9"))
+    assert not (tmp_path / "toy-run").exists() and not (tmp_path / "imle-wide").exists()
+
+
+def test_a_dry_run_says_what_would_be_taken(run, capsys):
+    source = run("toy", "source")
+    capsys.readouterr()
+    run("toy", "started", words=(f"train.start_from={source}", "--dry-run"))
+    said = capsys.readouterr().out
+    assert f"\ntrain.start_from: {source}, of step 24; the optimiser starts anew\n  taken  network\n" in said and "\na step  " in said
+    assert not source.with_name("toy-started").exists()
 
 
 @every_method

@@ -11,6 +11,7 @@ from training import rng
 from training.drawing import Drawing, drawing_of, generate
 from training.learner import Learner
 from training.settings import Settings, setting
+from training.start import take
 from training.trainer import Work
 from training.transform import sides
 
@@ -71,6 +72,11 @@ class Linear:
 
     def check(self, step: int, weights: bool = False) -> None:
         self.learner.check(step, weights)
+
+    def start(self, source: dict) -> dict[str, str]:
+        fates = take({("network",): self.learner.network.state_dict()}, {("network",): source["sampled"]})
+        self.learner.ema.module.load_state_dict(self.learner.network.state_dict())
+        return fates
 
     def state_dict(self) -> dict:
         return {"learner": self.learner.state_dict(), "losses": self.losses}

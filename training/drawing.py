@@ -61,6 +61,7 @@ class Sampler:
         self.step: int = state["step"]
         self.selected_by: str | None = state.get("selected_by")  # the score that chose this among checkpoints
         self.sampled: dict = state["sampled"]
+        self.started_from: dict[str, str] | None = state.get("started_from")
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -115,5 +116,6 @@ class Sampler:
             "step": self.step,
             "selected_by": self.selected_by,
             "sampled": self.sampled,
+            **({"started_from": self.started_from} if self.started_from else {}),
         }
         checkpoint.save(state, path)

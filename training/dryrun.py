@@ -9,18 +9,24 @@ from torch import Tensor
 from errors import MissingWeights
 from training.costs import measure
 from training.settings import Settings, resolution
+from training.start import Source
 from training.trainer import Method, Trainer
 
 
-def dry_run(config: Settings, make: Callable[..., Method], device: torch.device, num_images: int = 100) -> str:
+def dry_run(
+    config: Settings, make: Callable[..., Method], device: torch.device, *, num_images: int = 100, source: Source | None = None
+) -> str:
     """Return a report; it times the method's jobs, a sheet and a save on `num_images` images of noise. `make` is `methods.make`.
 
-    The report names missing pretrained weights and times random ones instead, which cost the same.
+    The report says what the run takes from `source`, if it starts from one. It names missing pretrained weights and times random ones
+    instead, which cost the same.
     """
     images = torch.randint(256, (num_images, 3, *resolution(config)), dtype=torch.uint8)
     method, missing = _made(config, make, images, device)
     lines = {"images": f"{num_images} (assumed)", **method.facts()}
-    costs = measure(Trainer(config, method, num_images, data={}, device=device))
+    trainer = Trainer(config, method, num_images, data={}, device=device)
+    start = "".join(f"{line}\n" for line in trainer.start(source))
+    costs = measure(trainer)
     epochs = config.train.epochs
     if config.train.minutes:
         epochs = max(1, costs.epochs_in(config, 60 * config.train.minutes))
@@ -30,7 +36,7 @@ def dry_run(config: Settings, make: Callable[..., Method], device: torch.device,
     lines["the run"] = f"about {costs.seconds(config, epochs) / 3600:.1f} hours on this {device.type}"
     lines["peak memory"] = f"{_peak_memory(device)} on {device.type}"
     width = max(map(len, lines)) + 2
-    return "".join(f"{name:<{width}}{value}\n" for name, value in lines.items()) + missing
+    return "".join(f"{name:<{width}}{value}\n" for name, value in lines.items()) + start + missing
 
 
 def _made(config: Settings, make: Callable[..., Method], images: Tensor, device: torch.device) -> tuple[Method, str]:

@@ -31,6 +31,10 @@ class RunFolder:
         """Return the paths of the sheets of a kind that are there, by step."""
         return sorted(self.path.glob(f"{kind}/step-*.png"), key=lambda path: (len(path.name), path.name))
 
+    def reports(self) -> list[Path]:
+        """Return the reports that evaluate.py wrote of the run."""
+        return sorted(self.path.glob("evaluation/*/report.html"))
+
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of killed processes. No other process may be writing to the folder."""
         sheets = self.path.glob(f"*/step-*.png{LEFTOVERS}")

@@ -66,6 +66,9 @@ class Data:
 class Train:
     """The optimisation."""
 
+    start_from: str = setting(
+        "", "run, checkpoint or export of the same method whose weights to start from, where they fit; empty: none", fixed=True
+    )
     epochs: int = setting(350, "passes over the images", least=1, effect=RATE, under="cosine")
     minutes: float = setting(
         0.0, "minutes that a run may take; its epochs follow from what they cost on this machine; 0: train.epochs decides", least=0.0

@@ -19,6 +19,7 @@ from training.guard import Diverged
 from training.runlog import RunLog
 from training.scores import distances, energy_distance, nearest_other
 from training.settings import Settings, resolution, to_dict
+from training.start import NEW, Source, table
 from training.writer import Writer
 
 ENERGY = "energy_distance"  # the score that chooses best.pt, unless the method has a better one
@@ -68,6 +69,12 @@ class Method(Protocol):
     def check(self, step: int, weights: bool = False) -> None:
         """Raise Diverged if a step before `step`, or with `weights` a weight, is not finite."""
 
+    def start(self, source: dict) -> dict[str, str]:
+        """Take the weights that fit from the content of a checkpoint or an export of the same method; return `training.start.take`'s.
+
+        Only before the first step. A method whose Config refuses train.start_from has no such function.
+        """
+
     def state_dict(self) -> dict:
         """Return everything that the next steps depend on, except what `sampled` returns."""
 
@@ -85,13 +92,33 @@ class Trainer:
         """Prepare to train on `n` images; `data` describes the images in checkpoints, `heldout` are uint8 (h, 3, H, W)."""
         self.config, self.method, self.n, self.data, self.device = config, method, n, data, device
         self.steps_per_epoch = config.train.steps_per_epoch(n)
-        self.total_steps = config.train.epochs * self.steps_per_epoch
         self.heldout = torch.empty(0, 3, *resolution(config), dtype=torch.uint8) if heldout is None else heldout
         self.order = -1, torch.empty(0)  # an epoch and its order of the images, int64 (n,)
         self.step, self.best = 0, math.inf
+        self.started_from: dict[str, str] | None = None  # name and sha256 of the file whose weights the run started from
         self.writer = Writer()
         self.saved_at = 0.0  # time.monotonic() of the latest checkpoint to resume from, or of the start
         self.saved_step: int | None = None  # the step of checkpoints/last.pt on the disk; only the main process knows it
+
+    @property
+    def total_steps(self) -> int:
+        """Return the number of steps of the whole run."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+    def start(self, source: Source | None) -> list[str]:
+        """Take the weights that fit from `source`, if there is one; return lines that say what is taken and what is new.
+
+        Raises UserError if nothing fits.
+        """
+        if source is None:
+            return []
+        with checkpoint.unpacking(source.path):
+            fates = self.method.start(source.state)
+            told = f"train.start_from: {source.record['name']}, of step {source.state['step']}"
+        if {*fates.values()} == {NEW}:
+            raise UserError(f"{told}, has nothing that fits this run; give this run its model settings, or leave train.start_from out")
+        self.started_from = source.record
+        return [f"{told}; the optimiser starts anew", *table(fates)]
 
     def write_to(self, log: RunLog) -> None:
         """Use `log` from now on."""
@@ -104,7 +131,8 @@ class Trainer:
         All files are written when this ends, also by an error. Raises UserError before an update that is not finite.
         """
         self.write_to(log)
-        started = self.saved_at = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
+        self.saved_at = started
         progress = tqdm(
             total=self.total_steps, initial=self.step, unit="step", smoothing=0.05, mininterval=0.5, disable=not processes.is_main()
         )
@@ -116,7 +144,7 @@ class Trainer:
                     self.advance()
                     progress.update()
                     if self.step % self.steps_per_epoch == 0:
-                        self.end_epoch(time.monotonic() - started, progress)
+                        self.end_epoch(time.monotonic() - started, time.process_time() - cpu_started, progress)
             self.save("last")
 
     def advance(self) -> None:
@@ -136,13 +164,13 @@ class Trainer:
         size = min(self.config.train.batch_size, self.n)
         return self.order[1].roll(-position * size)[:size]
 
-    def end_epoch(self, seconds: float, progress: tqdm) -> None:
-        """Log the epoch, `seconds` after `run` began; show and save when due."""
+    def end_epoch(self, seconds: float, cpu_seconds: float, progress: tqdm) -> None:
+        """Log the epoch, `seconds` and `cpu_seconds` of this process after `run` began; show and save when due."""
         self.check()
         self.writer.check()
         epoch, last = self.step // self.steps_per_epoch, self.step == self.total_steps
         numbers = self.method.numbers(self.step)
-        self.log.row("train", self.step, {"epoch": epoch, **numbers}, seconds)
+        self.log.row("train", self.step, {"epoch": epoch, **numbers, "cpu_seconds": round(cpu_seconds, 3)}, seconds)
         progress.set_postfix(loss=f"{numbers['loss']:.4f}", refresh=False)
         # Sheets come by epochs and not by time: the score made with them chooses best.pt, which must not depend on the machine.
         if epoch % self.config.log.sheet_epochs == 0 or last:
@@ -237,10 +265,11 @@ class Trainer:
             "log_position": self.log.position(),
             "method": self.method.state_dict(),
             "sampled": self.method.sampled(),
+            **({"started_from": self.started_from} if self.started_from else {}),
         }
 
     def load_state(self, state: dict) -> None:
         """Restore what `state` returned; training.resume checks which settings may have changed since."""
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.best, self.started_from = state["step"], state["best"], state.get("started_from")
         self.saved_step = self.step
         self.method.load_state_dict(state["method"], state["sampled"])

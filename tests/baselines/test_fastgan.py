@@ -14,6 +14,7 @@ from methods import load_config
 from models.fastgan import Discriminator, Excitation, Generator, Noise, Pair, cut, second_side, shrunk
 from models.perceptual import load_embedding, squared_distance
 from training import processes
+from training.settings import to_dict
 
 TINY = [
     "method=fastgan",
@@ -29,8 +30,8 @@ def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def made(*words: str, n: int = 4) -> FastGan:
-    pixels = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def made(*words: str, n: int = 4, side: int = 32) -> FastGan:
+    pixels = torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return methods.make(load_config(None, [*TINY, *words]), pixels, device=torch.device("cpu"))
 
 
@@ -241,3 +242,33 @@ def test_16_bit_maps_train():
     method = made("train.precision=bf16")
     method.step(torch.arange(4), 0)
     assert method.losses.isfinite().all() and method.losses.dtype == torch.float32
+
+
+# --- starting from another run
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, export, fates",
+    [
+        (32, 32, False, {"level 32": "taken", "to_rgb": "taken", "discriminator": "taken"}),
+        (32, 32, True, {"level 32": "taken", "to_rgb": "taken", "discriminator": "new"}),
+        (32, 64, False, {"level 32": "taken", "level 64": "new", "to_rgb": "new", "discriminator": "new"}),
+        (64, 32, False, {"level 32": "taken", "to_rgb": "new", "discriminator": "new"}),
+    ],
+)
+def test_levels_are_taken_at_any_size_and_the_discriminator_at_its_own(theirs, ours, export, fates):
+    source, method = (made(f"data.resolution={side}", f"seed={seed}", side=side) for seed, side in enumerate((theirs, ours)))
+    state = {"config": to_dict(source.config), "sampled": source.sampled(), "method": source.state_dict()}
+    if export:
+        del state["method"]
+    new = copy.deepcopy(method.discriminator.state_dict())
+    assert method.start(state) == {"start": "taken", "level 8": "taken", "level 16": "taken"} | fates
+    z = torch.randn(2, 8)
+    for network in (method.generator, method.painter.ema.module):
+        maps = [each.eval().maps(z) for each in (network, source.painter.ema.module)]
+        for side, level, expected in zip((4, 8, 16, 32), *maps):
+            torch.testing.assert_close(level, expected, msg=str(side))
+    expected = source.discriminator.state_dict() if fates["discriminator"] == "taken" else new
+    assert all(torch.equal(weight, expected[name]) for name, weight in method.discriminator.state_dict().items())
+    second = torch.equal(method.painter.network.to_rgb.weight, source.painter.network.to_rgb.weight) if theirs == ours else False
+    assert second == (fates["discriminator"] == "taken")

@@ -120,6 +120,7 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
         name if name.endswith(("thumbnail", "_power")) or name.startswith("swd") else f"{name}_effnetlite0"
         for name in (
             "fd",
+            "fd_heldout",
             "kd",
             "precision",
             "recall",
@@ -146,7 +147,8 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     ]
     for name, measurement in document["metrics"].items():
         assert measurement["value"] is not None or ("c_t" in name and "20 held-out images (4 here)" in measurement["reason"])
-        assert measurement["comparable_with_published"] is False and measurement["num_real"] == NUM_REAL
+        assert measurement["comparable_with_published"] is False
+        assert measurement["num_real"] == (NUM_HELDOUT if name.startswith("fd_heldout") else NUM_REAL)
     assert document["calibration"]["held_out"]["num_fake"] == NUM_HELDOUT
     assert "fd_effnetlite0" in first.out and "held-out" in first.out and "pass/s" not in first.out
     assert {path.name for path in folder.iterdir()} == {"metrics.json", "report.html", "features_real.npz", "features"}
@@ -348,6 +350,7 @@ def test_a_folder_of_any_generator_is_scored_against_a_folder(tmp_path):
     data = document["conditions"]["data"]
     assert document["sampling"] is None and data["transform"]["resolution"] == [16, 24]
     assert (document["metrics"]["fd_effnetlite0"]["num_real"], data["num_heldout"]) == (9, 4)
+    assert document["metrics"]["fd_heldout_effnetlite0"]["num_real"] == 4
     assert "needs the generator itself" in document["metrics"]["ppl_effnetlite0"]["reason"]
 
     archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", real)
@@ -501,7 +504,7 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
         ([tmp_path / "empty", "--data", one], "no images"),
         ([one, "--data", tmp_path / "empty"], "no images"),
         ([tmp_path / "broken.pt"], "not a checkpoint"),
-        ([run, "--metrics", "fid,kld"], "unknown here: 'kld'; choose from fid,kid,pr,copying"),
+        ([run, "--metrics", "fid,kld"], "unknown here: 'kld'; choose from fid,fid_heldout,kid,pr,copying"),
         ([run, "--metrics", "fid_clean"], "unknown here: 'fid_clean'"),
         ([run, "--protocol", "paper"], "uses Inception's features"),
         ([one, "--data", one, "--repeats", "2"], "holds images, not their generator"),

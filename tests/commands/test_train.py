@@ -112,7 +112,7 @@ def hashes(folder):
 def rows(run):
     path = run / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "cpu_seconds")} for line in lines]
 
 
 def assert_equal(a, b, place="checkpoint"):
@@ -240,7 +240,10 @@ def test_half_a_line_in_the_log_is_cut_back_and_epochs_may_grow(images, command,
     assert_same_run(finished, tmp_path / "run")
 
 
-def test_a_finished_run_says_so_and_stays_as_it_is(images, command, finished):
+def test_a_finished_run_says_so_and_names_its_report_and_stays_as_it_is(images, command, finished):
+    report = finished / "evaluation" / "inception" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.touch()
     before = hashes(finished)
     for settings, told in (
         ([], "is finished, at step 12; a train.epochs above 4 continues it"),
@@ -248,8 +251,11 @@ def test_a_finished_run_says_so_and_stays_as_it_is(images, command, finished):
     ):
         result = command("train.py", *words(images, finished, *TINY, "log.sheet_epochs=2", *settings))
         assert result.returncode == 0, result.stderr
-        assert f"{finished} {told}\n" in result.stdout
+        assert result.stdout.endswith(f"{finished} {told}\nreport: {report}\n")
     assert hashes(finished) == before
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    spent = [row["cpu_seconds"] for row in rows if row["kind"] == "train"]
+    assert len(spent) == 4 and spent[0] > 0 and spent == sorted(spent)
 
 
 # --- another run than the one that began

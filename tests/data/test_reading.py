@@ -161,6 +161,9 @@ def test_equal_samples_stay_and_the_first_by_name_are_taken(tmp_path):
     assert torch.equal(found.images[0], found.images[2]) and len(found.images) == 3
     limited = read_generated(folder, limit=2)
     assert torch.equal(limited.images, found.images[:2]) and limited.report == "3 files -> 2 images: 1 beyond --num-samples"
+    all_of_them = read_generated(folder, limit=5)
+    assert torch.equal(all_of_them.images, found.images)
+    assert all_of_them.report == "3 files -> 3 images; all are scored, which are fewer than --num-samples 5"
 
 
 def test_what_is_no_sample_is_named(tmp_path):

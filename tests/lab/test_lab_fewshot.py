@@ -21,6 +21,7 @@ from lab.intervals import interval, shown
 from models import inversion
 from models.perceptual import load_embedding
 from models.pixels import to_float
+from training import checkpoint
 from training.trainer import Trainer, Work
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,21 @@ def test_a_stopped_run_ends_where_an_undisturbed_one_does(cell, tmp_path, monkey
     assert cells.run(other, 5) == json.loads((Path(other.folder) / "curve.json").read_text())
     logs = [(Path(c.folder) / "metrics.jsonl").read_text().splitlines() for c in (cell, other)]
     assert logs[0] and [json.loads(row)["step"] for row in logs[0]] == [json.loads(row)["step"] for row in logs[1]]
+
+
+def test_a_run_starts_from_another_and_goes_on_when_that_is_gone(cell, tmp_path):
+    cells.run(cell, 2)
+    source = Path(cell.folder).rename(tmp_path / "source")
+    other = replace(cell, settings=(*cell.settings, f"train.start_from={source}", "train.learning_rate=0"), seed=4)
+    assert other.prior() == str(source) and not cell.prior()
+    cells.run(other, 2)
+    states = [checkpoint.load(folder / "checkpoints" / "last.pt") for folder in (Path(other.folder), source)]
+    for name, weights in states[1]["sampled"].items():
+        torch.testing.assert_close(states[0]["sampled"][name], weights)
+    shutil.rmtree(source)
+    (Path(other.folder) / "curve.json").unlink()
+    cells.run(other, 2)
+    assert checkpoint.load(Path(other.folder) / "checkpoints" / "last.pt")["started_from"] == states[0]["started_from"]
 
 
 GAN = """method: fastgan
@@ -261,11 +277,13 @@ def test_the_table_gives_means_intervals_and_differences():
     def point(value, copies=None):
         return {**dict.fromkeys(fewshot.COLUMNS, 0.0), "fd_heldout": value, "copy_rate": copies}
 
-    results = {"few": {"a": [[point(1)], [point(3)]], "b": [[point(2)], [point(4)]]}}
+    results = {"few": {name: [[*map(point, range(end + 3, end - 1, -1))] for end in ends] for name, ends in (("a", (1, 3)), ("b", (2, 4)))}}
     text = fewshot.tables(results, {"a": Method(), "b": Method(("seed=1",))}, {"few": {"fd_heldout": 7.25, "copy_rate": 0.0625}})
     rows = [[word.strip() for word in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    head, real, one, other = rows
-    assert [len(row) for row in rows] == [len(head)] * 4 and "`b`: seed=1" in text
+    head, real, one, other, *way = rows
+    assert [len(row) for row in rows[:4]] == [len(head)] * 4 and "`b`: seed=1" in text
+    assert [len(row) for row in way] == [9] * 3 and way[0][1::4] == ["FD held-out at 0.125", "copies at 0.125"]
+    assert way[2] == ["b", "6.0 +- 12.7", "5.0 +- 12.7", "4.0 +- 12.7", "3.0 +- 12.7", "-", "-", "-", "-"]
     assert {name: word for name, word in zip(head, real) if word != "-"} == {
         "method": "real images",
         "FD held-out": "7.2",
@@ -341,6 +359,8 @@ def test_methods_with_and_without_a_prior_are_not_ranked_together(images, tmp_pa
     adapted = f"adapted={ROOT / 'configs' / 'adapt-emoji-32.yaml'}"
     with pytest.raises(UserError, match="^--methods: some start from a prior and others .* not ranked together"):
         fewshot.main([*words, "--methods", "small:", adapted])
+    with pytest.raises(UserError, match="^--methods: some start from a prior and others .* not ranked together"):
+        fewshot.main([*words, "--methods", "small:", f"more:train.start_from={tmp_path}"])
     assert not (tmp_path / "out").exists()
 
 

@@ -330,7 +330,7 @@ def test_what_another_version_of_the_code_has_kept_is_not_ours(tmp_path, monkeyp
 
 
 def test_every_module_that_can_change_a_result_is_part_of_the_code(tmp_path):
-    for package in ("baselines", "data", "imle", "lab", "metrics", "models", "training"):
+    for package in ("baselines", "data", "imle", "lab", "metrics", "models", "sampling", "training"):
         shutil.copytree(
             ROOT / package,
             tmp_path / package,

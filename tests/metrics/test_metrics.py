@@ -219,6 +219,21 @@ def test_frechet_ranks_copier_below_fresh_below_collapsed(toy):
     assert 4 * fd["copier"] < fd["fresh"] < fd["collapsed"] < fd["far"]
 
 
+def test_copying_does_not_lower_the_distance_to_held_out_images():
+    real, fresh, heldout = normal(100), normal(400, seed=1), normal(60, seed=5)
+    copier = real[torch.randint(100, (400,), generator=torch.Generator().manual_seed(2))]
+    found = {}
+    for name, fake in {"copier": copier, "fresh": fresh}.items():
+        sets = Sets(*({"effnet-lite0": each} for each in (real, fake, heldout)))
+        found[name] = measure.measure(sets, EFFNET, ["fid", "fid_heldout"])
+        number = found[name]["fd_heldout_effnetlite0"]
+        assert number.value == frechet.frechet_distance(heldout, fake) and (number.num_real, number.num_fake) == (60, 400)
+        assert found[name]["fd_effnetlite0"].num_real == 100 and number.error > 0
+    assert found["copier"]["fd_effnetlite0"].value < found["fresh"]["fd_effnetlite0"].value
+    assert found["copier"]["fd_heldout_effnetlite0"].value > found["fresh"]["fd_heldout_effnetlite0"].value
+    assert list(values_of(real, fresh)) == [name for name in measure.measure(sets, EFFNET, ALL) if "heldout" not in name]
+
+
 def test_kernel_distance_tells_copier_from_fresh(toy):
     kd = {name: measured["kd_effnetlite0"] for name, measured in toy.items()}
     assert kd["copier"].value < -5 * kd["copier"].error

@@ -9,7 +9,7 @@ from metrics.measure import PROTOCOLS, measure
 from metrics.verdict import verdict
 
 EFFNET = PROTOCOLS["default", "effnet-lite0"]
-METRICS = ["fid", "kid", "pr", "copying"]
+METRICS = ["fid", "fid_heldout", "kid", "pr", "copying"]
 N, HELDOUT, M, D = 100, 60, 400, 12
 
 

@@ -15,6 +15,7 @@ from models.perceptual import Embedding, LpipsVgg, vgg16_trunk
 from models.stages import Staged, make_heads
 from training.optimizer import make_optimizer
 from training.settings import Train, to_dict
+from training.start import take
 
 
 def small(**changes) -> Generator:
@@ -59,6 +60,68 @@ def test_every_parameter_receives_a_gradient(name):
     largest = max(gradients.values())
     # A gradient that vanishes in theory comes out as rounding, some 1e-7 of the others.
     assert not [name for name, gradient in gradients.items() if gradient < 1e-5 * largest]
+
+
+ALL = {"mapping": "taken", "constant": "taken", "level 4": "taken", "level 8": "taken", "level 16": "taken", "level 32": "taken"}
+LARGER = {"channels": [32, 32, 16, 8, 8], "blocks": [2, 1, 2, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, fates",
+    [
+        ({}, {}, ALL | {"to_rgb": "taken"}),
+        ({}, LARGER, ALL | {"level 64": "new", "to_rgb": "new"}),
+        (LARGER, {}, ALL | {"to_rgb": "new"}),
+        ({}, {"blocks": [3, 1, 1, 1]}, ALL | {"level 4": "2 of 3 blocks taken", "to_rgb": "taken"}),
+        ({}, {"latent_dim": 9}, ALL | {"mapping": "new", "to_rgb": "taken"}),
+        ({}, {"channels": [32, 32, 16, 12]}, ALL | {"level 32": "new", "to_rgb": "new"}),
+        ({}, {"channels": [32, 32, 12, 8]}, ALL | {"level 16": "new", "level 32": "new", "to_rgb": "taken"}),
+        ({}, {"channels": [48, 32, 16, 8]}, ALL | {"constant": "new", "level 4": "new", "level 8": "new", "to_rgb": "taken"}),
+        ({}, {"noise": True}, ALL | {"noise": "new", "to_rgb": "taken"}),
+        ({"noise": True}, {"noise": True} | LARGER, ALL | {"level 64": "new", "noise": "6 of 7 blocks taken", "to_rgb": "new"}),
+        ({"noise": True}, {}, ALL | {"to_rgb": "taken"}),
+        ({}, {"start": (4, 6)}, ALL | {"constant": "new", "to_rgb": "taken"}),
+        (
+            {},
+            {"start": (8, 8), "channels": [32, 16, 8], "blocks": [1, 2, 1]},
+            {"mapping": "taken", "constant": "new", "level 8": "taken", "level 16": "taken", "level 32": "taken", "to_rgb": "taken"},
+        ),
+        (
+            {},
+            {"start": (6, 6), "channels": [32, 32], "blocks": [1, 1]},
+            {"mapping": "taken", "constant": "new", "level 6": "new", "level 12": "new", "to_rgb": "new"},
+        ),
+    ],
+)
+def test_weights_are_taken_level_by_level_where_they_fit(theirs, ours, fates):
+    source, generator = small(**theirs), small(**ours)
+    for weight in source.parameters():
+        weight.data.add_(1)
+    before = copy.deepcopy(generator).parts()
+    assert take(generator.parts(), source.parts()) == fates
+    for place, weights in generator.parts().items():
+        if fates[place[0]] in ("taken", "new"):
+            expected = (source.parts() if fates[place[0]] == "taken" else before)[place]
+            assert all(torch.equal(weight, expected[name]) for name, weight in weights.items()), place
+
+
+def test_a_larger_generator_computes_the_levels_that_it_took_as_before():
+    source, larger, z = small(), small(**LARGER, noise=True), torch.randn(2, 16)
+    for block in larger.blocks:
+        nn.init.zeros_(block.strengths)
+    source.blocks[-1].convs[-1].bias.data.normal_()
+    assert not torch.allclose(next(larger.levels(z)), next(source.levels(z)))
+    take(larger.parts(), source.parts())
+    *ours, _, images = larger.levels(z)
+    *theirs, drawn = source.levels(z)
+    assert len(ours) == len(theirs) == 3
+    for level, expected in zip(ours, theirs):
+        torch.testing.assert_close(level, expected)
+    assert images.shape[-1] == 2 * drawn.shape[-1]
+    smaller = small()
+    take(smaller.parts(), larger.parts())
+    for level, expected in zip(smaller.levels(z), theirs):
+        torch.testing.assert_close(level, expected)
 
 
 def test_noise_differs_between_blocks_and_is_in_no_checkpoint():

@@ -126,3 +126,7 @@ def test_a_run_of_some_minutes_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys
     for name, weight in straight["sampled"].items():
         assert torch.equal(weight, stopped["sampled"][name])
     assert json.loads((tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == straight["step"]
+    words.append(f"train.start_from={tmp_path / 'straight'}")
+    run("started", 99, EASY._replace(jobs={"a step": (4.0, 2)}))
+    sheets = [tmp_path / name / "samples" / f"step-{step:07}.png" for name, step in (("started", 0), ("straight", straight["step"]))]
+    assert sheets[0].read_bytes() == sheets[1].read_bytes()

@@ -291,6 +291,16 @@ def test_any_number_of_processes_trains_alike(switches, jobs, words, command, jo
         assert [row for row in rows(run) if row["kind"] == "refresh"] == [row for row in rows(tmp_path / "1") if row["kind"] == "refresh"]
 
 
+def test_all_processes_start_from_the_same_weights(words, command, job, smoke_run, tmp_path):
+    settings = ["train.epochs=2", "train.learning_rate=1e-5", f"train.start_from={smoke_run}"]
+    assert command("train.py", *words(tmp_path / "1", *settings)).returncode == 0
+    assert "train.start_from: " in finished(job(2, *words(tmp_path / "2", *settings))).stdout
+    one, two = (checkpoint.load(tmp_path / name / "checkpoints" / "last.pt") for name in "12")
+    torch.testing.assert_close(two["method"]["losses"], one["method"]["losses"], rtol=1e-4, atol=0)
+    for name, weights in checkpoint.load(smoke_run / "checkpoints" / "last.pt")["sampled"].items():
+        torch.testing.assert_close(two["sampled"][name], weights, rtol=1e-2, atol=1e-3)
+
+
 def network(state: dict) -> dict:
     return state["method"]["learner"]["network"]
 

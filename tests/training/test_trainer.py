@@ -426,7 +426,7 @@ def test_a_step_that_is_not_finite_changes_nothing_until_it_is_told():
         assert all(torch.equal(a, b) for a, b in zip(before, made.method.generator.parameters()))
         assert all(map(torch.equal, moments, [value for state in made.method.learner.optimizer.state.values() for value in state.values()]))
     assert all(p.isfinite().all() for p in made.method.learner.ema.module.parameters())
-    for told in (lambda: made.end_epoch(0.0, None), lambda: made.save("last"), made.check):
+    for told in (lambda: made.end_epoch(0.0, 0.0, None), lambda: made.save("last"), made.check):
         with pytest.raises(UserError, match="the loss or its gradient is not finite at step 3, "):
             told()
 
