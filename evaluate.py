@@ -100,8 +100,8 @@ def sample(args: argparse.Namespace) -> Subject:
     }
     decoder = drawing.why or Decoder(drawing.generator, drawing.latent_dim, torch.device(args.device), identity)
     likelihood = drawing.bits_per_dim and Likelihood(drawing.bits_per_dim, identity)
-    sets = list(map(samples, firsts))
-    return Subject(sets, decoder, transform(config), data["flips"], data["path"], sampler.data, record, config, likelihood, drawing.prior)
+    drawn = list(map(samples, firsts))
+    return Subject(drawn, decoder, transform(config), data["flips"], data["path"], sampler.data, record, config, likelihood, drawing.prior)
 
 
 def read(args: argparse.Namespace) -> Subject:

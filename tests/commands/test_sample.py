@@ -179,6 +179,14 @@ def test_projected_pictures_are_sampled_interpolated_and_mixed_by_name(command, 
     assert not torch.equal(tiles[1, 1], tiles[2, 1]) and not torch.equal(tiles[2, 1], tiles[2, 2])
 
 
+def test_a_film_that_this_machine_cannot_write_is_told_before_it_is_computed(command, smoke_run, tmp_path):
+    result = command(
+        "sample.py", smoke_run, "--out", tmp_path / "out", "--interpolate", "3,8", "--format", "mp4", env={"PATH": str(tmp_path)}
+    )
+    assert result.returncode == 2 and result.stderr.startswith("error: --format mp4: needs the program ffmpeg"), result
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_the_training_is_a_film_of_its_sheets_the_last_one_longest(command, smoke_run, tmp_path):
     result = command("sample.py", smoke_run, "--out", tmp_path, "--training-film")
     assert result.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["training.gif"], result

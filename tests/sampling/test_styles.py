@@ -74,6 +74,12 @@ def test_a_mix_of_a_latent_with_itself_is_its_sample(sampler):
     assert largest_difference(mixes, sampler.images([5, 6])) <= 1
 
 
+def test_a_mix_is_truncated_too(sampler):
+    steered = truncated(sampler, 0.0)
+    mix = steered.decode(sampler.latents([1, 2])[None], mixing(steered.generator))
+    assert largest_difference(mix, steered.images([7])) <= 1 < largest_difference(mix, sampler.images([7]))
+
+
 def test_a_mix_depends_on_its_two_latents_alone(sampler):
     a, b = sampler.latents([1, 2, 3]), sampler.latents([4, 5, 6])
     pairs, network = torch.stack([a, b], dim=1), mixing(sampler.generator)
