@@ -1,5 +1,6 @@
 """Exports for elsewhere: ONNX, safetensors with a model card, and the lines of Python in the README."""
 
+import errno
 import json
 import re
 import shutil
@@ -89,11 +90,15 @@ def test_an_export_to_a_folder_replaces_nothing(hub, smoke_run, tmp_path):
         assert [path.name for path in folder.iterdir()] == [name] and (folder / name).read_text() == "mine"
 
 
-def test_an_export_to_a_full_disk_leaves_nothing_half_done(command, smoke_run, tmp_path):
-    folder = tmp_path / "hub"
-    result = command("sample.py", smoke_run, "--export", folder / "model.safetensors", file_limit=50_000)
-    assert result.returncode == 2 and "cannot be written (File too large)" in result.stderr and "Traceback" not in result.stderr
-    assert not list(folder.iterdir())
+def test_an_export_to_a_full_disk_leaves_nothing_half_done(smoke_run, monkeypatch, tmp_path):
+    def full(path, text):
+        assert len(list(path.parent.iterdir())) == 2  # the model and its samples
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exports, "write_text", full)
+    with pytest.raises(UserError, match=f"^{tmp_path}: cannot be written in .No space left on device.; make room or choose another place$"):
+        write_export(open_sampler(smoke_run), tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_to_a_folder_in_a_file_is_told(smoke_run, tmp_path):
@@ -166,6 +171,8 @@ def test_damaged_and_misnamed_files_are_told(hub, smoke_run, command, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"^{tmp_path / name}: {DAMAGED}$"):
             open_sampler(tmp_path / name)
+    with pytest.raises(UserError, match="none.safetensors: cannot be read .No such file or directory.$"):
+        checkpoint.load(tmp_path / "none.safetensors")
     result = command("sample.py", tmp_path / "cut.safetensors", "--out", tmp_path / "out")
     assert result.returncode == 2 and result.stderr == f"error: {tmp_path / 'cut.safetensors'}: {DAMAGED}\n"
 
