@@ -19,6 +19,7 @@ from metrics.interface import Decoder, Likelihood, Reals
 from metrics.measure import JUDGES, protocol_of, weights_of
 from metrics.verdict import verdict
 from models import weights
+from sampling.styles import psi, truncated
 from training.device import choose_device
 from training.transform import transform
 
@@ -47,12 +48,12 @@ def main(argv: list[str]) -> None:
     weights.require(*weights_of(protocol, metrics, is_generated(args.source)))  # before anything slow
     subject = (read if is_generated(args.source) else sample)(args)
     reals, data, warnings = real_images(args, subject, protocol.raw)
-    out = document.make_folder(args.out or document.default_folder(args.source, args.protocol, args.features))
+    out = document.make_folder(args.out or document.default_folder(args.source, args.protocol, args.features, args.truncation))
 
     evaluator = evaluation.Evaluator(protocol, metrics, device=args.device, cache=Cache(out / "features"), num_backtracked=args.backtrack)
     found = evaluator(subject.samples, reals, subject.decoder, likelihood=subject.likelihood, config=subject.config)
     sentences = verdict(found.measured, found.calibration)
-    warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by")) + evaluator.cache.warnings
+    warnings += report.warnings_of(found.measured, subject.record["input"].get("selected_by"), args.truncation) + evaluator.cache.warnings
     count = subject.samples[0].count
     contents = document.contents(
         command=document.command(args, metrics, count),
@@ -85,21 +86,17 @@ def sample(args: argparse.Namespace) -> Subject:
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
     checkpoint = document.file_record(sampler.checkpoint_path)
     identity = {"checkpoint": checkpoint["sha256"]}
+    steered = truncated(sampler, args.truncation)
+    of_samples = identity | ({"truncation": args.truncation} if args.truncation != 1 else {})
 
     def samples(first: int) -> Images:
         seeds = range(first, first + count)
-        return Images(
-            "features of generated images",
-            count,
-            identity | {"first_seed": first, "count": count},
-            lambda: sampler.batches(seeds, args.batch_size),
-            lambda index: sampler.images([seeds[i] for i in index], args.batch_size),
-        )
+        return Images.of_seeds("features of generated images", seeds, of_samples, lambda seeds: steered.batches(seeds, args.batch_size))
 
     firsts = [args.seed + repeat * count for repeat in range(args.repeats)]
     record = {
         "input": checkpoint | {"step": sampler.step, "selected_by": sampler.selected_by},
-        "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts},
+        "sampling": {"weights": "ema", "num_samples": count, "first_seeds": firsts, "truncation": args.truncation},
     }
     decoder = drawing.why or Decoder(drawing.generator, drawing.latent_dim, torch.device(args.device), identity)
     likelihood = drawing.bits_per_dim and Likelihood(drawing.bits_per_dim, identity)
@@ -109,8 +106,8 @@ def sample(args: argparse.Namespace) -> Subject:
 
 def read(args: argparse.Namespace) -> Subject:
     """Read generated images from a folder or archive. The real images are resized to theirs. Raises UserError."""
-    if args.repeats > 1:
-        raise UserError(f"--repeats: {args.source} holds images, not their generator; evaluate one folder at a time")
+    if args.repeats > 1 or args.truncation != 1:
+        raise UserError(f"--repeats, --truncation: {args.source} holds images, not their generator; leave these options out")
     found = read_generated(args.source, args.num_samples)
     print(f"samples: {found.report}", file=sys.stderr)
     images = Images.of_tensor("features of generated images", found.images)
@@ -157,6 +154,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--backtrack", type=at_least_one, default=10, help="held-out and training images to backtrack, of each (default: 10)")
     add("--ref-raw", action="store_true", help="use the real images at their original size, not at the training resolution")
     add("--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two evaluations instead of scoring")
+    add("--truncation", type=psi, default=1.0, metavar="PSI", help="score samples moved towards the mean, see sample.py (default: 1, off)")
     add("--seed", type=int, default=0, help="seed of the first sample; the next samples use the next seeds (default: 0)")
     add("--out", type=Path, help="folder for the report (default: in the run, or beside the images)")
     add("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")

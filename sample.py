@@ -2,6 +2,8 @@
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -9,28 +11,31 @@ from torch import Tensor
 from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
+from sampling import films
 from sampling.exports import write_export
+from sampling.latents import MOST, Latents, words_of
 from sampling.page import write_page
-from sampling.pictures import write_film, write_samples
+from sampling.pictures import write_interpolation, write_mix, write_samples, write_training
+from sampling.projection import project, read_pictures
+from sampling.styles import psi, truncated
 from training.device import choose_device
 from training.drawing import Sampler
 from training.transform import transform
 
-MOST = 1_000_000  # most seeds or frames in one command; more is probably a typing error
+FILES = ("export", "page")  # options that need no --out
+GO_WITH = {  # what a command makes -> the options that go with it, besides --out, --batch-size and --device
+    "samples": ("num", "seeds", "latents", "truncation", "grid", "nearest", *FILES),
+    "interpolate": ("latents", "truncation", "frames", "format", *FILES),
+    "mix": ("latents", "truncation", *FILES),
+    "project": FILES,
+    "training_film": ("format",),
+}
 
 
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
     parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export or --page alone)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--num", type=int, help="number of samples, from seed 0 on (default: 64)")
-    which.add_argument("--seeds", type=parse_seeds, help="seeds of the samples, for example 0-63 or 3,8,12-20")
-    which.add_argument("--interpolate", type=parse_seeds, metavar="SEEDS", help="write a looping film through these seeds instead")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once (default: 64); changes no image")
-    parser.add_argument("--grid", action="store_true", help="also write all samples as one sheet, grid.png")
-    parser.add_argument("--frames", type=int, default=60, help="frames of the film (default: 60)")
-    parser.add_argument("--nearest", type=Path, metavar="IMAGES", help="also write nearest.png: each sample with 3 nearest training images")
     parser.add_argument(
         "--export",
         type=Path,
@@ -39,36 +44,84 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in a browser, offline")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once (default: 64); changes no image")
+
+    samples = parser.add_argument_group("samples")
+    samples.add_argument("--num", type=int, help="number of samples, from seed 0 on (default: 64)")
+    samples.add_argument("--seeds", type=words_of, help="seeds of the samples, for example 0-63 or 3,8,12-20")
+    samples.add_argument("--grid", action="store_true", help="also write all samples as one sheet, grid.png")
+    samples.add_argument("--nearest", type=Path, metavar="IMAGES", help="also write nearest.png: samples with 3 nearest training images")
+
+    steering = parser.add_argument_group("steering")
+    steering.add_argument(
+        "--truncation",
+        type=psi,
+        default=1.0,
+        metavar="PSI",
+        help="move samples towards the mean: 0.7 is safer and less varied than 1 (the default, off)",
+    )
+    steering.add_argument(
+        "--project",
+        type=Path,
+        nargs="+",
+        metavar="PICTURE",
+        help="find the sample nearest to each picture, as EfficientNet-Lite0 sees both; write projected.png and latents.pt",
+    )
+    steering.add_argument(
+        "--latents",
+        type=Path,
+        metavar="FILE",
+        help="the latents.pt of --project: sample these; --seeds, --interpolate and --mix also take their names, for example 3,me.png",
+    )
+    steering.add_argument(
+        "--mix", type=words_of, nargs=2, metavar=("A", "B"), help="write mix.png: coarse styles of seeds A (rows), fine ones of seeds B"
+    )
+
+    film = parser.add_argument_group("films")
+    film.add_argument("--interpolate", type=words_of, metavar="SEEDS", help="write a looping film through these seeds")
+    film.add_argument("--frames", type=int, default=60, help="frames of the film (default: 60)")
+    film.add_argument("--training-film", action="store_true", help="write a film of the sheets that the training left in the run")
+    film.add_argument("--format", choices=films.KINDS, default="gif", help="of the film (default: gif); mp4 needs the program ffmpeg")
+
     args = parser.parse_args(words)
-    if args.out is None and (not (args.export or args.page) or args.interpolate or args.grid or args.nearest or args.num or args.seeds):
-        parser.error("--out is needed")
-    if args.interpolate and (args.grid or args.nearest):
-        parser.error("--interpolate makes a film, without --grid or --nearest; use another command for those")
-    for name in ("num", "batch_size", "frames"):
-        if getattr(args, name) is not None and not 1 <= getattr(args, name) <= MOST:
-            parser.error(f"--{name.replace('_', '-')} must be between 1 and {MOST}")
+    check(args, parser)
     return args
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Read seeds such as `3,8,12-20`."""
-    seeds = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        try:
-            span = range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{part!r} is neither a seed nor a range such as 0-63") from None
-        if not span:
-            raise argparse.ArgumentTypeError(f"{part!r} names no seed; a range goes upwards, such as 0-63")
-        if span[-1] - span[0] >= MOST - len(seeds):
-            raise argparse.ArgumentTypeError(f"{part!r} makes more than {MOST} seeds; use several commands")
-        seeds += span
-    return seeds
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End the command if its options do not go together or are out of range; set `args.makes` to a key of GO_WITH."""
+
+    def given(name: str) -> bool:
+        return getattr(args, name) != parser.get_default(name)
+
+    def shown(name: str) -> str:
+        return name if name == "samples" else f"--{name.replace('_', '-')}"
+
+    makes = [name for name in GO_WITH if name != "samples" and given(name)]
+    if len(makes) > 1:
+        parser.error(f"{shown(makes[0])} does not go with {shown(makes[1])}; use two commands")
+    args.makes = makes[0] if makes else "samples"
+    options = [name for name in dict.fromkeys(name for names in GO_WITH.values() for name in names) if given(name)]
+    for name in options:
+        if name not in GO_WITH[args.makes]:
+            places = " or ".join(shown(each) for each, names in GO_WITH.items() if name in names)
+            parser.error(f"{shown(name)} goes with {places}, not with {shown(args.makes)}; use two commands")
+    if args.num is not None and (args.seeds or args.latents):
+        parser.error("--num: not allowed with --seeds or --latents, which choose the samples too")
+    if args.out is None and (makes or not options or {*options} - {*FILES}):
+        parser.error("--out is needed")
+    for name in ("num", "batch_size", "frames"):
+        if getattr(args, name) is not None and not 1 <= getattr(args, name) <= MOST:
+            parser.error(f"{shown(name)} must be between 1 and {MOST}")
 
 
 def main(words: list[str]) -> None:
     args = parse(words)
+    films.writable(args.format)
+    if args.makes == "training_film":
+        with written_into(args.out):
+            write_training(args.source, args.out / f"training.{args.format}")
+        return
     sampler = open_sampler(args.source, choose_device(args.device))
     if args.export:
         write_export(sampler, args.export)
@@ -78,15 +131,29 @@ def main(words: list[str]) -> None:
     if args.out is None:
         return
     training = training_images(sampler, args.nearest) if args.nearest else None
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        if args.interpolate:
-            write_film(sampler, args.interpolate, args.frames, args.out, batch_size=args.batch_size)
+    pictures = read_pictures(sampler, args.project) if args.project else {}
+    latents = Latents(truncated(sampler, args.truncation), args.latents)
+    chosen = args.seeds or args.interpolate or list(latents.named) or list(range(args.num or 64))
+    latents.check([*chosen, *(word for side in args.mix or () for word in side)])
+    with written_into(args.out):
+        if args.makes == "project":
+            project(sampler, pictures, args.out)
+        elif args.makes == "mix":
+            write_mix(latents, *args.mix, args.out)
+        elif args.makes == "interpolate":
+            write_interpolation(latents, chosen, args.frames, args.out / f"film.{args.format}", batch_size=args.batch_size)
         else:
-            seeds = args.seeds or list(range(args.num or 64))
-            write_samples(sampler, seeds, args.out, batch_size=args.batch_size, sheet=args.grid, training=training)
+            write_samples(latents, chosen, args.out, batch_size=args.batch_size, sheet=args.grid, training=training)
+
+
+@contextmanager
+def written_into(out: Path) -> Iterator[None]:
+    """Make the folder `out` for what is written inside the block. Raises UserError if either fails."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise UserError(f"--out {args.out}: cannot write there ({error.strerror or error})") from None
+        raise UserError(f"--out {out}: cannot write there ({error.strerror or error})") from None
 
 
 def training_images(sampler: Sampler, path: Path) -> Tensor:

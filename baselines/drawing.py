@@ -10,7 +10,7 @@ from baselines.sde import diffusion_of
 from models.fastgan import Generator
 from models.precision import true_fp32
 from training import rng
-from training.drawing import Drawing, generate
+from training.drawing import Drawing, drawing_of
 from training.transform import sides
 
 INVERTIBLE = "a diffusion model has no generator: its path from noise to image can invert any image, so searching it says nothing"
@@ -27,11 +27,7 @@ def open_fastgan(config: dict, sampled: dict, device: torch.device) -> Drawing:
     generator = build_fastgan(config)
     generator.load_state_dict(sampled)
     generator.to(device).eval().requires_grad_(False)
-
-    def draw(seeds: list[int]) -> torch.Tensor:
-        return generate(generator, rng.sample_latents(seeds, generator.latent_dim).to(device))
-
-    return Drawing(draw, generator, generator.latent_dim)
+    return drawing_of(generator, generator.latent_dim, device)
 
 
 def open_score_sde(config: dict, sampled: dict, device: torch.device) -> Drawing:

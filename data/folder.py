@@ -180,6 +180,18 @@ def load_originals(path: str | os.PathLike, names: list[str], *, background: str
     return [torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures]
 
 
+def load_picture(path: str | os.PathLike, *, resolution: tuple[int, int], fit: str = "crop", background: str = "white") -> Tensor:
+    """Read one file as `load_images` reads each file of a folder: uint8 (3, H, W). Raises UserError if it is no usable image."""
+    _check_fit(fit)
+    colour = _colour(background)
+    try:
+        picture = decode(_read_file(os.fspath(path)), colour, enough=resolution).image
+    except Unusable as reason:
+        detail = spelling.printable(reason.detail)
+        raise UserError(f"{path}: cannot be read as an image ({reason.kind}: {detail}); give an image, or a folder of images") from None
+    return torch.from_numpy(np.array(fitted(picture, resolution, fit, colour)[0]).transpose(2, 0, 1).copy())
+
+
 def _check_any(found: Listing, path: str | os.PathLike) -> None:
     if not found.images:
         archives = f"; {some(found.archives)}: an archive inside, unpack it" if found.archives else ""

@@ -43,7 +43,10 @@ _SYSTEM = frozenset(
 _SYSTEM_BEGINNINGS = ("~$", "@gmt-")
 _SYSTEM_PATTERN = re.compile(r"found\.\d{3}|.+@syno(eastream|resource)")
 # Names of samples, and of the sheets and films that sample.py writes beside them.
-_SAMPLE, _SHEET, _FILM, _FRAME = (re.compile(name) for name in (r"seed\d+\.png", r"(grid|nearest)\.png", r"film\.gif", r"frame\d+\.png"))
+_SAMPLE, _SHEET, _FILM, _FRAME = (
+    re.compile(name)
+    for name in (r"(seed\d+|projected-.+)\.png", r"(grid|nearest|mix|projected)\.png", r"(film|training)\.(gif|webp)", r"frame\d+\.png")
+)
 
 
 def hidden(part: str) -> bool:

@@ -3,8 +3,7 @@
 import torch
 
 from models.generator import Generator
-from training import rng
-from training.drawing import Drawing, generate
+from training.drawing import Drawing, drawing_of
 from training.transform import sides
 
 
@@ -20,8 +19,4 @@ def open_drawing(config: dict, sampled: dict, device: torch.device) -> Drawing:
     generator = build_generator(config)
     generator.load_state_dict(sampled)
     generator.to(device).eval().requires_grad_(False)
-
-    def draw(seeds: list[int]) -> torch.Tensor:
-        return generate(generator, rng.sample_latents(seeds, generator.latent_dim).to(device))
-
-    return Drawing(draw, generator, generator.latent_dim)
+    return drawing_of(generator, generator.latent_dim, device)

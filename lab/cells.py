@@ -23,11 +23,12 @@ import methods
 from atomic import write_text
 from data import Record, load_images, split_holdout
 from errors import UserError
-from metrics import backtracking, copying, frechet, prdc, sharpness
+from metrics import copying, frechet, prdc, sharpness
+from metrics.backtracking import to_nearest
 from metrics.features import FeaturePass
-from metrics.interface import Decoder
 from metrics.measure import OFFLINE_JUDGES
 from metrics.teacher import trained_on
+from models.inversion import PIXEL_WEIGHT, invert
 from models.perceptual import load_embedding
 from models.pixels import to_uint8
 from training import checkpoint
@@ -267,11 +268,12 @@ def backtrack(cell: Cell, trainer: Trainer) -> dict[str, float]:
     drawing, device = methods.open_drawing(trainer.state(), trainer.device), trainer.device
     if drawing.generator is None or drawing.latent_dim is None:
         return {}
-    decoder = Decoder(drawing.generator, drawing.latent_dim, device, {})
     real, heldout, _ = load(*cell.which())
-    chosen, embed = heldout[: cell.backtracked], load_embedding(cell.judge, backtracking.PIXEL_WEIGHT)
-    found = backtracking.backtrack(decoder, embed, chosen, cell.seed, lambda _: None)
-    nearest = backtracking.to_nearest(embed, chosen, real, device)
+    chosen, embed = heldout[: cell.backtracked], load_embedding(cell.judge, PIXEL_WEIGHT).to(device)
+    found = invert(
+        drawing.generator, embed, images=chosen.to(device), latent_dim=drawing.latent_dim, seed=cell.seed, advance=lambda _: None
+    )
+    nearest = to_nearest(embed, chosen, real, device)
     return {"backtracking": found.distances.mean().item(), "backtracking_of_copies": nearest.mean().item()}
 
 

@@ -35,6 +35,9 @@ def compare(a: Path, b: Path) -> str:
         "each side is one training run: the errors do not cover the difference between training seeds",
     ]
     for side, document in (("A", first), ("B", second)):
+        truncation = (document.get("sampling") or {}).get("truncation", 1)  # earlier evaluations have none
+        if truncation != 1:
+            legend.append(f"{side}: its samples have truncation {truncation:g}; below 1 samples are less varied")
         taught = dict.fromkeys(number["network"] for number in document["metrics"].values() if number.get("also_training_loss"))
         if taught:
             legend.append(f"{side}: {' and '.join(taught)} is also its training loss, so those numbers partly measure what was trained")

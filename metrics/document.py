@@ -50,6 +50,7 @@ def command(args: argparse.Namespace, metrics: list[str], num_samples: int) -> s
         "--backtrack",
         str(args.backtrack),
         *["--ref-raw"] * args.ref_raw,
+        *(["--truncation", f"{args.truncation:g}"] if args.truncation != 1 else []),
     ]
     return shlex.join(words)
 
@@ -77,9 +78,9 @@ def numbers_record(measured: Measured, calibration: Calibrations) -> dict[str, d
     }
 
 
-def default_folder(source: Path, protocol: str, features: str) -> Path:
+def default_folder(source: Path, protocol: str, features: str, truncation: float = 1) -> Path:
     """Return the default folder of the report: in the run, or beside a file or folder of images."""
-    kind = features if protocol == "default" else protocol
+    kind = (features if protocol == "default" else protocol) + (f"-truncation-{truncation:g}" if truncation != 1 else "")
     if (source / "checkpoints").is_dir():
         return source / "evaluation" / kind
     if source.parent.name == "checkpoints":  # one checkpoint of a run

@@ -1,7 +1,7 @@
 """Sets of images for the metrics, and one sweep over a set for all metrics that need it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,12 @@ class Images:
         """Wrap images uint8 (N, 3, H, W) in memory."""
         identity = {"sha256_of_pixels": digest(images), "shape": list(images.shape)}
         return cls(what, len(images), identity, lambda: [images], lambda index: images[index])
+
+    @classmethod
+    def of_seeds(cls, what: str, seeds: range, identity: dict, batches: Callable[[Sequence[int]], Iterable[Tensor]]) -> "Images":
+        """Wrap what a generator with this `identity` makes of seeds; `batches` yields uint8 images (B, 3, H, W) of some of them."""
+        identity = identity | {"first_seed": seeds.start, "count": len(seeds)}
+        return cls(what, len(seeds), identity, lambda: batches(seeds), lambda index: torch.cat(list(batches([seeds[i] for i in index]))))
 
     @classmethod
     def of_list(cls, what: str, images: list[Tensor]) -> "Images":

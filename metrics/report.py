@@ -119,9 +119,13 @@ def legend(measured: Measured, calibration: Calibrations) -> list[str]:
     return lines
 
 
-def warnings_of(measured: Measured, selected_by: str | None = None) -> list[str]:
+def warnings_of(measured: Measured, selected_by: str | None = None, truncation: float = 1) -> list[str]:
     """Return the warnings for a reader of the numbers; `selected_by` is the score that selected the checkpoint."""
     warnings = [f"{name} was not computed: {number.reason}" for name, number in measured.items() if number.value is None]
+    if truncation != 1:
+        warnings.append(
+            f"the samples have truncation {truncation:g}; path lengths, interpolations and backtracking are of the generator without it"
+        )
     warnings += filter(None, [disagreement(measured)])
     if selected_by:
         held = selected_by.startswith("heldout")

@@ -184,7 +184,7 @@ class Generator(nn.Module):
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
         self.latent_dim, self.channels = latent_dim, list(channels)
         self.resolution = tuple(side * 2 ** (len(channels) - 1) for side in start)
-        self.mapping = MappingNetwork(latent_dim, style_dim, mapping_layers)
+        self.mapping: nn.Module = MappingNetwork(latent_dim, style_dim, mapping_layers)
         self.constant = nn.Parameter(torch.randn(1, channels[0], *start))
         stack, inputs, total = [], channels[0], sum(blocks)
         for level, (width, count) in enumerate(zip(channels, blocks)):

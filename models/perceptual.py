@@ -96,6 +96,11 @@ def squared_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return torch.stack([(x - y).square().sum(dim=(1, 2, 3)) for x, y in zip(a, b)]).sum(dim=0)
 
 
+def pairwise_distances(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Return the squared distance (A, B) of each of A images' maps to each of B images' maps."""
+    return sum(torch.cdist(x.flatten(1), y.flatten(1)).square() for x, y in zip(a, b))
+
+
 @torch.no_grad()
 def spatial_means(embed: Embedding, images: Tensor, device: torch.device) -> Tensor:
     """Return the mean of every map over its positions (N, D) for uint8 images (N, 3, H, W), in true float32."""

@@ -5,15 +5,20 @@ import json
 import pytest
 import test_methods
 import torch
+from PIL import Image
 from test_trainer import images, train, trainer
 
 import methods
 from data import READER, Record
 from errors import UserError
+from models import inversion
 from models.precision import PRECISIONS
 from sampling.exports import write_export
+from sampling.latents import Latents
 from sampling.page import packed, weights
-from sampling.styles import mean_style
+from sampling.pictures import write_mix
+from sampling.projection import project
+from sampling.styles import mean_style, truncated
 from training import checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -74,6 +79,25 @@ def test_a_sampler_draws_the_images_that_it_draws_on_a_cpu(tmp_path):
     ours, theirs = (methods.open_sampler(path, device).images(range(20)).int() for device in DEVICES)
     assert (ours - theirs).abs().max() <= 1  # a value near the middle between two bytes may be rounded to either
     assert (ours != theirs).float().mean() < 1e-3
+
+
+def test_steered_pictures_are_those_of_a_cpu(tmp_path, monkeypatch):
+    for name, value in (("NUM_LATENTS", 8), ("STARTS", 2), ("SCREENING", 2), ("STEPS", 4)):
+        monkeypatch.setattr(inversion, name, value)
+    path = saved(trainer(train=EXACT), tmp_path / "last.pt")
+    face = methods.open_sampler(path).images([3])[0]
+    found = {}
+    for device in DEVICES:
+        sampler, out = methods.open_sampler(path, device), tmp_path / device
+        out.mkdir()
+        project(sampler, {"me.png": face}, out)
+        steered = truncated(sampler, 0.5)
+        write_mix(Latents(steered, tmp_path / "cpu" / "latents.pt"), list(range(9)), [10, "me.png"], out)
+        with Image.open(out / "mix.png") as sheet:
+            found[device] = torch.cat([steered.images(range(20)).flatten().int(), torch.tensor(list(sheet.tobytes()))])
+    assert (found["cuda"] - found["cpu"]).abs().max() <= 1
+    latents = [torch.load(tmp_path / device / "latents.pt", weights_only=True)["latents"] for device in DEVICES]
+    torch.testing.assert_close(*latents, rtol=1e-2, atol=1e-2)
 
 
 def test_a_page_of_a_gpu_has_the_weights_of_one_of_a_cpu(tmp_path):

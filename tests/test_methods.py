@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import copied_images
+from PIL import Image
 from test_golden import StoppedAfter
 
 import evaluate
@@ -17,6 +18,8 @@ import sample
 import train
 from errors import UserError
 from methods import METHODS, Parts, load_config, open_sampler
+from models import inversion
+from models.generator import Generator
 from sampling.exports import write_export
 from training import checkpoint
 from training.drawing import generate
@@ -195,6 +198,36 @@ def test_a_seed_is_one_picture_and_an_export_draws_it(method, run, tmp_path):
     else:
         with pytest.raises(UserError, match=sampler.drawing.why):
             sampler.latents([4])
+
+
+@every_method
+def test_it_is_steered_or_says_in_one_line_why_not(method, run, images, tmp_path, monkeypatch, capsys):
+    for name, value in (("NUM_LATENTS", 8), ("STARTS", 2), ("SCREENING", 2), ("STEPS", 4)):
+        monkeypatch.setattr(inversion, name, value)
+    folder, out = run(method, steps=1), tmp_path / "out"
+
+    def steered(*words: object) -> None:
+        sample.main([str(word) for word in (folder, "--out", out, *words)])
+
+    steered("--training-film")
+    with Image.open(out / "training.gif") as film, Image.open(folder / "samples" / "step-0000000.png") as sheet:
+        assert film.size == sheet.size
+    drawing, (face, *_) = open_sampler(folder).drawing, sorted(images.iterdir())
+    searched, styles = drawing.generator is not None, isinstance(drawing.generator, Generator)
+    latents, name = (("--latents", out / "latents.pt"), face.name) if searched else ((), "3")
+    for possible, words, made in (
+        (searched, ("--project", face), "projected.png"),
+        (searched, ("--interpolate", f"0,{name}", "--frames", 4, *latents), "frame0003.png"),
+        (styles, ("--mix", "0-1", name, *latents), "mix.png"),
+        (styles, ("--truncation", 0.5, "--num", 1), "seed0000.png"),
+    ):
+        if possible:
+            steered(*words)
+        else:
+            with pytest.raises(UserError, match=drawing.why or "maps latents to images without styles") as told:
+                steered(*words)
+            assert "\n" not in str(told.value)
+        assert (out / made).exists() == possible
 
 
 @every_method

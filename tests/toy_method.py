@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.pixels import to_float
 from training import rng
-from training.drawing import Drawing, generate
+from training.drawing import Drawing, drawing_of, generate
 from training.learner import Learner
 from training.settings import Settings, setting
 from training.start import take
@@ -93,5 +93,4 @@ def open_drawing(config: dict, sampled: dict, device: torch.device) -> Drawing:
     drawn = network(config["toy"]["latent_dim"], config["data"]["resolution"])
     drawn.load_state_dict(sampled)
     drawn.to(device).requires_grad_(False)
-    dim = config["toy"]["latent_dim"]
-    return Drawing(lambda seeds: generate(drawn, rng.sample_latents(seeds, dim).to(device)), drawn, dim)
+    return drawing_of(drawn, config["toy"]["latent_dim"], device)

@@ -44,20 +44,28 @@ def save(state: dict, path: Path) -> None:
         ) from None
 
 
-def load(path: Path) -> dict:
-    """Return the state that `save` of this or an earlier revision wrote, on the CPU.
+def read(path: Path, kind: str) -> Any:
+    """Return what torch.save wrote to `path`, or `portable.packed` with the suffix .safetensors, on the CPU; no code in it is run.
 
-    Raises UserError for a file that is missing, damaged, of another kind or format, or would run code when loaded.
+    Raises UserError, which says that it is not `kind`, for a file that is missing, damaged, or would run code when loaded.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns about some files that are refused below
-            state = portable.unpacked(path) if _is_portable(path) else torch.load(path, map_location="cpu", weights_only=True)
+            return portable.unpacked(path) if _is_portable(path) else torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception:  # a damaged or hostile file can raise anything
-        raise UserError(f"{path}: not a checkpoint of this project, or damaged; nothing in it was run") from None
+        raise UserError(f"{path}: not {kind}, or damaged; nothing in it was run") from None
+
+
+def load(path: Path) -> dict:
+    """Return the state that `save` of this or an earlier revision wrote, on the CPU.
+
+    Raises UserError for a file that is missing, damaged, of another kind or format, or would run code when loaded.
+    """
+    state = read(path, "a checkpoint of this project")
     if not isinstance(state, dict) or not str(state.get("format", "")).startswith("rs-imle/"):
         raise UserError(f"{path}: a checkpoint of another program; this one reads its own (format {FORMAT})")
     if state["format"] not in (FORMAT, *EARLIER):

@@ -32,17 +32,22 @@ class Drawing(NamedTuple):
 
 
 @torch.inference_mode()
-def generate(generator: nn.Module, latents: Tensor) -> Tensor:
-    """Return float images (B, 3, H, W) for latents (B, latent_dim), in true float32.
+def generate(generator: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+    """Return float images (B, 3, H, W) for latents (B, ...), or for styles if `generator` maps those, in true float32.
 
     An image does not depend on the others in the batch.
     """
     images, size = [], 1 if latents.device.type == "cpu" else GROUP
     with true_fp32(latents.device):
         for group in latents.split(size):
-            filled = torch.cat([group, group[-1:].expand(size - len(group), -1)])
+            filled = torch.cat([group, group[-1:].expand(size - len(group), *group.shape[1:])])
             images.append(generator(filled)[: len(group)])
     return torch.cat(images)
+
+
+def drawing_of(generator: nn.Module, latent_dim: int, device: torch.device) -> Drawing:
+    """Return the drawing of a generator on `device` that maps latents (B, latent_dim) to images."""
+    return Drawing(lambda seeds: generate(generator, rng.sample_latents(seeds, latent_dim).to(device)), generator, latent_dim)
 
 
 class Sampler:
@@ -82,9 +87,12 @@ class Sampler:
         assert self.generator and self.drawing.latent_dim is not None
         return rng.sample_latents(seeds, self.drawing.latent_dim)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return uint8 images (B, 3, H, W) on the CPU for `latents` (B, latent_dim). Raises UserError if one is not finite."""
-        return self._bytes(generate(self.generator, latents.to(self.device)))
+    def decode(self, latents: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return uint8 images (B, 3, H, W) on the CPU for `latents` (B, latent_dim), or for the inputs (B, ...) of another `network`.
+
+        Raises UserError if an image is not finite.
+        """
+        return self._bytes(generate(network or self.generator, latents.to(self.device)))
 
     def _bytes(self, images: Tensor) -> Tensor:
         if not images.isfinite().all():

@@ -27,6 +27,10 @@ class RunFolder:
         """Return the path of a sheet; `kind` is "samples" or a key of the sheets of `Method.watch`."""
         return self.path / kind / f"step-{step:07d}.png"
 
+    def sheets(self, kind: str) -> list[Path]:
+        """Return the paths of the sheets of a kind that are there, by step."""
+        return sorted(self.path.glob(f"{kind}/step-*.png"), key=lambda path: (len(path.name), path.name))
+
     def reports(self) -> list[Path]:
         """Return the reports that evaluate.py wrote of the run."""
         return sorted(self.path.glob("evaluation/*/report.html"))

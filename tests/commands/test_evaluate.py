@@ -24,11 +24,11 @@ from errors import MissingWeights, UserError
 from imle.drawing import build_generator
 from imle.settings import Config
 from methods import open_sampler
-from metrics import backtracking, page, paths
+from metrics import page, paths
 from metrics.evaluation import Evaluation
 from metrics.features import NETWORKS
 from metrics.interface import Sets
-from models import weights
+from models import inversion, weights
 from training import checkpoint
 from training.settings import to_dict
 
@@ -98,9 +98,9 @@ def short(monkeypatch):
     """Search and walk less far than for a real answer."""
     monkeypatch.setattr(paths, "NUM_STEPS", 32)
     monkeypatch.setattr(paths, "NUM_STRIPS", 8)
-    monkeypatch.setattr(backtracking, "NUM_LATENTS", 16)
-    monkeypatch.setattr(backtracking, "SCREENING", 3)
-    monkeypatch.setattr(backtracking, "STEPS", 8)
+    monkeypatch.setattr(inversion, "NUM_LATENTS", 16)
+    monkeypatch.setattr(inversion, "SCREENING", 3)
+    monkeypatch.setattr(inversion, "STEPS", 8)
 
 
 def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size(run, tmp_path, capsys):
@@ -111,7 +111,7 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     document = numbers(folder)
     conditions = document["conditions"]
     assert document["schema"] == "rs-imle.evaluation.2"
-    assert document["sampling"] == {"weights": "ema", "num_samples": 37, "first_seeds": [5]}
+    assert document["sampling"] == {"weights": "ema", "num_samples": 37, "first_seeds": [5], "truncation": 1.0}
     assert document["input"]["step"] == 7 and document["input"]["path"].endswith("last.pt") and document["input"]["selected_by"] is None
     assert (conditions["data"]["num_real"], conditions["data"]["num_heldout"]) == (NUM_REAL, NUM_HELDOUT)
     assert conditions["data"]["fingerprint"] and conditions["data"]["transform"]["resolution"] == [SIDE, SIDE]
@@ -160,6 +160,34 @@ def test_a_run_is_scored_against_its_own_training_images_whatever_the_batch_size
     assert again == document
 
 
+def test_truncated_samples_have_a_report_of_their_own_and_are_marked_in_a_comparison(run, tmp_path, capsys):
+    words = [run, "--features", "effnet-lite0", "--metrics", "fid,ppl", "--num-samples", 12]
+    main(*words)
+    plain = run / "evaluation" / "effnet-lite0"
+    before = (plain / "metrics.json").read_bytes()
+    main(*words, "--truncation", 0.25)
+    said = "the samples have truncation 0.25; path lengths, interpolations and backtracking are of the generator without it"
+    assert f"warning: {said}" in capsys.readouterr().out
+    folder = run / "evaluation" / "effnet-lite0-truncation-0.25"
+    one, other = numbers(plain), numbers(folder)
+    assert (plain / "metrics.json").read_bytes() == before and said in (folder / "report.html").read_text()
+    assert other["sampling"]["truncation"] == 0.25 and other["command"].endswith("--truncation 0.25") and "truncation" not in one["command"]
+    assert other["conditions"] == one["conditions"]
+    values = [{name: number["value"] for name, number in document["metrics"].items()} for document in (one, other)]
+    assert values[0]["ppl_effnetlite0"] == values[1]["ppl_effnetlite0"] and values[0]["fd_effnetlite0"] != values[1]["fd_effnetlite0"]
+    main(*words, "--truncation", 0.25, "--out", shutil.copytree(plain, tmp_path / "kept"))  # which holds the features of other samples
+    assert numbers(tmp_path / "kept")["metrics"] == other["metrics"]
+
+    del one["sampling"]["truncation"]  # as in an earlier evaluation
+    (tmp_path / "earlier.json").write_text(json.dumps(one))
+    capsys.readouterr()
+    main("--compare", tmp_path / "earlier.json", folder)
+    told = capsys.readouterr().out
+    assert "B: its samples have truncation 0.25; below 1 samples are less varied" in told and "A: its samples" not in told
+    main("--compare", plain, tmp_path / "earlier.json")
+    assert "truncation" not in capsys.readouterr().out
+
+
 def test_a_method_without_a_generator_says_why_its_numbers_are_missing(run, tmp_path, monkeypatch, capsys):
     def without(*words):
         sampler = open_sampler(*words)
@@ -199,7 +227,7 @@ def test_a_second_evaluation_computes_nothing_that_the_first_has_kept(run, tmp_p
         "metrics.neighbours.NeighbourPass.add",
         "metrics.paths.step_lengths",
         "metrics.paths.strips",
-        "metrics.backtracking.backtrack",
+        "metrics.backtracking.invert",
     ):
         monkeypatch.setattr(slow, None)
     main(*words)
@@ -480,6 +508,8 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, run, capsys):
         ([run, "--metrics", "fid_clean"], "unknown here: 'fid_clean'"),
         ([run, "--protocol", "paper"], "uses Inception's features"),
         ([one, "--data", one, "--repeats", "2"], "holds images, not their generator"),
+        ([one, "--data", one, "--truncation", "0.5"], "holds images, not their generator"),
+        ([run, "--truncation", "nan"], "'nan' is not a number from 0"),
         ([tmp_path / "bad.npz", "--data", one], "images are one uint8 array (N, H, W, 3)"),
         ([], "give a source to score, or --compare with two evaluations"),
         ([run, "--num-samples", "0"], "not a whole number from 1 up"),

@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from data import READER
+from errors import UserError
 from methods import open_sampler
 from models.interpolation import loop
+from sampling.latents import save
+from sampling.pictures import write_training
 from training import checkpoint, rng
+from training.folder import RunFolder
 from training.sheets import grid
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +141,85 @@ def test_neighbours_are_the_nearest_training_images(command, smoke_run, drawn, t
     assert torch.equal(pixels(tmp_path / "out" / "nearest.png"), grid(torch.stack([one, one, two, two, two, one]), 3))
 
 
+# --- steering
+
+
+def test_truncation_is_said_by_every_picture_and_one_is_none(command, smoke_run, drawn, tmp_path):
+    for psi in ("1", "0.5"):
+        result = command("sample.py", smoke_run, "--out", tmp_path / psi, "--seeds", "5,9", "--grid", "--truncation", psi)
+        assert result.returncode == 0, result.stderr
+    assert pictures(tmp_path / "1")["seed0005.png"] == pictures(drawn)["seed0005.png"]
+    assert pictures(tmp_path / "0.5").keys() == pictures(tmp_path / "1").keys()
+    assert not pictures(tmp_path / "0.5").items() & pictures(tmp_path / "1").items()
+    words = ["--interpolate", "5,9", "--frames", 2, "--truncation", 0.5]
+    assert command("sample.py", smoke_run, "--out", tmp_path / "film", *words).returncode == 0
+    assert pictures(tmp_path / "film")["frame0001.png"] == pictures(tmp_path / "0.5")["seed0009.png"]
+
+
+def test_projected_pictures_are_sampled_interpolated_and_mixed_by_name(command, smoke_run, drawn, tmp_path):
+    sampler = open_sampler(smoke_run)
+    save(tmp_path / "latents.pt", sampler, {"me.jpg": sampler.latents([5])[0]}, torch.zeros(1))
+    known = ["--latents", tmp_path / "latents.pt"]
+    five, nine = (pixels(drawn / f"seed000{seed}.png") for seed in (5, 9))
+    for words in (["--grid"], ["--seeds", "9,me.jpg"], ["--interpolate", "9,me.jpg", "--frames", 2], ["--mix", "me.jpg,9", "8,me.jpg"]):
+        result = command("sample.py", smoke_run, "--out", tmp_path / words[0], *words, *known)
+        assert result.returncode == 0, result.stderr
+    assert sorted(pictures(tmp_path / "--grid")) == ["grid.png", "projected-me.png"]
+    assert sorted(pictures(tmp_path / "--seeds")) == ["projected-me.png", "seed0009.png"]
+    assert torch.equal(pixels(tmp_path / "--seeds" / "projected-me.png"), five)
+    assert torch.equal(pixels(tmp_path / "--seeds" / "seed0009.png"), nine)
+    assert torch.equal(pixels(tmp_path / "--interpolate" / "frame0001.png"), five)
+    sheet = pixels(tmp_path / "--mix" / "mix.png")
+    tiles = sheet[:, 2:, 2:].unfold(1, 32, 34).unfold(2, 32, 34).permute(1, 2, 0, 3, 4)  # (row, column, 3, H, W)
+    assert tiles.shape[:2] == (3, 3) and (tiles[0, 0] == 255).all()
+    eight = pixels(drawn / "seed0008.png")
+    for place, image in (((0, 1), eight), ((0, 2), five), ((1, 0), five), ((2, 0), nine)):
+        assert torch.equal(tiles[place], image)
+    assert (tiles[1, 2].int() - five.int()).abs().max() <= 1 and len(sheet.unique()) > 9  # of itself with itself
+    assert not torch.equal(tiles[1, 1], tiles[2, 1]) and not torch.equal(tiles[2, 1], tiles[2, 2])
+
+
+def test_a_film_that_this_machine_cannot_write_is_told_before_it_is_computed(command, smoke_run, tmp_path):
+    result = command(
+        "sample.py", smoke_run, "--out", tmp_path / "out", "--interpolate", "3,8", "--format", "mp4", env={"PATH": str(tmp_path)}
+    )
+    assert result.returncode == 2 and result.stderr.startswith("error: --format mp4: needs the program ffmpeg"), result
+    assert result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_the_training_is_a_film_of_its_sheets_the_last_one_longest(command, smoke_run, tmp_path):
+    result = command("sample.py", smoke_run, "--out", tmp_path, "--training-film")
+    assert result.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["training.gif"], result
+    sheets = sorted((smoke_run / "samples").iterdir())
+    with Image.open(tmp_path / "training.gif") as film, Image.open(sheets[-1]) as last:
+        assert (film.n_frames, film.size) == (len(sheets), last.size) and len(sheets) == 3
+        times = []
+        for number in range(film.n_frames):
+            film.seek(number)
+            times.append(film.info["duration"])
+        assert times == [250, 250, 2000]
+        difference = np.array(film.convert("RGB")).astype(int) - np.array(last)
+        assert np.abs(difference).mean() < 8  # a GIF has 256 colours
+
+
+def test_sheets_in_the_order_of_their_steps_of_one_size_and_not_too_large(tmp_path):
+    run = RunFolder(tmp_path)
+    run.sheet("samples", 0).parent.mkdir()
+    for step, level in ((9_999_999, 90), (10_000_000, 250), (0, 10)):
+        Image.new("RGB", (2000, 1000), (level,) * 3).save(run.sheet("samples", step))
+    write_training(tmp_path, tmp_path / "film.webp")
+    with Image.open(tmp_path / "film.webp") as film:
+        assert film.size == (1280, 640)
+        levels = [np.array(frame.convert("RGB")).mean() for frame in ImageSequence.Iterator(film)]
+    assert levels == pytest.approx([10, 90, 250], abs=8)
+    Image.new("RGB", (1000, 1000)).save(run.sheet("samples", 5))
+    with pytest.raises(UserError, match="the sheets in .*samples differ in size; remove those"):
+        write_training(tmp_path, tmp_path / "film.webp")
+    run.sheet("samples", 5).write_bytes(run.sheet("samples", 0).read_bytes()[:99])
+    with pytest.raises(UserError, match=r"^--training-film: .*step-0000005.png cannot be read \(.*\); remove it$"):
+        write_training(tmp_path, tmp_path / "film.webp")
+
+
 # --- what it needs
 
 
@@ -211,9 +294,19 @@ def test_torch_numpy_and_pillow_are_all_it_needs(smoke_run, drawn, tmp_path):
         (["--num", "99999999999"], "--num must be between"),
         (["--num", "-3"], "--num"),
         (["--num", "3", "--seeds", "3"], "not allowed with"),
+        (["--num", "3", "--latents", "x.pt"], "not allowed with"),
+        (["--latents", "nowhere.pt"], "nowhere.pt: cannot be read"),
+        (["--truncation", "3"], "'3' is not a number from 0"),
+        (["--mix", "3", "me.png"], "'me.png' is neither a seed"),
+        (["--mix", "3"], "expected 2 arguments"),
+        (["--project", "nowhere.png"], "nowhere.png: cannot be read as an image"),
+        (["--project", "x.png", "--truncation", "0.7"], "--truncation goes with samples or --interpolate or --mix, not with --project"),
+        (["--training-film", "--frames", "3"], "--frames goes with --interpolate, not with --training-film"),
+        (["--mix", "3", "4", "--interpolate", "3"], "--interpolate does not go with --mix; use two commands"),
+        (["--num", "3", "--format", "webp"], "--format goes with --interpolate or --training-film, not with samples"),
         (["--batch-size", "0"], "--batch-size must be between"),
         (["--interpolate", "3", "--frames", "0"], "--frames must be between"),
-        (["--interpolate", "3", "--grid"], "without --grid"),
+        (["--interpolate", "3", "--grid"], "--grid goes with samples, not with --interpolate"),
         (["--device", "cuda:99"], "--device cuda:99: not available here"),
         (["--nearest", "nowhere"], "no folder or .zip 'nowhere'"),
     ],
@@ -234,6 +327,8 @@ def test_wrong_places_are_told(command, smoke_run, tmp_path):
         ([smoke_run, "--export", tmp_path / "file" / "x.pt"], "cannot be written"),
         ([smoke_run, "--export", tmp_path / "none" / "x.pt"], "cannot be written"),
         ([smoke_run, "--export", tmp_path], "cannot be written"),
+        ([smoke_run, "--truncation", 0.7, "--export", tmp_path / "x.pt"], "--out is needed"),
+        ([tmp_path, "--out", tmp_path / "made", "--training-film"], "no samples/step-*.png in"),
         ([tmp_path, "--out", tmp_path / "out"], "no checkpoints/last.pt in it"),
         ([tmp_path / "none", "--out", tmp_path], "no such run"),
         ([tmp_path / "file", "--out", tmp_path / "out"], "not a checkpoint of this project"),

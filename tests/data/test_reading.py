@@ -193,12 +193,15 @@ def test_a_sample_that_cannot_be_read_ends_the_scoring_and_is_named(name, conten
 def test_sheets_and_films_beside_samples_are_left_out_by_name(tmp_path):
     wide = coded(Image.new("RGB", (SIDE * 3, SIDE)))
     samples = {f"seed{seed:04}.png": picture(seed) for seed in range(4)}
+    projected = {f"projected-{name}.png": picture(name) for name in range(2)}
     film = {"film.gif": picture(7, "GIF"), "frame0000.png": picture(8), "frame0001.png": picture(9)}
     for files, count, left in (
         (samples | {"grid.png": wide, "nearest.png": wide}, 4, ": 2 sheets or films of sample.py (grid.png, nearest.png)"),
         (samples | film, 4, ": 3 sheets or films of sample.py (film.gif, frame0000.png, frame0001.png)"),
         (film, 2, ": 1 sheet or film of sample.py (film.gif)"),
         ({"grid.png": picture(0), "nearest.png": picture(1), "film.gif": picture(2, "GIF")}, 3, ""),
+        (samples | {"mix.png": wide, "training.gif": picture(7, "GIF")}, 4, ": 2 sheets or films of sample.py (mix.png, training.gif)"),
+        (projected | {"projected.png": wide}, 2, ": 1 sheet or film of sample.py (projected.png)"),
         (samples | {"frame1.png": picture(8)}, 5, ""),
         (samples | {"other/grid.png": picture(8)}, 5, ""),
     ):

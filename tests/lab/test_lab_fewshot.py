@@ -18,7 +18,7 @@ from errors import UserError
 from lab import cells, fewshot
 from lab.cells import Cell, ImageSet, Method, method_of, set_of
 from lab.intervals import interval, shown
-from metrics import backtracking
+from models import inversion
 from models.perceptual import load_embedding
 from models.pixels import to_float
 from training import checkpoint
@@ -133,7 +133,7 @@ fastgan: {latent_dim: 8, width: 4, perceptual: pixels}
 def test_a_method_of_another_recipe_runs_and_is_searched_for_held_out_images(cell, tmp_path, monkeypatch):
     (tmp_path / "gan.yaml").write_text(GAN)
     for name, value in (("NUM_LATENTS", 8), ("STARTS", 2), ("SCREENING", 2), ("STEPS", 4)):
-        monkeypatch.setattr(backtracking, name, value)
+        monkeypatch.setattr(inversion, name, value)
     _, method = method_of(f"gan={tmp_path / 'gan.yaml'}:train.learning_rate=1e-3")
     gan = replace(cell, recipe=method.recipe, settings=method.settings, method="gan", backtracked=3)
     curve = cells.run(gan, 4)

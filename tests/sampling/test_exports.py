@@ -228,6 +228,10 @@ def test_the_card_has_the_scores_of_its_checkpoint_alone(scored, tmp_path):
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(document["metrics"]) and {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
 
+    document["sampling"]["truncation"] = 0.7
+    report.write_text(json.dumps(document))
+    write_export(sampler, tmp_path / "truncated" / "model.safetensors")
+    assert "20 samples (from seed 0 on, truncation 0.7) were" in (tmp_path / "truncated" / "README.md").read_text()
     document["input"]["sha256"] = "0" * 64
     report.write_text(json.dumps(document))
     write_export(sampler, tmp_path / "two" / "model.safetensors")
