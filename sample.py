@@ -12,6 +12,7 @@ from data import load_images
 from errors import UserError, run_as_command
 from methods import open_sampler
 from sampling import films
+from sampling.exports import write_export
 from sampling.latents import MOST, Latents, words_of
 from sampling.page import write_page
 from sampling.pictures import write_interpolation, write_mix, write_samples, write_training
@@ -35,7 +36,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
     parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export or --page alone)")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write only the generator, to a small file")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="write only the generator, to a small file (.onnx: for other programs; .safetensors: with a model card, to share)",
+    )
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in a browser, offline")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once (default: 64); changes no image")
@@ -118,8 +124,7 @@ def main(words: list[str]) -> None:
         return
     sampler = open_sampler(args.source, choose_device(args.device))
     if args.export:
-        sampler.export(args.export)
-        print(f"{args.export}: {os.path.getsize(args.export) / 1e6:.1f} MB, sampled like a run: python sample.py {args.export} --out DIR")
+        write_export(sampler, args.export)
     if args.page:
         write_page(sampler, args.page)
         print(f"{args.page}: {os.path.getsize(args.page) / 1e6:.1f} MB, opens in any browser, also on a phone")

@@ -235,7 +235,7 @@ class Generator(nn.Module):
         yield from self._levels(self.mapping(z), dtype)
 
     def _levels(self, w: Tensor, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
-        x = self.constant.to(dtype or self.constant.dtype).permute(0, 2, 3, 1).expand(len(w), -1, -1, -1)
+        x = self.constant.to(dtype or self.constant.dtype).permute(0, 2, 3, 1).expand(w.shape[0], -1, -1, -1)
         *styles, last_style = w.unbind(1) if w.ndim == 3 else [w] * len(self.blocks)
         *blocks, last = self.blocks
         for block, style in zip(blocks, styles):

@@ -26,7 +26,7 @@ def write_page(sampler: Sampler, path: Path) -> None:
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise UserError(f"{sampler.checkpoint_path}: has weights that are not finite; use another checkpoint")
     model, data = packed(generator, tensors)
-    name, (height, width) = _name(sampler.checkpoint_path), sampler.resolution
+    name, (height, width) = sampler.name, sampler.resolution
     facts = {
         "name": name,
         "images": len(sampler.data.names),
@@ -74,10 +74,3 @@ def packed(generator: Generator, tensors: dict[str, Tensor]) -> tuple[dict, byte
         entries[name] = {"shape": list(tensor.shape), "offset": len(data), "scale": scale}
         data += (tensor / scale).round().to(torch.int16).contiguous().numpy().astype("<i2").tobytes()
     return {"tensors": entries, "upsample": [block.upsample for block in generator.blocks]}, bytes(data)
-
-
-def _name(checkpoint: Path) -> str:
-    """Return the name of a checkpoint's run folder; of an export, the file's name without its suffix."""
-    checkpoint = checkpoint.resolve()
-    name = checkpoint.parent.parent.name if checkpoint.parent.name == "checkpoints" else checkpoint.stem
-    return name.encode(errors="replace").decode()  # a file's name may hold bytes that no character has

@@ -33,6 +33,9 @@ LAZY = (
     "tensorboard",
     "jinja2",
     "matplotlib",
+    "onnx",
+    "onnxscript",
+    "safetensors",
 )  # imported in one module at most, in a function
 STANDARD = {
     "torch": "torch",
@@ -48,7 +51,12 @@ STANDARD = {
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
 }  # module -> requirement
-EXTRA = {"diffusers": "baselines/requirements.txt"}  # module, which is its requirement's name too -> the file that names it
+EXTRA = {  # module, which is its requirement's name too -> the file that names it
+    "diffusers": "baselines/requirements.txt",
+    "onnx": "sampling/requirements.txt",
+    "onnxscript": "sampling/requirements.txt",
+    "safetensors": "sampling/requirements.txt",
+}
 OPTIONAL = {"dciknn_cuda"}  # asked for by name in a setting, and installed by hand
 
 FILES = [
@@ -220,5 +228,6 @@ def test_requirements_name_what_is_imported():
     assert third_party - OPTIONAL <= {*STANDARD, *EXTRA}, "a new library: add it to requirements.txt and here"
     assert {STANDARD[module] for module in third_party - OPTIONAL - set(EXTRA)} <= named
     assert not named & (OPTIONAL | set(EXTRA))
-    for module, file in EXTRA.items():
-        assert named_in(file) == {module} and file in {parts.requirements for parts in METHODS.values()}
+    for file in EXTRA.values():
+        assert named_in(file) == {module for module, other in EXTRA.items() if other == file}
+    assert {parts.requirements for parts in METHODS.values()} <= {"", *EXTRA.values()}

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from conftest import copied_images
@@ -19,7 +20,9 @@ from errors import UserError
 from methods import METHODS, Parts, load_config, open_sampler
 from models import inversion
 from models.generator import Generator
+from sampling.exports import write_export
 from training import checkpoint
+from training.drawing import generate
 from training.settings import resolution, to_dict
 from training.start import Source
 from training.trainer import Trainer
@@ -78,11 +81,7 @@ def prior(tmp_path_factory):
     """Return an export of a denoiser that predicts too much noise, so that guidance has something to do."""
     trainer = made("score-sde")
     trainer.method.average.unet.conv_out.bias.data.fill_(3)
-    path = tmp_path_factory.mktemp("prior") / "prior.pt"
-    checkpoint.save(
-        {"config": to_dict(trainer.config), "data": {}, "step": 0, "selected_by": None, "sampled": trainer.method.sampled()}, path
-    )
-    return path
+    return exported(trainer, tmp_path_factory.mktemp("prior") / "prior.pt")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +117,15 @@ def made(method: str, device: str = "cpu", **train_settings) -> Trainer:
     trainer = Trainer(config, methods.make(config, images, device=place), len(images), data={}, device=place)
     trainer.write_to(Rows())
     return trainer
+
+
+def exported(trainer: Trainer, path: Path) -> Path:
+    """Write an export of a trainer that has not trained."""
+    data = {"fingerprint": "none", "names": ["a.png"], "heldout": []}
+    checkpoint.save(
+        {"config": to_dict(trainer.config), "data": data, "step": 0, "selected_by": None, "sampled": trainer.method.sampled()}, path
+    )
+    return path
 
 
 class Rows:
@@ -223,6 +231,34 @@ def test_it_is_steered_or_says_in_one_line_why_not(method, run, images, tmp_path
 
 
 @every_method
+def test_it_goes_elsewhere(method, tmp_path, prior, monkeypatch):
+    """By safetensors, from which the same is drawn, and by ONNX, if there is a generator."""
+    sampler = open_sampler(exported(made(method), tmp_path / "x.pt"))
+    write_export(sampler, tmp_path / "hub" / "x.safetensors")
+    monkeypatch.setenv("RS_IMLE_WEIGHTS", str(prior.parent))  # the name of a prior is there, its path is not
+    shared = open_sampler(tmp_path / "hub" / "x.safetensors")
+    assert torch.equal(shared.images(range(3)), sampler.images(range(3)))
+    told, ours = flat(shared.content), flat(sampler.content)
+    assert not [leaf for leaf in told.values() if str(leaf).startswith("/")]
+    assert_same(told, {place: Path(leaf).name if str(leaf).startswith("/") else leaf for place, leaf in ours.items()})
+
+    onnx = tmp_path / "x.onnx"
+    if sampler.drawing.generator is None:
+        with pytest.raises(UserError, match=sampler.drawing.why):
+            write_export(sampler, onnx)
+        assert not onnx.exists()
+        return
+    write_export(sampler, onnx)
+    session = onnxruntime.InferenceSession(onnx)
+    for count in (1, 5):
+        latents = sampler.latents(list(range(count)))
+        (images,) = session.run(None, {"latents": latents.numpy()})
+        ours = generate(sampler.generator, latents)
+        assert images.shape == (count, 3, *sampler.resolution) and ours.std() > 0.01
+        torch.testing.assert_close(torch.from_numpy(images), ours, rtol=0, atol=1e-4)
+
+
+@every_method
 def test_it_starts_from_a_run_of_itself_and_goes_on_when_that_is_gone(method, run, tmp_path, capsys):
     if method in NO_START:
         with pytest.raises(UserError, match=f"^{NO_START[method]}$"):
@@ -272,7 +308,7 @@ def test_a_run_starts_from_no_other_method_and_from_nothing_that_is_not_there(ru
     source = run("imle", steps=2)
     for start, told in (
         (source, f"train.start_from: {source} is of method=imle, and this run has method=toy; both must be of one"),
-        (tmp_path, f"train.start_from: {tmp_path}: no checkpoints/last.pt in it; give a run folder or a .pt file"),
+        (tmp_path, f"train.start_from: {tmp_path}: no checkpoints/last.pt in it; give a run folder, a checkpoint or an export"),
         (tmp_path / "no", f"train.start_from: {tmp_path}/no: no such run or checkpoint"),
         (tmp_path / "empty.yaml", f"train.start_from: {tmp_path}/empty.yaml: not a checkpoint of this project, or damaged"),
     ):

@@ -11,6 +11,7 @@ import torch
 
 from atomic import written
 from errors import UserError
+from training import portable
 from training.folder import RunFolder
 
 FORMAT = "rs-imle/2"
@@ -27,15 +28,15 @@ def snapshot(state: Any) -> Any:
 
 
 def save(state: dict, path: Path) -> None:
-    """Write `state` to `path`, whole or not at all; the file survives a power cut.
+    """Write `state` to `path`, whole or not at all; the file survives a power cut. The suffix .safetensors chooses that format.
 
     Raises UserError if it cannot be written; a file that was at `path` is then intact.
     """
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
+    state = {"format": FORMAT, **state}
+    content = portable.packed(state) if _is_portable(path) else _torch_bytes(state)
     try:
         with written(path, durable=True) as part:
-            part.write_bytes(buffer.getbuffer())
+            part.write_bytes(content)
     except OSError as error:
         kept = "the file there before is intact" if path.exists() else "nothing was there before"
         raise UserError(
@@ -44,13 +45,15 @@ def save(state: dict, path: Path) -> None:
 
 
 def read(path: Path, kind: str) -> Any:
-    """Return what torch.save wrote to `path`, on the CPU; no code in it is run.
+    """Return what torch.save wrote to `path`, or `portable.packed` with the suffix .safetensors, on the CPU; no code in it is run.
 
     Raises UserError, which says that it is not `kind`, for a file that is missing, damaged, or would run code when loaded.
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns about some files that are refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return portable.unpacked(path) if _is_portable(path) else torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception:  # a damaged or hostile file can raise anything
@@ -68,6 +71,16 @@ def load(path: Path) -> dict:
     if state["format"] not in (FORMAT, *EARLIER):
         raise UserError(f"{path}: has format {state['format']}, this version reads {FORMAT}; use the version that wrote it")
     return state
+
+
+def _is_portable(path: Path) -> bool:
+    return path.suffix.lower() == portable.SUFFIX
+
+
+def _torch_bytes(state: dict) -> memoryview:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
 
 
 @contextmanager
@@ -90,7 +103,7 @@ def find(path: Path) -> Path:
     if path.is_dir():
         last = RunFolder(path).last
         if not last.exists():
-            raise UserError(f"{path}: no checkpoints/last.pt in it; give a run folder or a .pt file")
+            raise UserError(f"{path}: no checkpoints/last.pt in it; give a run folder, a checkpoint or an export")
         return last
     if not path.exists():
         raise UserError(f"{path}: no such run or checkpoint")

@@ -64,6 +64,13 @@ class Sampler:
         self.started_from: dict[str, str] | None = state.get("started_from")
 
     @property
+    def name(self) -> str:
+        """Return the name of the checkpoint's run folder; of an export, the file's name without its suffix."""
+        checkpoint = self.checkpoint_path.resolve()
+        name = checkpoint.parent.parent.name if checkpoint.parent.name == "checkpoints" else checkpoint.stem
+        return name.encode(errors="replace").decode()  # a file's name may hold bytes that no character has
+
+    @property
     def resolution(self) -> tuple[int, int]:
         """Return (height, width) of the images."""
         return sides(self.config["data"]["resolution"])
@@ -108,9 +115,18 @@ class Sampler:
 
         Raises UserError if it cannot be written, or if it would replace the checkpoint itself.
         """
+        self.spare(path)
+        checkpoint.save(self.content, path)
+
+    def spare(self, path: Path) -> None:
+        """Raise UserError if `path` is the checkpoint itself."""
         if path.exists() and path.samefile(self.checkpoint_path):
             raise UserError(f"{path}: is the checkpoint itself, which training needs whole; choose another file")
-        state = {
+
+    @property
+    def content(self) -> dict:
+        """Return the content of an export."""
+        return {
             "config": self.config,
             "data": self.data._asdict(),
             "step": self.step,
@@ -118,4 +134,3 @@ class Sampler:
             "sampled": self.sampled,
             **({"started_from": self.started_from} if self.started_from else {}),
         }
-        checkpoint.save(state, path)

@@ -250,6 +250,9 @@ def test_torch_numpy_and_pillow_are_all_it_needs(smoke_run, drawn, tmp_path):
         "pandas",
         "cv2",
         "requests",
+        "onnx",
+        "onnxscript",
+        "safetensors",
     }
     (tmp_path / "sitecustomize.py").write_text(BLOCK.format(blocked=blocked))
     line = [
