@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from imle.drawing import build_generator, generate
+from imle.drawing import build_generator
 from methods import load_config
 from models.generator import NORM_EPSILON, AdaIN, Generator
 from models.perceptual import Embedding, LpipsVgg, vgg16_trunk
 from models.stages import Staged, make_heads
+from training.drawing import generate
 from training.optimizer import make_optimizer
 from training.settings import Train, to_dict
 from training.start import take
