@@ -36,12 +36,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="a run folder, a checkpoint or an export")
     parser.add_argument("--out", type=Path, help="folder for the images (not needed with --export or --page alone)")
-    parser.add_argument(
-        "--export",
-        type=Path,
-        metavar="FILE",
-        help="write only the generator, to a small file (.onnx: for other programs; .safetensors: with a model card, to share)",
-    )
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the generator: .pt, .onnx, or .safetensors with a model card")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page (.html) that runs the generator in a browser, offline")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--batch-size", type=int, default=64, help="images in memory at once (default: 64); changes no image")

@@ -66,9 +66,9 @@ python evaluate.py {command} --data path/to/images
 SCORED = """\
 ### {features}, protocol {protocol}
 
-{num_samples} samples (from seed {seeds} on{truncated}) were compared with {num_real} {reals}, and with {num_heldout} held-out
-images. Compare these numbers only with numbers of the same features, protocol, images and number of samples. The last two columns are
-of as many images as there are, and a Frechet distance (fd, fid) falls as their number grows.
+{num_samples} samples (from seed {seeds} on{truncated}) were compared with {num_real} {reals}, and with {num_heldout} held-out images.
+Compare these numbers only with numbers of the same features, protocol, images and number of samples. The last two columns are of as
+many images as there are, and a Frechet distance (fd, fid) falls as their number grows.
 
 | number | value | uncertainty | better | of exact copies of the images | of new real images |
 |---|---|---|---|---|---|
@@ -134,7 +134,7 @@ def _evaluations(sampler: Sampler) -> list[str]:
 def _section(document: dict, fingerprint: str) -> str:
     """Return the section of one evaluation, the contents of its metrics.json."""
     conditions, metrics, calibration = document["conditions"], document["metrics"], document["calibration"]
-    data, protocol, truncation = conditions["data"], conditions["protocol"], document["sampling"].get("truncation", 1)
+    data, protocol, truncation = conditions["data"], conditions["protocol"], float(document["sampling"].get("truncation", 1))
     beside = [(calibration.get(key) or {}).get("values", {}) for key in ("copy", "held_out")]
     rows = [
         (
@@ -151,8 +151,7 @@ def _section(document: dict, fingerprint: str) -> str:
         protocol=_plain(protocol["name"]),
         num_samples=int(conditions["num_samples"]),
         seeds=" and ".join(str(int(seed)) for seed in document["sampling"]["first_seeds"]),
-        truncated=f", truncation {float(truncation):g}" if (truncation := document["sampling"].get("truncation", 1)) != 1 else "",
-        truncation=f", truncation {truncation:g}" if truncation != 1 else "",
+        truncated=f", truncation {truncation:g}" if truncation != 1 else "",
         num_real=int(data["num_real"]),
         reals="training images" if data["fingerprint"] == fingerprint else f"other images, fingerprint {_plain(data['fingerprint'])}",
         num_heldout=int(data["num_heldout"]),
