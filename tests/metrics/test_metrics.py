@@ -481,7 +481,5 @@ def test_hostile_folders_are_told_in_one_line(tmp_path):
         with pytest.raises(UserError, match=told) as caught:
             read_generated(tmp_path / name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="only 1 images"):
-        read_generated(write(tmp_path / "one", pictures(1)), limit=2)
     with pytest.raises(UserError, match="no such run"):
         is_generated(tmp_path / "nowhere")

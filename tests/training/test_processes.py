@@ -59,12 +59,13 @@ class Players:
                 raise
 
         leaves = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+        before = [leaf.fp32_precision for leaf in leaves]
         try:
             with ThreadPoolExecutor(self.num) as pool:
                 return list(pool.map(run, range(self.num)))
         finally:
-            for leaf in leaves:  # threads share them, unlike processes, and may leave one as another had set it for a moment
-                leaf.fp32_precision = "none"
+            for leaf, precision in zip(leaves, before):  # threads share them, and may leave one as another had set it for a moment
+                leaf.fp32_precision = precision
 
 
 def coarse(latents):
