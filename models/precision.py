@@ -17,6 +17,7 @@ PRECISIONS = ("tf32", "fp32", *SIXTEEN_BITS)
 LOSS_SCALE = {"fp16": 2.0**12}  # smaller gradients would vanish in fp16
 
 ON_GPU = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+CUDNN = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
 ON_CPU = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from atomic import write_text, written
 from errors import UserError
+from models.precision import CUDNN, products
 from sampling.card import SHEET, card, last_part
 from training import checkpoint, portable
 from training.drawing import Sampler
@@ -65,7 +66,8 @@ def _onnx(generator: torch.nn.Module, latent_dim: int, facts: dict[str, str]) ->
     except ImportError:
         raise UserError(".onnx files need onnx and onnxscript, which are not installed: pip install -r sampling/requirements.txt") from None
     print("converting the generator to ONNX", file=sys.stderr)
-    with warnings.catch_warnings(action="ignore"):  # of the exporter, about its own parts
+    # The exporter warns about its own parts. It reads an old switch of cuDNN, which fails unless the new ones are as torch sets them.
+    with warnings.catch_warnings(action="ignore"), products("tf32", CUDNN):
         program: Any = torch.onnx.export(
             generator,
             (torch.zeros(2, latent_dim),),
