@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from data import Record, is_generated, load_references, read_generated
+from data import Record, colour_of, is_generated, load_references, read_generated
 from errors import UserError, run_as_command
 from methods import open_sampler
 from metrics import document, evaluation, heldout, page, report, table
@@ -19,8 +19,10 @@ from metrics.interface import Decoder, Likelihood, Reals
 from metrics.measure import JUDGES, protocol_of, weights_of
 from metrics.verdict import verdict
 from models import weights
+from models.pixels import over
 from sampling.styles import psi, truncated
 from training.device import choose_device
+from training.drawing import flattened
 from training.transform import transform
 
 
@@ -82,11 +84,11 @@ def main(argv: list[str]) -> None:
 def sample(args: argparse.Namespace) -> Subject:
     """Generate the samples of a run, a checkpoint or an export."""
     sampler = open_sampler(args.source, args.device)
-    config, data, drawing = sampler.config, sampler.config["data"], sampler.drawing
+    config, data, drawing = sampler.config, sampler.config["data"], flattened(sampler).drawing
     count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
     checkpoint = document.file_record(sampler.checkpoint_path)
     identity = {"checkpoint": checkpoint["sha256"]}
-    steered = truncated(sampler, args.truncation)
+    steered = flattened(truncated(sampler, args.truncation))
     of_samples = identity | ({"truncation": args.truncation} if args.truncation != 1 else {})
 
     def samples(first: int) -> Images:
@@ -124,8 +126,9 @@ def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[
         path, subject.transform, trained=subject.trained, may_differ=args.data is not None, heldout=args.heldout, originals=raw
     )
     print(f"{path}: {found.report[0]}", file=sys.stderr)
+    flat, held_flat = (over(images, colour_of(subject.transform["background"])) for images in (found.real, found.heldout))
     wrap = Images.of_list if raw else Images.of_tensor
-    seen, held_seen = (found.real_originals, found.heldout_originals) if raw else (found.real, found.heldout)
+    seen, held_seen = (found.real_originals, found.heldout_originals) if raw else (flat, held_flat)
     real, held = wrap("features of real images", seen), wrap("features of held-out images", held_seen)
     record = {
         "fingerprint": found.fingerprint,
@@ -136,8 +139,8 @@ def real_images(args: argparse.Namespace, subject: Subject, raw: bool) -> tuple[
         "flips": subject.flips,
     }
     mirror = wrap("features of mirrored images", [image.flip(2) for image in seen] if raw else seen.flip(3)) if subject.flips else None
-    warnings = found.warnings + heldout.warnings_of(found.real, found.heldout, found.heldout_names)
-    return Reals(found.real, found.heldout, real, held if held.count else None, mirror), record, warnings
+    warnings = found.warnings + heldout.warnings_of(flat, held_flat, found.heldout_names)
+    return Reals(flat, held_flat, real, held if held.count else None, mirror), record, warnings
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

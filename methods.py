@@ -25,7 +25,7 @@ class Parts(NamedTuple):
     """The parts of a method, each as module:name."""
 
     config: str  # a subclass of training.settings.Settings
-    method: str  # (Config, uint8 images (n, 3, H, W), device=, pretrained=) -> training.trainer.Method
+    method: str  # (Config, uint8 images (n, C, H, W), device=, pretrained=) -> training.trainer.Method
     drawing: str  # (Config as nested dicts, a checkpoint's `sampled`, device) -> training.drawing.Drawing
     requirements: str = ""  # a file that names further packages
 
@@ -88,7 +88,7 @@ def config_class(name: str) -> "type[Settings]":
 
 
 def make(config: "Settings", images: Tensor, *, device: torch.device, pretrained: bool = True) -> "Method":
-    """Return the configuration's method, untrained, for uint8 images (n, 3, H, W). Raises MissingWeights."""
+    """Return the configuration's method, untrained, for uint8 images (n, C, H, W). Raises MissingWeights."""
     return _imported(_parts(config.method).method)(config, images, device=device, pretrained=pretrained)
 
 

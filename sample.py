@@ -152,7 +152,7 @@ def written_into(out: Path) -> Iterator[None]:
 
 
 def training_images(sampler: Sampler, path: Path) -> Tensor:
-    """Return the images at `path`, uint8 (n, 3, H, W), decoded as for the sampler's run. Raises UserError."""
+    """Return the images at `path`, uint8 (n, C, H, W), decoded as for the sampler's run. Raises UserError."""
     return load_images(path, **transform(sampler.config)).images
 
 

@@ -68,6 +68,7 @@ class Config(Settings):
     def check(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().check()
+        self.only_rgb()
         if self.train.start_from:
             raise UserError("train.start_from: crdi trains no network; name the denoiser that it guides as crdi.prior")
         window = self.crdi.window

@@ -51,6 +51,7 @@ class Config(Settings):
     def check(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().check()
+        self.only_rgb()
         height, width = resolution(self)
         if height != width or height not in SIDES:
             raise UserError(f"data.resolution: FastGAN draws squares of {', '.join(map(str, SIDES))} pixels, not {height} x {width}")

@@ -85,6 +85,7 @@ class Config(Settings):
     def check(self) -> None:
         """Raise UserError for settings that contradict each other."""
         super().check()
+        self.only_rgb()
         if self.train.start_from:
             raise UserError("train.start_from: score-sde starts from a denoiser.prior; name the run there")
         self.denoiser.check()

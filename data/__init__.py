@@ -1,6 +1,6 @@
 """Images on disk to uint8 tensors in memory, their names and fingerprint, and the training split."""
 
-from data.folder import READER, ImageSet, load_images, load_picture
+from data.folder import READER, ImageSet, colour_of, load_images, load_picture
 from data.generated import is_generated, read_generated
 from data.record import Record
 from data.references import References, load_references
@@ -11,6 +11,7 @@ __all__ = [
     "ImageSet",
     "Record",
     "References",
+    "colour_of",
     "is_generated",
     "load_images",
     "load_picture",

@@ -1,4 +1,4 @@
-"""Decode one image file to an upright 8-bit RGB picture, and fit it to the resolution."""
+"""Decode one image file to an upright 8-bit picture, and fit it to the resolution."""
 
 import io
 import warnings
@@ -20,19 +20,21 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+MODES = {"rgb": "RGB", "rgba": "RGBa", "grey": "L"}  # Pillow's, by data.channels; RGBa has its colours multiplied by the opacity
 RGB = tuple[int, int, int]
 
 
 class Decoded(NamedTuple):
     """One picture, and whether its colours were converted to sRGB."""
 
-    image: Image.Image
+    image: Image.Image  # a mode of MODES
     converted: bool
 
 
-def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = None) -> Decoded:
-    """Decode the first frame to 8-bit RGB: upright by its EXIF, colours in sRGB, transparent pixels over `background`.
+def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = None, channels: str = "rgb") -> Decoded:
+    """Decode the first frame to 8 bits: upright by its EXIF, colours in sRGB, transparent pixels over `background`.
 
+    `channels` is one of MODES: rgba keeps transparent pixels as they are, grey keeps the brightness alone (Rec. 601).
     `enough` (height, width) is the size to which the caller reduces the image; see open_pixels. Colours are converted first, so
     compositing and resizing both happen in sRGB.
 
@@ -47,7 +49,12 @@ def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = 
             picture, converted = to_srgb(colours, defined_profile(image, content, grey=colours.mode in ("L", "I;16")))
             if alpha is not None:
                 picture.putalpha(alpha)
+            if channels == "rgba":
+                picture = picture.convert("RGBA").convert("RGBa")
+            elif alpha is not None:
                 picture = Image.alpha_composite(Image.new("RGBA", image.size, background), picture).convert("RGB")
+            if channels == "grey":
+                picture = picture.convert("L")
             turn = _UPRIGHT.get(orientation(image))
             return Decoded(picture if turn is None else picture.transpose(turn), converted)
         except Unusable:
@@ -58,10 +65,10 @@ def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = 
 
 
 def fitted(image: Image.Image, resolution: tuple[int, int], fit: str, background: RGB) -> tuple[Image.Image, bool]:
-    """Fit an RGB image to `resolution` (height, width); return it and whether it was enlarged.
+    """Fit an image of one of MODES to `resolution` (height, width); return it and whether it was enlarged.
 
     `fit` is one of FITS: crop (the largest centred part of the right shape), pad (the whole image centred on
-    `background`), stretch. Resizing uses Pillow's LANCZOS: its filter widens when shrinking, so nothing aliases, and its sums are
+    `background`, or on nothing if it is transparent), stretch. Resizing uses Pillow's LANCZOS: its filter widens when shrinking, so nothing aliases, and its sums are
     integers, so every machine gets the same bytes and the same fingerprint.
     """
     height, width = resolution
@@ -74,10 +81,19 @@ def fitted(image: Image.Image, resolution: tuple[int, int], fit: str, background
     enlarged = size[0] > image.width or size[1] > image.height
     image = image.resize(size, Image.Resampling.LANCZOS)
     if fit == "pad":
-        canvas = Image.new("RGB", (width, height), background)
+        clear = image.mode == MODES["rgba"]
+        canvas = Image.new("RGBa", (width, height)) if clear else Image.new("RGB", (width, height), background).convert(image.mode)
         canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         image = canvas
     return image, enlarged
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an image of one of MODES, uint8 (C, H, W); premultiplied colours are clipped to the opacity."""
+    pixels = np.asarray(image)
+    if image.mode == MODES["rgba"]:
+        pixels = np.minimum(pixels, pixels[..., 3:])  # resizing can overshoot
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _parts(image: Image.Image, content: bytes) -> tuple[Image.Image, Image.Image | None]:

@@ -18,7 +18,7 @@ from PIL import ImageColor
 from torch import Tensor
 
 from data import names as spelling
-from data.decode import FITS, Decoded, Unusable, decode, fitted
+from data.decode import FITS, MODES, Decoded, Unusable, decode, fitted, pixels_of
 from data.progress import ProgressLine
 from data.sniff import HEAD, SUFFIXES, foreign_format, is_archive, is_picture
 from errors import UserError
@@ -38,7 +38,7 @@ REPLACED = Unusable("replaced", "a later member of the .zip has the same name")
 class ImageSet:
     """The usable images of one folder or .zip, sorted by name."""
 
-    images: Tensor  # uint8 (N, 3, H, W)
+    images: Tensor  # uint8 (N, C, H, W); see models.pixels
     names: list[str]  # POSIX paths in the folder or .zip, without a folder that contains all files of the .zip
     report: list[str]  # the summary, then one line per file left out (bounded)
     fingerprint: str  # sha256 hex of the pixels, the names and the transform
@@ -94,6 +94,7 @@ def load_images(
     resolution: tuple[int, int],
     fit: str = "crop",
     background: str = "white",
+    channels: str = "rgb",
     minimum: int = 1,
     reader: int = READER,
     progress: Callable[[int, int], None] | None = None,
@@ -102,26 +103,29 @@ def load_images(
 
     A file that is no usable image is skipped and named in the report; of images with the same pixels only the first is kept.
     The summary counts every file except hidden ones (a name or folder that begins with a dot) and system files, which it names
-    at its end. `background`, a colour name or #rrggbb, fills transparent and padded areas. `reader` is the version of the
+    at its end. `background`, a colour name or #rrggbb, fills transparent and padded areas. `channels` is a key of MODES; rgba keeps
+    transparency, and pads with it. `reader` is the version of the
     reader that a run began with; version 1 decodes large photographs at full size. `progress(done, total)` is called after each
     file; by default it prints a line on stderr.
 
     Raises UserError if the path, `fit` or `background` is wrong, or fewer than `minimum` images are usable.
     """
     _check_fit(fit)
-    colour = _colour(background)
+    colour = colour_of(background)
     progress = progress or ProgressLine()
     with listed(path) as found:
         _check_any(found, path)
-        pixels = np.empty((len(found.images), 3, *resolution), dtype=np.uint8)
+        pixels = np.empty((len(found.images), len(MODES[channels]), *resolution), dtype=np.uint8)
         notes = _Notes()
         enough = resolution if reader > 1 else _NEVER_REDUCED
-        kept = _read_into(pixels, found, notes, lambda content: decode(content, colour, enough=enough), (resolution, fit, colour), progress)
+        decoded = partial(decode, background=colour, enough=enough, channels=channels)
+        kept = _read_into(pixels, found, notes, decoded, (resolution, fit, colour), progress)
     names = list(kept.values())
     report = notes.report(found, len(names), resolution)
     _check_enough(path, len(names), minimum, report)
-    pixels.resize((len(names), 3, *resolution), refcheck=False)  # in place: frees the unused memory without a copy
+    pixels.resize((len(names), *pixels.shape[1:]), refcheck=False)  # in place: frees the unused memory without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
+    transform |= {"channels": channels} if channels != "rgb" else {}  # fingerprints of earlier revisions had none
     return ImageSet(
         torch.from_numpy(pixels),
         names,
@@ -148,7 +152,7 @@ def _read_into(
         try:
             picture = decoded(read())
             image, enlarged = fitted(picture.image, *shape)
-            pixels[len(kept)] = np.asarray(image).transpose(2, 0, 1)
+            pixels[len(kept)] = pixels_of(image)
             digest = hashlib.sha256(pixels[len(kept)]).digest()
             if digest in kept:
                 notes.duplicate(name, kept[digest])
@@ -176,20 +180,22 @@ def load_originals(path: str | os.PathLike, names: list[str], *, background: str
     Images keep their original size; above 100 megapixels they are reduced.
     """
     with listed(path) as found:
-        pictures = [np.asarray(decode(found.images[name](), _colour(background)).image) for name in names]
+        pictures = [np.asarray(decode(found.images[name](), colour_of(background)).image) for name in names]
     return [torch.from_numpy(picture.transpose(2, 0, 1).copy()) for picture in pictures]
 
 
-def load_picture(path: str | os.PathLike, *, resolution: tuple[int, int], fit: str = "crop", background: str = "white") -> Tensor:
-    """Read one file as `load_images` reads each file of a folder: uint8 (3, H, W). Raises UserError if it is no usable image."""
+def load_picture(
+    path: str | os.PathLike, *, resolution: tuple[int, int], fit: str = "crop", background: str = "white", channels: str = "rgb"
+) -> Tensor:
+    """Read one file as `load_images` reads each file of a folder: uint8 (C, H, W). Raises UserError if it is no usable image."""
     _check_fit(fit)
-    colour = _colour(background)
+    colour = colour_of(background)
     try:
-        picture = decode(_read_file(os.fspath(path)), colour, enough=resolution).image
+        picture = decode(_read_file(os.fspath(path)), colour, enough=resolution, channels=channels).image
     except Unusable as reason:
         detail = spelling.printable(reason.detail)
         raise UserError(f"{path}: cannot be read as an image ({reason.kind}: {detail}); give an image, or a folder of images") from None
-    return torch.from_numpy(np.array(fitted(picture, resolution, fit, colour)[0]).transpose(2, 0, 1).copy())
+    return torch.from_numpy(pixels_of(fitted(picture, resolution, fit, colour)[0]).copy())
 
 
 def _check_any(found: Listing, path: str | os.PathLike) -> None:
@@ -405,7 +411,8 @@ def _check_fit(fit: str) -> None:
         raise UserError(f"data.fit: unknown {fit!r}; {hint}use {', '.join(FITS[:-1])} or {FITS[-1]}")
 
 
-def _colour(background: str) -> tuple[int, int, int]:
+def colour_of(background: str) -> tuple[int, int, int]:
+    """Return the levels of a colour name or #rrggbb. Raises UserError."""
     try:
         return ImageColor.getrgb(background)[:3]
     except (ValueError, TypeError, AttributeError):

@@ -14,8 +14,8 @@ from errors import UserError
 class References(NamedTuple):
     """Real images at the generator's resolution and, if requested, at their original size."""
 
-    real: Tensor  # uint8 (n, 3, H, W)
-    heldout: Tensor  # uint8 (h, 3, H, W); h may be 0
+    real: Tensor  # uint8 (n, C, H, W)
+    heldout: Tensor  # uint8 (h, C, H, W); h may be 0
     real_originals: list[Tensor] | None
     heldout_originals: list[Tensor] | None
     heldout_names: list[str]

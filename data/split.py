@@ -28,7 +28,7 @@ def split_holdout(names: list[str], holdout: float | list[str], seed: int) -> tu
 
 
 def mirrored(images: Tensor) -> Tensor:
-    """Return the images (N, 3, H, W), then their left-right mirror images: (2N, 3, H, W)."""
+    """Return the images (N, C, H, W), then their left-right mirror images: (2N, C, H, W)."""
     return torch.cat([images, images.flip(-1)])
 
 

@@ -3,15 +3,16 @@
 import torch
 
 from models.generator import Generator
+from models.pixels import CHANNELS
 from training.drawing import Drawing, drawing_of
-from training.transform import sides
+from training.transform import channels, sides
 
 
 def build_generator(config: dict) -> Generator:
     """Return the untrained generator that a configuration (nested dicts) describes."""
     model, (height, width) = config["model"], sides(config["data"]["resolution"])
     scale = 2 ** (len(model["channels"]) - 1)
-    return Generator(**model, start=(height // scale, width // scale))
+    return Generator(**model, start=(height // scale, width // scale), outputs=CHANNELS[channels(config)])
 
 
 def open_drawing(config: dict, sampled: dict, device: torch.device) -> Drawing:

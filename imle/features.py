@@ -23,7 +23,7 @@ GOLDEN = (5**0.5 - 1) / 2  # rotations are multiples of this share of k, which s
 
 
 class SearchFeatures(nn.Module):
-    """Map float images (B, 3, H, W) to features (B, D), float32."""
+    """Map float images (B, C, H, W) to features (B, D), float32."""
 
     def __init__(self, embedding: nn.Module, *, sketch_dim: int, normalise: bool, seed: int):
         super().__init__()

@@ -32,6 +32,7 @@ from training.scores import detail_correlation, energy_distance
 from training.settings import to_dict
 from training.start import take
 from training.trainer import Work
+from training.transform import background
 
 Networks = tuple[Generator, Embedding, SearchFeatures]  # generator, training embedding, search features
 
@@ -51,7 +52,7 @@ class Imle:
         pretrained: bool = True,
         networks: Callable[[Config, torch.device, bool], Networks] | None = None,
     ):
-        """Prepare to train on uint8 `images` (n, 3, H, W). Raises MissingWeights.
+        """Prepare to train on uint8 `images` (n, C, H, W). Raises MissingWeights.
 
         `networks` replaces `make_networks`.
         """
@@ -109,19 +110,23 @@ class Imle:
         if self.config.imle.perturbation:
             noise = rng.normal(tuple(latents.shape), self.config.seed, "perturb", step)
             latents = latents + self.config.imle.perturbation * send(noise, self.device)
+        batch = index, latents
+        if self.targets.transparent:  # over a colour that says nothing, so that colours and opacity must both be right
+            levels = torch.rand(len(index), 3, generator=rng.generator(self.config.seed, "background", step))
+            batch = *batch, send(2 * levels - 1, self.device)
         with computing(self.config.train.precision):
-            self.losses[index] = self.learner.step((index, latents), self.loss, step)
+            self.losses[index] = self.learner.step(batch, self.loss, step)
 
-    def loss(self, index: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, index: Tensor, z: Tensor, background: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the distances (B,) between the images numbered `index` (B,) and the samples of `z` (B, latent_dim).
 
-        Two tensors: the distance to minimise, which includes the stages' errors, and the distance to report, without them.
+        Both lie over the colours `background` (B, 3) in [-1, 1], if they are transparent. Two tensors: the distance to minimise, which includes the stages' errors, and the distance to report, without them.
         """
         drawn = self.learner.forward(z, self.maps_type)
         *stages, image = drawn if isinstance(self.learner.network, Staged) else [drawn]
         with autocast(self.config.train.precision, self.device):
-            maps = self.embedding(image)
-        distance = squared_distance(maps, self.targets.maps(index))
+            maps = self.embedding(image, background)
+        distance = squared_distance(maps, self.targets.maps(index, background))
         if not stages:
             return distance, distance
         targets = shrunk(to_float(self.targets.images[index]), stages)
@@ -137,11 +142,11 @@ class Imle:
                 return self.search_features(images)
 
     def draw(self, seeds: list[int]) -> Tensor:
-        """Generate float images (N, 3, H, W) with the EMA, one per seed."""
+        """Generate float images (N, C, H, W) with the EMA, one per seed."""
         return generate(self.learner.ema.module, rng.sample_latents(seeds, self.config.model.latent_dim).to(self.device))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the search features (N, D) of uint8 images (N, 3, H, W)."""
+        """Return the search features (N, D) of uint8 images (N, C, H, W)."""
         return embed(self.search_features, images)
 
     def watch(self, most: int, heldout: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -169,11 +174,12 @@ class Imle:
             self.generator(self.latents[:1])
         most = f"{self.targets.most_bytes / 1e9:.2f} GB (loss.cache_gb={self.config.loss.cache_gb})"
         over = "" if self.targets.cached else f", more than {most}: each step embeds its images again"
+        size = f"{self.targets.map_bytes / 1e9:.2f} GB{over}"
         return {
             "parameters": f"{sum(p.numel() for p in self.generator.parameters()):,}",
             "an image": f"{counter.get_total_flops() / 2e9:.3f} GMAC forward",
             "a pool": f"{self.refresher.pool_size:,} candidates",
-            "cached targets": f"{self.targets.map_bytes / 1e9:.2f} GB{over}",
+            "cached targets": "none: every step lays its images over other colours" if self.targets.transparent else size,
         }
 
     def work(self) -> dict[str, Work]:
@@ -233,8 +239,9 @@ def make_networks(config: Config, device: torch.device, pretrained: bool = True)
     """
     settings = config.imle
     generator = build_generator(to_dict(config)).to(device)
-    embedding = load_embedding(config.loss.perceptual, config.loss.pixel_weight, pretrained)
-    compared = embedding if settings.features == "loss" else load_embedding(settings.features, pretrained=pretrained)
+    under = background(to_dict(config))
+    embedding = load_embedding(config.loss.perceptual, config.loss.pixel_weight, pretrained, under)
+    compared = embedding if settings.features == "loss" else load_embedding(settings.features, 0.0, pretrained, under)
     search_features = SearchFeatures(compared, sketch_dim=settings.sketch_dim, normalise=settings.normalise, seed=config.seed)
     for network in (embedding, search_features):
         network.to(device).to(memory_format=torch.channels_last)

@@ -1,4 +1,7 @@
-"""Targets: the training images' maps and search features. Maps that exceed loss.cache_gb are computed at every step."""
+"""Targets: the training images' maps and search features.
+
+Maps are computed at every step if they exceed loss.cache_gb, and if the images are transparent: then every step has another background.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.memory import memory_for
-from models.pixels import to_float
+from models.pixels import CHANNELS, to_float
 from models.precision import true_fp32
 
 BATCH = 16  # images embedded at once
@@ -15,7 +18,7 @@ CPU_BYTES = 4e9  # the largest cache on a CPU with loss.cache_gb=auto
 
 
 class Targets:
-    """Hold uint8 images (n, 3, H, W), their maps and their search features."""
+    """Hold uint8 images (n, C, H, W), their maps and their search features."""
 
     def __init__(self, images: Tensor, embedding: nn.Module, search_features: nn.Module, cache_gb: float | Literal["auto"]):
         """Embed all images in true float32; keep their maps if they fit into `cache_gb`, a setting of the loss. Raises UserError."""
@@ -24,21 +27,22 @@ class Targets:
             self.features = embed(search_features, images)  # (n, D)
             self.map_bytes = len(images) * sum(m.numel() * m.element_size() for m in embedding(to_float(images[:1])))
             self.most_bytes = _free_bytes(images.device) if cache_gb == "auto" else cache_gb * 1e9
-            self.cached = _stacked(embedding, images) if self.map_bytes <= self.most_bytes else None
+            self.transparent = images.shape[1] == CHANNELS["rgba"]
+            self.cached = _stacked(embedding, images) if self.map_bytes <= self.most_bytes and not self.transparent else None
 
     def __len__(self) -> int:
         return len(self.images)
 
     @torch.no_grad()
-    def maps(self, index: Tensor) -> list[Tensor]:
-        """Return the maps [(B, C, H, W), ...] of the images numbered `index` (B,)."""
+    def maps(self, index: Tensor, background: Tensor | None = None) -> list[Tensor]:
+        """Return the maps [(B, D, H, W), ...] of the images numbered `index` (B,), transparent ones over colours (B, 3) in [-1, 1]."""
         if self.cached is None:
-            return self.embedding(to_float(self.images[index]))
+            return self.embedding(to_float(self.images[index]), background)
         return [level[index] for level in self.cached]
 
 
 def embed(search_features: nn.Module, images: Tensor) -> Tensor:
-    """Return the search features (n, D), in true float32, of uint8 images (n, 3, H, W)."""
+    """Return the search features (n, D), in true float32, of uint8 images (n, C, H, W)."""
     with true_fp32(images.device):
         (features,) = _stacked(lambda batch: [search_features(batch)], images)
     return features

@@ -149,8 +149,8 @@ class Block(nn.Module):
         return x, F.gelu(third(F.gelu(h)))
 
     def colours(self, x: Tensor, w: Tensor, to_rgb: Mix) -> Tensor:
-        """Return `to_rgb(self(x, w))`, images (B, H, W, 3): both ways through the block are mixed to colours before their sum."""
-        matrix, last = to_rgb.weight.flatten(1), self.convs[-1]  # (3, outputs)
+        """Return `to_rgb(self(x, w))`, images (B, H, W, C): both ways through the block are mixed to colours before their sum."""
+        matrix, last = to_rgb.weight.flatten(1), self.convs[-1]  # (C, outputs)
         x, h = (maps.to(matrix.dtype) for maps in self.halves(x, w))
         bias = to_rgb.bias if last.bias is None else to_rgb.bias + matrix @ last.bias
         return self.grown(F.linear(x, matrix)) + F.linear(h, matrix @ last.weight.flatten(1), bias)
@@ -162,7 +162,7 @@ def noise_map(block: int, height: int, width: int) -> Tensor:
 
 
 class Generator(nn.Module):
-    """Map latents (B, latent_dim) to images (B, 3, H, W).
+    """Map latents (B, latent_dim) to images (B, C, H, W); `outputs` is C, of models.pixels.CHANNELS.
 
     `channels[k]` and `blocks[k]` are the width and the number of blocks at resolution `start * 2**k`, where `start` is
     the (height, width) of the learned constant: (4, 4) for square images, (4, 6) for 2:3 rectangles. With `noise` every
@@ -179,6 +179,7 @@ class Generator(nn.Module):
         blocks: list[int],
         noise: bool = False,
         start: tuple[int, int] = (4, 4),
+        outputs: int = 3,
     ):
         super().__init__()
         assert len(channels) == len(blocks) > 0 and min(blocks) > 0
@@ -197,7 +198,7 @@ class Generator(nn.Module):
                 stack.append(block)
                 inputs = width
         self.blocks = nn.ModuleList(stack)
-        self.to_rgb = Mix(inputs, 3)
+        self.to_rgb = Mix(inputs, outputs)  # or to other channels; the name is that of StyleGAN, and of older checkpoints
 
     def parts(self) -> dict[tuple, dict[str, Tensor]]:
         """Return the weights by their place, which is the same in a generator of another resolution or depth.
@@ -218,7 +219,7 @@ class Generator(nn.Module):
         return first | levels | noise | {("to_rgb", side): colours}
 
     def forward(self, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Return images (B, 3, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim).
+        """Return images (B, C, H, W), float, about [-1, 1] and not clipped, for latents `z` (B, latent_dim).
 
         `dtype` is the type of the maps; styles, statistics and images always have the type of the weights.
         """
@@ -226,7 +227,7 @@ class Generator(nn.Module):
         return images
 
     def synthesise(self, w: Tensor) -> Tensor:
-        """Return images (B, 3, H, W), as `forward` does, for styles `w` (B, style_dim), or one per block (B, blocks, style_dim)."""
+        """Return images (B, C, H, W), as `forward` does, for styles `w` (B, style_dim), or one per block (B, blocks, style_dim)."""
         *_, images = self._levels(w)
         return images
 

@@ -26,7 +26,7 @@ Advance = Callable[[int], None]  # called with the number of passes that were do
 class Inverted(NamedTuple):
     """The result of the search for n images, on the CPU."""
 
-    reconstructions: Tensor  # uint8 (n, 3, H, W)
+    reconstructions: Tensor  # uint8 (n, C, H, W)
     distances: Tensor  # (n,), perceptual distance only, of the uint8 reconstruction
     latents: Tensor  # (n, latent_dim)
 
@@ -38,7 +38,7 @@ def passes(num_images: int) -> int:
 
 
 def invert(generator: nn.Module, embed: Embedding, *, images: Tensor, latent_dim: int, seed: int, advance: Advance) -> Inverted:
-    """Search for the latents of images uint8 (n, 3, H, W), which are on the device of both networks.
+    """Search for the latents of images uint8 (n, C, H, W), which are on the device of both networks.
 
     `generator` maps latents (B, latent_dim) to images, with gradients. `embed` must have the pixel weight PIXEL_WEIGHT. The random
     latents depend on `seed` alone.

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from models import efficientnet_lite, weights
-from models.pixels import to_float
+from models.pixels import coloured, to_float
 from models.precision import true_fp32
 
 # The epsilon must stand inside the root: the lpips package's `x / (norm + eps)` has a NaN gradient if a feature vector is
 # exactly zero, as on a black image.
 NORM_EPSILON = 1e-12
 MEANS_BATCH = 64  # images at once
+WHITE = (255, 255, 255)
 
 
 def unit_normalise(maps: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
@@ -75,17 +76,24 @@ class Embedding(nn.Module):
     """A perceptual embedding with the image itself as a further map:
 
     |e(a) - e(b)|^2 = perceptual distance(a, b) + pixel_weight * mean squared error(a, b).
+
+    The perceptual distance is that of RGB images: transparent ones are laid over a background. The error is that of all channels.
     """
 
-    def __init__(self, perceptual: nn.Module | None, pixel_weight: float):
+    background: Tensor
+
+    def __init__(self, perceptual: nn.Module | None, pixel_weight: float, background: tuple[int, int, int] = WHITE):
+        """`background` (levels) lies under transparent images, unless a call says otherwise."""
         super().__init__()
+        self.register_buffer("background", to_float(torch.tensor(background)), persistent=False)
         self.perceptual = perceptual
         self.pixels = Pixels()
         self.pixel_weight = pixel_weight
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the maps [(B, C, H, W), ...] of float images (B, 3, H, W) in [-1, 1]."""
-        maps = self.perceptual(images) if self.perceptual is not None else []
+    def forward(self, images: Tensor, background: Tensor | None = None) -> list[Tensor]:
+        """Return the maps [(B, D, H, W), ...] of float images (B, C, H, W) in [-1, 1], over colours `background` (B, 3) in [-1, 1]."""
+        under = self.background if background is None else background
+        maps = self.perceptual(coloured(images, under)) if self.perceptual is not None else []
         if self.pixel_weight:
             maps = maps + [m * math.sqrt(self.pixel_weight) for m in self.pixels(images)]
         return maps
@@ -142,9 +150,12 @@ WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "pixels": ()} | {name: (name,
 TEACHERS = tuple(name for name in WEIGHTS_OF if name != "effnet-lite2")  # for training; effnet-lite2 is kept for evaluation
 
 
-def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True) -> Embedding:
+def load_embedding(
+    name: str, pixel_weight: float = 0.0, pretrained: bool = True, background: tuple[int, int, int] = WHITE
+) -> Embedding:
     """Return the frozen embedding `name` of `WEIGHTS_OF`; `pixels` weighs the mean squared error by 1 + `pixel_weight`.
 
+    `background` (levels) lies under transparent images.
     `pretrained=False` is for timing only. Raises MissingWeights if the weights are not available.
     """
     if name == "lpips-vgg":
@@ -154,4 +165,4 @@ def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True
     else:
         assert name == "pixels", name
         perceptual = Pixels()
-    return Embedding(perceptual, pixel_weight).eval().requires_grad_(False)
+    return Embedding(perceptual, pixel_weight, background).eval().requires_grad_(False)

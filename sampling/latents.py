@@ -55,7 +55,7 @@ class Latents:
         return torch.stack([self.named[word] if isinstance(word, str) else self.sampler.latents([word])[0] for word in words])
 
     def batches(self, words: list[Word], batch_size: int) -> Iterator[Tensor]:
-        """Yield uint8 images (B, 3, H, W) on the CPU, one per word. Seeds need no generator."""
+        """Yield uint8 images (B, C, H, W) on the CPU, one per word. Seeds need no generator."""
         seeds = [word for word in words if isinstance(word, int)]
         if len(seeds) == len(words):
             return self.sampler.batches(seeds, batch_size)

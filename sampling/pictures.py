@@ -15,7 +15,7 @@ from sampling.projection import file_name
 from sampling.styles import mixing, style_based
 from training.folder import RunFolder
 from training.scores import distances
-from training.sheets import grid, save_png, to_pil
+from training.sheets import grid, save_png, shown, to_pil
 
 LARGEST = 1280  # side of a sheet in the film of the training; larger sheets are reduced
 
@@ -39,7 +39,7 @@ def write_samples(latents: Latents, words: list[Word], out: Path, *, batch_size:
 def write_nearest(samples: Tensor, images: Tensor, out: Path) -> None:
     """Write `nearest.png`: one row per sample, the sample first, then its nearest training images by pixels."""
     ids = distances(samples.flatten(1), images.flatten(1)).topk(min(3, len(images)), largest=False).indices  # (N, k)
-    rows = torch.cat([samples[:, None], images[ids]], dim=1)  # (N, 1 + k, 3, H, W)
+    rows = torch.cat([samples[:, None], images[ids]], dim=1)  # (N, 1 + k, C, H, W)
     save_png(grid(rows.flatten(0, 1), rows.shape[1]), out / "nearest.png")
     print(f"{out}/nearest.png: each sample, then its nearest training images by pixels", file=sys.stderr)
 
@@ -49,9 +49,10 @@ def write_interpolation(latents: Latents, words: list[Word], frames: int, film: 
     path = loop(latents.of(words), frames)
     pictures: list[Image.Image] = []
     for chunk in path.split(batch_size):
-        for image in latents.sampler.decode(chunk):
+        images = latents.sampler.decode(chunk)
+        for image, seen in zip(images, shown(images)):
             save_png(image, film.parent / f"frame{len(pictures):04d}.png")
-            pictures.append(to_pil(image))
+            pictures.append(to_pil(seen))
         print(f"\r{len(pictures)}/{frames} frames", end="", file=sys.stderr)
     write_film(pictures, [1] * frames, film)
     print(f" in {film.parent}, and {film.name}", file=sys.stderr)

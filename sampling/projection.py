@@ -15,7 +15,7 @@ from models.perceptual import load_embedding
 from sampling.latents import save
 from training.drawing import Sampler
 from training.sheets import grid, save_png
-from training.transform import transform
+from training.transform import background, transform
 
 # One network for all runs, so that their distances can be compared; it needs no download.
 NETWORK = "effnet-lite0"
@@ -23,7 +23,7 @@ SEED = 0  # of the random latents from which the search starts
 
 
 def read_pictures(sampler: Sampler, paths: list[Path]) -> dict[str, Tensor]:
-    """Return the pictures, uint8 (3, H, W) each, of files, folders and .zips, decoded like training images, by their file's name.
+    """Return the pictures, uint8 (C, H, W) each, of files, folders and .zips, decoded like training images, by their file's name.
 
     A folder's name, and a comma, which separates words of a command line, become underscores. Raises UserError if a picture cannot
     be read, or if two of them would be written to the same file.
@@ -57,7 +57,7 @@ def project(sampler: Sampler, pictures: dict[str, Tensor], out: Path) -> None:
     generator, latent_dim = sampler.generator, sampler.drawing.latent_dim
     assert latent_dim is not None
     images = torch.stack(list(pictures.values()))
-    embed = load_embedding(NETWORK, PIXEL_WEIGHT).to(sampler.device).to(memory_format=torch.channels_last)
+    embed = load_embedding(NETWORK, PIXEL_WEIGHT, background=background(sampler.config)).to(sampler.device).to(memory_format=torch.channels_last)
     total, done = passes(len(images)), 0
 
     def advance(count: int) -> None:

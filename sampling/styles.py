@@ -73,7 +73,7 @@ def truncated(sampler: Sampler, psi: float) -> Sampler:
 
 
 def mixing(generator: Generator) -> Callable[[Tensor], Tensor]:
-    """Return a network that maps pairs of latents (B, 2, latent_dim) to images (B, 3, H, W).
+    """Return a network that maps pairs of latents (B, 2, latent_dim) to images (B, C, H, W).
 
     Maps up to a quarter of the image's side have the styles of a pair's first latent, larger ones those of its second (style
     mixing, Karras et al. 2019, section 3.1).

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from errors import MissingWeights
+from models.pixels import CHANNELS
 from training.costs import measure
 from training.settings import Settings, resolution
 from training.start import Source
@@ -21,7 +22,7 @@ def dry_run(
     The report says what the run takes from `source`, if it starts from one. It names missing pretrained weights and times random ones
     instead, which cost the same.
     """
-    images = torch.randint(256, (num_images, 3, *resolution(config)), dtype=torch.uint8)
+    images = torch.randint(256, (num_images, CHANNELS[config.data.channels], *resolution(config)), dtype=torch.uint8)
     method, missing = _made(config, make, images, device)
     lines = {"images": f"{num_images} (assumed)", **method.facts()}
     trainer = Trainer(config, method, num_images, data={}, device=device)

@@ -36,7 +36,7 @@ def variety(features: Tensor) -> float:
 
 
 def detail_correlation(a: Tensor, b: Tensor) -> float:
-    """Return the correlation of the finest detail of uint8 images `a` and `b` (N, 3, H, W), in [-1, 1].
+    """Return the correlation of the finest detail of uint8 images `a` and `b` (N, C, H, W), in [-1, 1].
 
     The finest detail is what is lost if every 2 x 2 pixels are averaged. 1: the same detail in the same places; 0: unrelated detail,
     or none.

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from errors import UserError
+from models.pixels import CHANNELS
 from models.precision import PRECISIONS
 from training.transform import sides
 
@@ -55,7 +56,12 @@ class Data:
     path: str = setting("data/fluent_faces", "folder or zip of training images", silent=True)
     resolution: int | list[int] = setting(64, "side in pixels, or [height, width]", least=8, most=2048, fixed=True)
     fit: str = setting("crop", "how an image of another shape is made to fit", choices=("crop", "pad", "stretch"), fixed=True)
-    background: str = setting("white", "colour under transparent pixels and around padded images", fixed=True)
+    channels: str = setting(
+        "rgb", "of images and samples; rgba: with their transparency; grey: without colours", choices=tuple(CHANNELS), fixed=True
+    )
+    background: str = setting(
+        "white", "colour under transparent pixels (rgba: where images are compared and scored) and around padded images", fixed=True
+    )
     flips: bool = setting(False, "train on left-right mirror images too (doubles n)", fixed=True)
     holdout: float | list[str] = setting(
         0.0, "share of the images, or list of names, kept out of training for scoring", least=0.0, most=0.9, fixed=True
@@ -143,6 +149,11 @@ class Settings:
         if isinstance(self.data.resolution, list) and len(self.data.resolution) != 2:
             raise UserError(f"data.resolution: expected one number or [height, width], found {self.data.resolution}")
         self.train.check()
+
+    def only_rgb(self) -> None:
+        """Raise UserError for other channels than rgb: for the check of a method that draws no others."""
+        if self.data.channels != "rgb":
+            raise UserError(f"data.channels: method={self.method} draws rgb only; use that, or method=imle for {self.data.channels}")
 
     @staticmethod
     def translated(values: dict) -> dict:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from errors import UserError
 from models.memory import memory_for
-from models.pixels import to_uint8
+from models.pixels import CHANNELS, to_uint8
 from training import checkpoint, processes, rng
 from training.device import send
 from training.guard import Diverged
@@ -45,16 +45,16 @@ class Method(Protocol):
         """Take step `step` on the images numbered `index` (B,), without host synchronisation. Raises Diverged."""
 
     def draw(self, seeds: list[int]) -> Tensor:
-        """Generate float images (N, 3, H, W) with the EMA, one per seed; the other seeds do not change an image."""
+        """Generate float images (N, C, H, W) with the EMA, one per seed; the other seeds do not change an image."""
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the features (N, D) of uint8 images (N, 3, H, W); the score that chooses best.pt compares them."""
+        """Return the features (N, D) of uint8 images (N, C, H, W); the score that chooses best.pt compares them."""
 
     def watch(self, most: int, heldout: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return further sheets and further scores, which take at most `most` images.
 
-        `heldout` are the run's held-out images, uint8 (h, 3, H, W); h may be 0.
-        A sheet is uint8 images (N, 3, H, W) that stay as they are, shown in eight columns; its name is a folder's.
+        `heldout` are the run's held-out images, uint8 (h, C, H, W); h may be 0.
+        A sheet is uint8 images (N, C, H, W) that stay as they are, shown in eight columns; its name is a folder's.
         """
 
     def numbers(self, step: int) -> dict[str, float]:
@@ -89,10 +89,11 @@ class Trainer:
     """Train a method on n images, from step 0 or from a checkpoint."""
 
     def __init__(self, config: Settings, method: Method, n: int, *, data: dict, device: torch.device, heldout: Tensor | None = None):
-        """Prepare to train on `n` images; `data` describes the images in checkpoints, `heldout` are uint8 (h, 3, H, W)."""
+        """Prepare to train on `n` images; `data` describes the images in checkpoints, `heldout` are uint8 (h, C, H, W)."""
         self.config, self.method, self.n, self.data, self.device = config, method, n, data, device
         self.steps_per_epoch = config.train.steps_per_epoch(n)
-        self.heldout = torch.empty(0, 3, *resolution(config), dtype=torch.uint8) if heldout is None else heldout
+        none = torch.empty(0, CHANNELS[config.data.channels], *resolution(config), dtype=torch.uint8)
+        self.heldout = none if heldout is None else heldout
         self.order = -1, torch.empty(0)  # an epoch and its order of the images, int64 (n,)
         self.step, self.best = 0, math.inf
         self.started_from: dict[str, str] | None = None  # name and sha256 of the file whose weights the run started from
