@@ -25,10 +25,11 @@ RGB = tuple[int, int, int]
 
 
 class Decoded(NamedTuple):
-    """One picture, and whether its colours were converted to sRGB."""
+    """One picture, and what its file holds."""
 
     image: Image.Image  # a mode of MODES
-    converted: bool
+    converted: bool  # its colours were converted to sRGB
+    transparent: bool  # it has pixels that are not opaque
 
 
 def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = None, channels: str = "rgb") -> Decoded:
@@ -56,7 +57,8 @@ def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = 
             if channels == "grey":
                 picture = picture.convert("L")
             turn = _UPRIGHT.get(orientation(image))
-            return Decoded(picture if turn is None else picture.transpose(turn), converted)
+            transparent = alpha is not None and alpha.getextrema()[0] < 255
+            return Decoded(picture if turn is None else picture.transpose(turn), converted, transparent)
         except Unusable:
             raise
         except Exception as error:  # on hostile bytes Pillow raises anything from KeyError to SystemError

@@ -121,7 +121,7 @@ def load_images(
         decoded = partial(decode, background=colour, enough=enough, channels=channels)
         kept = _read_into(pixels, found, notes, decoded, (resolution, fit, colour), progress)
     names = list(kept.values())
-    report = notes.report(found, len(names), resolution)
+    report = [*notes.report(found, len(names), resolution), *notes.advice(channels, background)]
     _check_enough(path, len(names), minimum, report)
     pixels.resize((len(names), *pixels.shape[1:]), refcheck=False)  # in place: frees the unused memory without a copy
     transform = {"resolution": list(resolution), "fit": fit, "background": list(colour)}
@@ -160,6 +160,7 @@ def _read_into(
                 kept[digest] = name
                 notes.num_upscaled += enlarged
                 notes.num_converted += picture.converted
+                notes.num_transparent += picture.transparent
         except Unusable as reason:
             notes.skip(name, reason)
         progress(done, len(found.images))
@@ -216,6 +217,7 @@ class _Notes:
         self.duplicates: dict[str, str] = {}
         self.num_upscaled = 0
         self.num_converted = 0
+        self.num_transparent = 0
 
     def skip(self, name: str, reason: Unusable) -> None:
         self.kinds[reason.kind] += 1
@@ -248,6 +250,16 @@ class _Notes:
         if found.others:
             lines.append(f"no image: {some(found.others)}")
         return [(": ".join([summary, ", ".join(counts)]) if counts else summary) + found.left_out(), *lines]
+
+
+    def advice(self, channels: str, background: str) -> list[str]:
+        """Return what to say about transparent pixels."""
+        if channels == "rgba" and not self.num_transparent:
+            return ["no image has transparent pixels: data.channels=rgb gives the same, faster"]
+        if channels != "rgba" and self.num_transparent:
+            images = _count(self.num_transparent, "image")
+            return [f"{images} with transparent pixels, which are now {background} (data.background); data.channels=rgba keeps them"]
+        return []
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 
+from models.pixels import CHANNELS
 from training.checkpoint import FORMAT
 from training.drawing import Sampler
 
@@ -23,7 +24,7 @@ tags:
 
 ![samples of seeds 0 to 63]({sheet})
 
-These are the samples of seeds 0 to 63; none was selected. The model draws images of {width} x {height} pixels (width x height). It
+These are the samples of seeds 0 to 63; none was selected. The model draws {kind}images of {width} x {height} pixels (width x height). It
 takes no text and knows no classes. A seed always gives the same image.
 
 ## Use
@@ -38,7 +39,7 @@ python sample.py {command} --out samples --num 64 --grid
 ```python
 from methods import open_sampler
 sampler = open_sampler({file})
-images = sampler.images(range(16))  # uint8 (16, 3, {height}, {width}), one image per seed
+images = sampler.images(range(16))  # uint8 (16, {count}, {height}, {width}), one image per seed
 ```
 
 ## Training
@@ -92,6 +93,8 @@ def card(sampler: Sampler, file: str) -> str:
         method=_plain(config["method"]),
         name=_plain(sampler.name),
         sheet=SHEET,
+        kind={"rgba": "transparent ", "grey": "grey "}.get(sampler.channels, ""),
+        count=CHANNELS[sampler.channels],
         width=width,
         height=height,
         format=FORMAT,

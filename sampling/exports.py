@@ -13,12 +13,18 @@ import torch
 
 from atomic import write_text, written
 from errors import UserError
+from models.pixels import CHANNELS
 from models.precision import CUDNN, products
 from sampling.card import SHEET, card, last_part
 from training import checkpoint, portable
 from training.drawing import Sampler
 from training.sheets import grid, save_png
 
+CHANNELS_TOLD = {
+    "rgb": "channels are red, green, blue",
+    "rgba": "channels are red, green, blue, each multiplied by the opacity, then the opacity; in all of them -1 is 0",
+    "grey": "the channel is the brightness",
+}
 OPSET = 18  # of ONNX: the exporter writes it without conversion, and onnxruntime-web knows it
 
 
@@ -39,7 +45,7 @@ def write_checkpoint(sampler: Sampler, path: Path) -> str:
 
 
 def write_onnx(sampler: Sampler, path: Path) -> str:
-    """Write the generator as an ONNX file: latents (batch, latent_dim) to images (batch, 3, H, W), float32, not clipped."""
+    """Write the generator as an ONNX file: latents (batch, latent_dim) to images (batch, C, H, W), float32, not clipped."""
     sampler.spare(path)
     height, width = sampler.resolution
     generator, latent_dim = copy.deepcopy(sampler.generator).cpu(), sampler.drawing.latent_dim
@@ -49,6 +55,7 @@ def write_onnx(sampler: Sampler, path: Path) -> str:
         "resolution": f"{height}x{width}",
         "latent_dim": str(latent_dim),
         "sampling": "latents are standard normal",
+        "channels": CHANNELS_TOLD[sampler.channels],
     }
     content = _onnx(generator, latent_dim, facts)
     try:
@@ -56,7 +63,8 @@ def write_onnx(sampler: Sampler, path: Path) -> str:
             part.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
-    return f"for onnxruntime: latents (batch, {latent_dim}), standard normal -> images (batch, 3, {height}, {width}) in about [-1, 1]"
+    images = f"images (batch, {CHANNELS[sampler.channels]}, {height}, {width}) in about [-1, 1]"
+    return f"for onnxruntime: latents (batch, {latent_dim}), standard normal -> {images}; {CHANNELS_TOLD[sampler.channels]}"
 
 
 def _onnx(generator: torch.nn.Module, latent_dim: int, facts: dict[str, str]) -> bytes:
@@ -128,7 +136,7 @@ def _without_paths(part: Any) -> Any:
 
 
 def _drawn(sampler: Sampler, count: int) -> torch.Tensor:
-    """Return uint8 images (count, 3, H, W) of the first seeds."""
+    """Return uint8 images (count, C, H, W) of the first seeds."""
     images: list[torch.Tensor] = []
     for batch in sampler.batches(range(count), 8):
         images += batch

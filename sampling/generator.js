@@ -144,7 +144,7 @@ class Generator {
     return w.map((value, i) => this.mean[i] + truncation * (value - this.mean[i]));
   }
 
-  /** Return the image { height, width, data } of a style: data (height, width, 3), about [-1, 1] and not clipped. */
+  /** Return the image { height, width, channels, data } of a style: data (height, width, channels), about [-1, 1] and not clipped. */
   image(w) {
     let [height, width] = this.constant.shape, x = this.constant.data.slice();
     for (const { upsample, resize, affine, convs, noise, strengths } of this.blocks) {
@@ -162,15 +162,20 @@ class Generator {
       h = mix(gelu(conv3(gelu(h), height, width, convs[2])), height * width, convs[3]);
       for (let i = 0; i < x.length; i++) x[i] += h[i];
     }
-    return { height, width, data: mix(x, height * width, this.toRgb) };
+    return { height, width, channels: this.toRgb.outputs, data: mix(x, height * width, this.toRgb) };
   }
 }
 
-/** Return an image's pixels as a canvas takes them: red, green, blue and 255, rounded and clipped. */
-function pixels({ data }) {
-  const bytes = new Uint8ClampedArray(data.length / 3 * 4).fill(255);
-  for (let i = 0, to = 0; i < data.length; to++) {
-    for (let colour = 0; colour < 3; colour++) bytes[to++] = (data[i++] + 1) * 127.5;
+/** Return an image's pixels as a canvas takes them: red, green, blue and opacity, rounded and clipped. */
+function pixels({ channels, data }) {
+  const bytes = new Uint8ClampedArray(data.length / channels * 4).fill(255); // it rounds and clips
+  for (let i = 0, to = 0; i < data.length; i += channels, to += 4) {
+    if (channels === 4) bytes[to + 3] = (data[i + 3] + 1) * 127.5;
+    for (let colour = 0; colour < 3; colour++) {
+      bytes[to + colour] = (data[channels === 1 ? i : i + colour] + 1) * 127.5;
+      // Four channels hold colours that are multiplied by the opacity.
+      if (channels === 4) bytes[to + colour] = bytes[to + 3] ? bytes[to + colour] * 255 / bytes[to + 3] : 0;
+    }
   }
   return bytes;
 }

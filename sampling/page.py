@@ -30,6 +30,7 @@ def write_page(sampler: Sampler, path: Path) -> None:
     facts = {
         "name": name,
         "images": len(sampler.data.names),
+        "channels": sampler.channels,
         "height": height,
         "width": width,
         "step": sampler.step,
