@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -16,10 +17,12 @@ import evaluate
 import methods
 import sample
 import train
+from data import load_images
 from errors import UserError
 from methods import METHODS, Parts, load_config, open_sampler
 from models import inversion
 from models.generator import Generator
+from models.pixels import CHANNELS
 from sampling.exports import write_export
 from training import checkpoint
 from training.drawing import generate
@@ -61,12 +64,14 @@ TINY = {  # settings of each method: seconds, and some of all that it can do
     "crdi": ["method=crdi", "crdi.steps=4", "crdi.window=[3,1]"],
     "toy": ["method=toy", "toy.latent_dim=5"],
 }
-LOSSES = {"imle": ("loss",), "fastgan": ("critic_loss", "painter_loss"), "score-sde": ("loss",), "crdi": (), "toy": ("loss",)}
+TINY |= {f"imle {channels}": [*TINY["imle"], f"data.channels={channels}"] for channels in ("rgba", "grey")}
+IMLES = ("imle", "imle rgba", "imle grey")
+LOSSES = dict.fromkeys(IMLES, ("loss",)) | {"fastgan": ("critic_loss", "painter_loss"), "score-sde": ("loss",), "crdi": (), "toy": ("loss",)}
 NO_START = {  # what a method that cannot start from weights says
     "score-sde": "train.start_from: score-sde starts from a denoiser.prior; name the run there",
     "crdi": "train.start_from: crdi trains no network; name the denoiser that it guides as crdi.prior",
 }
-LEARNERS = {"imle": ("learner",), "fastgan": ("painter", "critic"), "score-sde": ("learner",), "crdi": (), "toy": ("learner",)}
+LEARNERS = dict.fromkeys(IMLES, ("learner",)) | {"fastgan": ("painter", "critic"), "score-sde": ("learner",), "crdi": (), "toy": ("learner",)}
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +91,14 @@ def prior(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return copied_images(tmp_path_factory.mktemp("images"), 10)
+    """Return a folder of ten images that are transparent where they were white."""
+    folder = copied_images(tmp_path_factory.mktemp("images"), 10)
+    for path in folder.iterdir():
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGBA")).copy()
+        pixels[pixels.min(axis=2) > 250] = 0
+        Image.fromarray(pixels).save(path)
+    return folder
 
 
 @pytest.fixture
@@ -113,7 +125,8 @@ def made(method: str, device: str = "cpu", **train_settings) -> Trainer:
     """Return an untrained trainer on ten images of noise."""
     words = [*SHARED, *TINY[method], *(f"train.{key}={value}" for key, value in train_settings.items())]
     config, place = load_config(None, words), torch.device(device)
-    images = torch.randint(256, (10, 3, *resolution(config)), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    shape = 10, CHANNELS[config.data.channels], *resolution(config)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     trainer = Trainer(config, methods.make(config, images, device=place), len(images), data={}, device=place)
     trainer.write_to(Rows())
     return trainer
@@ -164,7 +177,7 @@ every_method = pytest.mark.parametrize("method", TINY)
 
 
 def test_every_method_is_here():
-    assert TINY.keys() == METHODS.keys()
+    assert {name.split()[0] for name in TINY} == METHODS.keys()
 
 
 @every_method
@@ -186,13 +199,16 @@ def test_a_seed_is_one_picture_and_an_export_draws_it(method, run, tmp_path):
     folder = run(method)
     sampler = open_sampler(folder)
     whole = sampler.images(range(9))
-    assert whole.dtype == torch.uint8 and whole.shape == (9, 3, *sampler.resolution) and len(whole.flatten(1).unique(dim=0)) == 9
+    assert whole.dtype == torch.uint8 and whole.shape[2:] == sampler.resolution and len(whole.flatten(1).unique(dim=0)) == 9
+    assert whole.shape[:2] == (9, CHANNELS[sampler.channels])
     assert torch.equal(torch.cat([sampler.images([8]), sampler.images([3, 0], batch_size=1)]), whole[[8, 3, 0]])
     sample.main([str(folder), "--export", str(tmp_path / "x.pt"), "--out", str(tmp_path / "drawn"), "--num", "3"])
     assert torch.equal(open_sampler(tmp_path / "x.pt").images(range(9)), whole)
     state = checkpoint.load(tmp_path / "x.pt")
-    assert sorted(state) == ["config", "data", "format", "sampled", "selected_by", "step"] and state["config"]["method"] == method
+    assert sorted(state) == ["config", "data", "format", "sampled", "selected_by", "step"] and state["config"]["method"] == method.split()[0]
     assert len(list((tmp_path / "drawn").glob("seed*.png"))) == 3
+    read = load_images(tmp_path / "drawn", resolution=sampler.resolution, channels=sampler.channels)
+    assert torch.equal(read.images, whole[:3])  # a file holds exactly what was drawn
     if sampler.drawing.generator is not None:
         assert torch.equal(sampler.decode(sampler.latents([4])), whole[[4]])
     else:
@@ -254,7 +270,7 @@ def test_it_goes_elsewhere(method, tmp_path, prior, monkeypatch):
         latents = sampler.latents(list(range(count)))
         (images,) = session.run(None, {"latents": latents.numpy()})
         ours = generate(sampler.generator, latents)
-        assert images.shape == (count, 3, *sampler.resolution) and ours.std() > 0.01
+        assert images.shape == (count, CHANNELS[sampler.channels], *sampler.resolution) and ours.std() > 0.01
         torch.testing.assert_close(torch.from_numpy(images), ours, rtol=0, atol=1e-4)
 
 
@@ -419,7 +435,7 @@ def test_its_jobs_can_be_timed_and_its_facts_told(method, images, tmp_path, caps
         ]
     )
     said = capsys.readouterr().out
-    assert f"method: {method}\n" in said and "parameters" in said and all(f"\n{name}  " in said for name in work)
+    assert f"method: {method.split()[0]}\n" in said and "parameters" in said and all(f"\n{name}  " in said for name in work)
 
 
 def test_another_method_s_settings_are_refused_and_help_is_of_the_method_that_is_asked_for(tmp_path, capsys):

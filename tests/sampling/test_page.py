@@ -74,7 +74,8 @@ SHAPES = [
     {"channels": [16, 16, 12, 8], "blocks": [2, 1, 2, 1]},
     {"channels": [10, 7, 3], "blocks": [1, 1, 2], "noise": True, "start": (4, 6)},
     {"channels": [9], "blocks": [1], "start": (3, 1)},
-    {"channels": [4, 22], "blocks": [1, 1], "noise": True, "start": (1, 1)},
+    {"channels": [4, 22], "blocks": [1, 1], "noise": True, "start": (1, 1), "outputs": 4},
+    {"channels": [5, 6], "blocks": [1, 1], "outputs": 1},
 ]
 
 
@@ -91,7 +92,7 @@ def test_the_engine_computes_the_generator(shape):
     styles = torch.stack([mean + truncation * (w - mean) for w in generator.mapping(z) for truncation in (1, 0.3)])
     for image, expected in zip(found, generator.synthesise(styles), strict=True):
         assert (image["height"], image["width"]) == generator.resolution == tuple(expected.shape[1:])
-        values = torch.tensor(list(image["data"].values()), dtype=torch.float64).view(*expected.shape[1:], 3).permute(2, 0, 1)
+        values = torch.tensor(list(image["data"].values()), dtype=torch.float64).view(*expected.shape[1:], -1).permute(2, 0, 1)
         assert (values - expected).norm() < 1e-5 * expected.norm()
 
 
