@@ -69,9 +69,9 @@ def decode(content: bytes, background: RGB, *, enough: tuple[int, int] | None = 
 def fitted(image: Image.Image, resolution: tuple[int, int], fit: str, background: RGB) -> tuple[Image.Image, bool]:
     """Fit an image of one of MODES to `resolution` (height, width); return it and whether it was enlarged.
 
-    `fit` is one of FITS: crop (the largest centred part of the right shape), pad (the whole image centred on
-    `background`, or on nothing if it is transparent), stretch. Resizing uses Pillow's LANCZOS: its filter widens when shrinking, so nothing aliases, and its sums are
-    integers, so every machine gets the same bytes and the same fingerprint.
+    `fit` is one of FITS: crop (the largest centred part of the right shape), pad (the whole image centred on `background`, or on
+    nothing if it is transparent), stretch. Resizing uses Pillow's LANCZOS: its filter widens when shrinking, so nothing aliases, and
+    its sums are integers, so every machine gets the same bytes and the same fingerprint.
     """
     height, width = resolution
     if fit == "crop":

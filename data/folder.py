@@ -251,7 +251,6 @@ class _Notes:
             lines.append(f"no image: {some(found.others)}")
         return [(": ".join([summary, ", ".join(counts)]) if counts else summary) + found.left_out(), *lines]
 
-
     def advice(self, channels: str, background: str) -> list[str]:
         """Return what to say about transparent pixels."""
         if channels == "rgba" and not self.num_transparent:

@@ -110,7 +110,7 @@ class Imle:
         if self.config.imle.perturbation:
             noise = rng.normal(tuple(latents.shape), self.config.seed, "perturb", step)
             latents = latents + self.config.imle.perturbation * send(noise, self.device)
-        batch = index, latents
+        batch: tuple[Tensor, ...] = index, latents
         if self.targets.transparent:  # over a colour that says nothing, so that colours and opacity must both be right
             levels = torch.rand(len(index), 3, generator=rng.generator(self.config.seed, "background", step))
             batch = *batch, send(2 * levels - 1, self.device)
@@ -120,7 +120,8 @@ class Imle:
     def loss(self, index: Tensor, z: Tensor, background: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the distances (B,) between the images numbered `index` (B,) and the samples of `z` (B, latent_dim).
 
-        Both lie over the colours `background` (B, 3) in [-1, 1], if they are transparent. Two tensors: the distance to minimise, which includes the stages' errors, and the distance to report, without them.
+        Both lie over the colours `background` (B, 3) in [-1, 1], if they are transparent. Two tensors: the distance to minimise,
+        which includes the stages' errors, and the distance to report, without them.
         """
         drawn = self.learner.forward(z, self.maps_type)
         *stages, image = drawn if isinstance(self.learner.network, Staged) else [drawn]

@@ -150,9 +150,7 @@ WEIGHTS_OF = {"lpips-vgg": ("vgg16", "lpips-vgg"), "pixels": ()} | {name: (name,
 TEACHERS = tuple(name for name in WEIGHTS_OF if name != "effnet-lite2")  # for training; effnet-lite2 is kept for evaluation
 
 
-def load_embedding(
-    name: str, pixel_weight: float = 0.0, pretrained: bool = True, background: tuple[int, int, int] = WHITE
-) -> Embedding:
+def load_embedding(name: str, pixel_weight: float = 0.0, pretrained: bool = True, background: tuple[int, int, int] = WHITE) -> Embedding:
     """Return the frozen embedding `name` of `WEIGHTS_OF`; `pixels` weighs the mean squared error by 1 + `pixel_weight`.
 
     `background` (levels) lies under transparent images.

@@ -66,12 +66,22 @@ TINY = {  # settings of each method: seconds, and some of all that it can do
 }
 TINY |= {f"imle {channels}": [*TINY["imle"], f"data.channels={channels}"] for channels in ("rgba", "grey")}
 IMLES = ("imle", "imle rgba", "imle grey")
-LOSSES = dict.fromkeys(IMLES, ("loss",)) | {"fastgan": ("critic_loss", "painter_loss"), "score-sde": ("loss",), "crdi": (), "toy": ("loss",)}
+LOSSES = dict.fromkeys(IMLES, ("loss",)) | {
+    "fastgan": ("critic_loss", "painter_loss"),
+    "score-sde": ("loss",),
+    "crdi": (),
+    "toy": ("loss",),
+}
 NO_START = {  # what a method that cannot start from weights says
     "score-sde": "train.start_from: score-sde starts from a denoiser.prior; name the run there",
     "crdi": "train.start_from: crdi trains no network; name the denoiser that it guides as crdi.prior",
 }
-LEARNERS = dict.fromkeys(IMLES, ("learner",)) | {"fastgan": ("painter", "critic"), "score-sde": ("learner",), "crdi": (), "toy": ("learner",)}
+LEARNERS = dict.fromkeys(IMLES, ("learner",)) | {
+    "fastgan": ("painter", "critic"),
+    "score-sde": ("learner",),
+    "crdi": (),
+    "toy": ("learner",),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +215,9 @@ def test_a_seed_is_one_picture_and_an_export_draws_it(method, run, tmp_path):
     sample.main([str(folder), "--export", str(tmp_path / "x.pt"), "--out", str(tmp_path / "drawn"), "--num", "3"])
     assert torch.equal(open_sampler(tmp_path / "x.pt").images(range(9)), whole)
     state = checkpoint.load(tmp_path / "x.pt")
-    assert sorted(state) == ["config", "data", "format", "sampled", "selected_by", "step"] and state["config"]["method"] == method.split()[0]
+    assert (
+        sorted(state) == ["config", "data", "format", "sampled", "selected_by", "step"] and state["config"]["method"] == method.split()[0]
+    )
     assert len(list((tmp_path / "drawn").glob("seed*.png"))) == 3
     read = load_images(tmp_path / "drawn", resolution=sampler.resolution, channels=sampler.channels)
     assert torch.equal(read.images, whole[:3])  # a file holds exactly what was drawn

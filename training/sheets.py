@@ -29,7 +29,8 @@ def shown(images: Tensor) -> Tensor:
     """Return uint8 images (N, C, H, W) as RGB (N, 3, H, W): transparent ones over a checkerboard, grey ones in all channels."""
     height, width = images.shape[2:]
     dark = (torch.arange(height)[:, None] // CELL + torch.arange(width) // CELL) % 2 == 1  # (H, W)
-    return torch.where(dark.to(images.device), *(over(images, (level,) * 3) for level in (DARK, LIGHT)))
+    on_dark, on_light = (over(images, (level, level, level)) for level in (DARK, LIGHT))
+    return torch.where(dark.to(images.device), on_dark, on_light)
 
 
 def to_pil(image: Tensor) -> Image.Image:

@@ -5,9 +5,11 @@ import torch
 
 from errors import UserError
 from imle.method import Imle
-from methods import load_config
+from methods import load_config, open_sampler
 from models.perceptual import load_embedding, squared_distance
 from models.pixels import coloured, over, to_float, to_uint8
+from training import checkpoint
+from training.drawing import flattened
 from training.settings import to_dict
 
 TINY = [
@@ -116,6 +118,24 @@ def test_a_run_of_another_kind_gives_all_but_its_colours():
     trained = method("data.channels=rgb", images=discs()[:, :3])
     fates = method().start({"config": to_dict(trained.config), "sampled": trained.sampled()})
     assert fates.pop("to_rgb") == "new" and set(fates.values()) == {"taken"}
+
+
+def test_scores_see_samples_as_they_look_over_the_background(tmp_path):
+    learner = method("data.background=#204060")
+    state = {"config": to_dict(learner.config), "data": {"fingerprint": "", "names": [], "heldout": []}, "step": 0}
+    checkpoint.save(state | {"sampled": learner.sampled()}, tmp_path / "x.pt")
+    sampler = open_sampler(tmp_path / "x.pt")
+    flat = flattened(sampler)
+    seen = over(sampler.images(range(5)), (32, 64, 96))
+    assert torch.equal(flat.images(range(5)), seen) and sampler.images([0]).shape[1] == 4
+    z = sampler.latents([0, 1]).requires_grad_()
+    drawn = flat.drawing.generator(z)  # what backtracking descends through; not clipped
+    torch.testing.assert_close(drawn, coloured(sampler.generator(z), to_float(torch.tensor([32, 64, 96]))))
+    drawn.sum().backward()
+    assert z.grad.abs().max() > 0
+    sampler.generator.to_rgb.bias.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="gives images that are not finite"):
+        flat.images([0])
 
 
 @pytest.mark.parametrize("name", ["fastgan", "score-sde", "crdi"])

@@ -115,20 +115,34 @@ def test_gelu_and_interpolation_are_those_of_torch():
 @pytest.fixture(scope="module")
 def rectangle(smoke_run, tmp_path_factory):
     """Return an export of an untrained generator of 32 x 48 pixels, with noise, under a name that a page must escape."""
+    return untrained(smoke_run, tmp_path_factory.mktemp("rectangle") / f"{FILE}.pt", resolution=[32, 48])
+
+
+@pytest.fixture
+def rgba(smoke_run, tmp_path):
+    return untrained(smoke_run, tmp_path / "rgba.pt", channels="rgba")
+
+
+@pytest.fixture
+def grey(smoke_run, tmp_path):
+    return untrained(smoke_run, tmp_path / "grey.pt", channels="grey")
+
+
+def untrained(smoke_run: Path, path: Path, **data: object) -> Path:
+    """Write an export of an untrained generator with noise and these settings of the section data."""
     state = checkpoint.load(smoke_run / "checkpoints" / "last.pt")
-    state["config"]["data"]["resolution"] = [32, 48]
+    state["config"]["data"] |= data
     state["config"]["model"]["noise"] = True
     torch.manual_seed(0)
     generator = build_generator(state["config"])
     strengths = {f"blocks.{i}.strengths": torch.randn(len(block.strengths)) for i, block in enumerate(generator.blocks)}
     state["sampled"] = generator.state_dict() | strengths
-    path = tmp_path_factory.mktemp("rectangle") / f"{FILE}.pt"
     checkpoint.save({key: state[key] for key in ("config", "data", "step", "selected_by", "sampled") if key in state}, path)
     return path
 
 
 @needs_node
-@pytest.mark.parametrize("source", ["smoke_run", "rectangle", "rs", "adaptive"])
+@pytest.mark.parametrize("source", ["smoke_run", "rectangle", "rgba", "grey", "rs", "adaptive"])
 def test_the_pictures_are_those_of_sample_py(source, request, tmp_path):
     """Also of runs of an earlier revision."""
     old = Path(__file__).parents[1] / "imle" / "old_runs"
@@ -142,8 +156,13 @@ def test_the_pictures_are_those_of_sample_py(source, request, tmp_path):
     height, width = sampler.resolution
     assert (facts["height"], facts["width"]) == (height, width)
     images = torch.tensor(found).view(3, height, width, 4).permute(0, 3, 1, 2)
-    assert (images[:, 3] == 255).all()
-    assert (images[:, :3] - sampler.images(seeds).int()).abs().max() <= 2
+    if sampler.channels == "rgba":
+        images[:, :3] = images[:, :3] * images[:, 3:] // 255  # samples are premultiplied, pictures of a canvas are not
+        assert images[:, 3].unique().numel() > 100
+    else:
+        assert (images[:, 3] == 255).all()
+    images = images[:, : 4 if sampler.channels == "rgba" else 3]
+    assert (images - sampler.images(seeds).int()).abs().max() <= 2
 
 
 # --- the page in a browser
