@@ -23,6 +23,17 @@ def to_float(images: Tensor) -> Tensor:
     return images / 127.5 - 1
 
 
+def with_clipped_opacity(images: Tensor) -> Tensor:
+    """Return float images (B, C, H, W) with the opacity, if C is 4, clipped to [-1, 1]; its gradient passes as if it were not.
+
+    A loss then asks a clear pixel for an opacity of -1 or less, not for -1: rounded to uint8, noise of training around it is gone.
+    """
+    if images.shape[1] != CHANNELS["rgba"]:
+        return images
+    colours, opacity = images.split([3, 1], dim=1)
+    return torch.cat([colours, opacity + (opacity.clamp(-1, 1) - opacity).detach()], dim=1)
+
+
 def coloured(images: Tensor, background: Tensor) -> Tensor:
     """Return float RGB images (B, 3, H, W) of float images (B, C, H, W): what transparent images look like over a `background`.
 
