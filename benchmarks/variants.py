@@ -55,6 +55,7 @@ VARIANTS: dict[str, tuple[list[str], AbstractContextManager]] = {  # settings, a
     "leaky ReLU of slope 0.2 for GELU": ([], patch.object(F, "gelu", partial(F.leaky_relu, negative_slope=0.2))),
     "SiLU for GELU": ([], patch.object(F, "gelu", F.silu)),
     "batches of 20": (["train.batch_size=20"], nullcontext()),
+    "data.channels=rgba": (["data.channels=rgba"], nullcontext()),
     "channels 128-128-128-64-64": (["model.channels=[128,128,128,64,64]"], nullcontext()),
     "one 3x3 convolution in a block": ([], patch.object(generator, "Block", OneConvolution)),
     "loss without the map of 1/16": ([], patch.object(EffNetLite, "STAGES", (0, 1, 2))),

