@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import efficientnet_lite, weights
-from models.pixels import coloured, to_float, with_clipped_opacity
+from models.pixels import coloured, to_float
 from models.precision import true_fp32
 
 # The epsilon must stand inside the root: the lpips package's `x / (norm + eps)` has a NaN gradient if a feature vector is
@@ -92,7 +92,7 @@ class Embedding(nn.Module):
 
     def forward(self, images: Tensor, background: Tensor | None = None) -> list[Tensor]:
         """Return the maps [(B, D, H, W), ...] of float images (B, C, H, W) in [-1, 1], over colours `background` (B, 3) in [-1, 1]."""
-        images, under = with_clipped_opacity(images), self.background if background is None else background
+        under = self.background if background is None else background
         maps = self.perceptual(coloured(images, under)) if self.perceptual is not None else []
         if self.pixel_weight:
             maps = maps + [m * math.sqrt(self.pixel_weight) for m in self.pixels(images)]

@@ -4,8 +4,6 @@ The colours of a transparent image are premultiplied: multiplied by the opacity 
 stores where nothing is seen plays no part, and resizing mixes no hidden colour into an edge.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,31 +21,6 @@ def to_uint8(images: Tensor) -> Tensor:
 def to_float(images: Tensor) -> Tensor:
     """Convert uint8 images to float in [-1, 1], in torch's default dtype."""
     return images / 127.5 - 1
-
-
-class Clipped(torch.autograd.Function):
-    """Clip values to [-1, 1]. Outside, the gradient passes where it leads back inside, so that no value is lost there."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp(-1, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return gradients[0] * ((x.abs() <= 1) | (gradients[0] * x > 0))
-
-
-def with_clipped_opacity(images: Tensor) -> Tensor:
-    """Return float images (B, C, H, W) with the opacity, if C is 4, clipped to [-1, 1].
-
-    A loss then asks a clear pixel for an opacity of -1 or less, not for -1: rounded to uint8, the noise of training around it is gone.
-    """
-    if images.shape[1] != CHANNELS["rgba"]:
-        return images
-    colours, opacity = images.split([3, 1], dim=1)
-    return torch.cat([colours, Clipped.apply(opacity)], dim=1)
 
 
 def coloured(images: Tensor, background: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.pixels import coloured, over, to_float, to_uint8, with_clipped_opacity
+from models.pixels import coloured, over, to_float, to_uint8
 from training.sheets import grid, shown, to_pil
 
 PAIRS = torch.cartesian_prod(torch.arange(256), torch.arange(256))  # every colour with every opacity
@@ -51,16 +51,6 @@ def test_every_image_has_its_own_background_and_other_channels_have_none():
     torch.testing.assert_close(coloured(opaque, colours), images[:, :3])
     clear = -torch.ones(3, 4, 2, 2)
     torch.testing.assert_close(coloured(clear, colours), colours[:, :, None, None].expand(3, 3, 2, 2))
-
-
-def test_a_clipped_opacity_is_as_good_as_its_bound_and_can_come_back():
-    images = torch.tensor([0.5, 2.0, -3.0, -1.5]).view(1, 4, 1, 1).requires_grad_()
-    clipped = with_clipped_opacity(images)
-    assert clipped.flatten().tolist() == [0.5, 2.0, -3.0, -1.0]
-    for sign, passed in ((1, 0), (-1, -1)):  # down it would go on, up it comes back
-        (gradient,) = torch.autograd.grad((sign * clipped).sum(), images, retain_graph=True)
-        assert gradient.flatten().tolist() == [sign, sign, sign, passed]
-    assert with_clipped_opacity(images[:, :3].detach()).flatten().tolist() == [0.5, 2.0, -3.0]
 
 
 def test_sheets_are_rgb_and_show_what_is_clear_as_a_checkerboard():
