@@ -57,11 +57,8 @@ def project(sampler: Sampler, pictures: dict[str, Tensor], out: Path) -> None:
     generator, latent_dim = sampler.generator, sampler.drawing.latent_dim
     assert latent_dim is not None
     images = torch.stack(list(pictures.values()))
-    embed = (
-        load_embedding(NETWORK, PIXEL_WEIGHT, background=background(sampler.config))
-        .to(sampler.device)
-        .to(memory_format=torch.channels_last)
-    )
+    embed = load_embedding(NETWORK, PIXEL_WEIGHT, background=background(sampler.config))
+    embed.to(sampler.device).to(memory_format=torch.channels_last)
     total, done = passes(len(images)), 0
 
     def advance(count: int) -> None:
