@@ -41,7 +41,7 @@ class Section:
 
     prior: str = setting(
         "",
-        "the frozen denoiser: a run, checkpoint or export of score-sde, or a folder of diffusers",
+        "the frozen denoiser: emoji-32, a run, checkpoint or export of score-sde, or a folder of diffusers",
         fixed=True,
     )
     steps: int = setting(25, "steps of DDIM from noise to image", least=2, most=1000, fixed=True)

@@ -16,6 +16,7 @@ from models.weights import FOLDER_VARIABLE
 from training import checkpoint
 
 METHOD = "score-sde"  # whose runs are priors
+SHIPPED = Path(__file__).with_name("priors")  # those that come with the project, as NAME.pt
 
 
 class Prior(NamedTuple):
@@ -59,12 +60,12 @@ def same_prior(before: dict | None, now: dict | None) -> None:
 
 
 def find_prior(name: str) -> Prior:
-    """Return the trained denoiser that a setting names.
+    """Return the trained denoiser that a setting names: a place here or in the folder of weights, or one that comes with the project.
 
     Raises MissingWeights if it is nowhere, and UserError if it is no denoiser of images.
     """
     given = os.environ.get(FOLDER_VARIABLE)
-    places = [Path(name), *([Path(given) / name] if given else [])]
+    places = [Path(name), *([Path(given) / name] if given else []), *([SHIPPED / f"{name}.pt"] if name == Path(name).name else [])]
     place = next((each for each in places if each.exists()), None)
     if place is None:
         raise MissingWeights(

@@ -35,7 +35,7 @@ class Network:
 
     prior: str = setting(
         "",
-        "trained denoiser to start from: a run, checkpoint or export of score-sde, or a folder of diffusers; empty: none",
+        "trained denoiser to start from: emoji-32, a run, checkpoint or export of score-sde, or a folder of diffusers; empty: none",
         fixed=True,
     )
     channels: list[int] = setting(

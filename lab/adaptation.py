@@ -180,7 +180,7 @@ def main(words: list[str]) -> None:
         prog="python -m lab.adaptation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--prior", default="runs/score-emoji-32", help="run or export of score-sde at 32 pixels (%(default)s)")
+    parser.add_argument("--prior", default="emoji-32", help="prior at 32 pixels: its name, a run or an export of score-sde (%(default)s)")
     parser.add_argument("--sets", nargs="+", default=["faces=data/fluent_faces", "animals=datasets/fluent_animals"], metavar="NAME=IMAGES")
     parser.add_argument("--seeds", type=int, default=3, help="runs of every system, each with its own ten images (%(default)s)")
     parser.add_argument("--steps", type=int, default=MARKS[-1], help="most steps of training (%(default)s)")

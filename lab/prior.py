@@ -1,4 +1,4 @@
-"""Write a run's EMA in 16 bits, half as large as an export: python -m lab.prior runs/score-emoji-32 emoji-32.pt
+"""Write a run's EMA in 16 bits, half as large as an export: python -m lab.prior runs/score-emoji-32 baselines/priors/emoji-32.pt
 
 The file is an export: sample.py, evaluate.py and denoiser.prior read it. Rounding changes samples a little.
 """

@@ -1,6 +1,7 @@
 """The denoiser, its priors and the early stop of score-sde."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,15 +11,18 @@ import methods
 import train
 from baselines.denoiser import Denoiser, draw
 from baselines.prior import find_prior
-from baselines.sde import KINDS, diffusion_of
+from baselines.sde import KINDS, diffusion_of, noised
+from data import load_images
 from errors import MissingWeights, UserError
 from methods import load_config, open_sampler
+from models.pixels import to_float
 from models.unet import architecture
 from training import checkpoint
 from training.sheets import save_png
 from training.trainer import Trainer
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["method=score-sde", "data.resolution=8", "denoiser.channels=[32]", "train.batch_size=4", "sampling.steps=3"]
 
 
@@ -125,6 +129,20 @@ def test_a_published_model_is_read_from_a_folder(exploding, images, tmp_path):
     assert methods.open_drawing(state, CPU).prior == f"{tmp_path}/model {prior.sha256}"
     with pytest.raises(UserError, match=f"^sde.kind: this run has subvp, but the prior {tmp_path}/model is of kind {kind}"):
         made(images, *words, "sde.kind=subvp")
+
+
+def test_the_shipped_prior_is_found_from_any_folder_and_knows_images_of_its_kind(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prior = find_prior("emoji-32")
+    assert (prior.kind, prior.name) == ("vp", "emoji-32")
+    faces = load_images(ROOT / "data" / "fluent_faces_heldout", resolution=(32, 32)).images[:32]  # rendered as what it has seen
+    x, t, eps = to_float(faces), torch.full((32,), 0.3), torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        error = (prior.denoiser()(noised(diffusion_of("vp", 0.0), x, t, eps), t) - eps).square().mean()
+    assert error < 0.1  # of the variance of the noise; a model that knows nothing has 1
+    for name in ("emoji-33", "elsewhere/emoji-32", f"{tmp_path}/emoji-32"):
+        with pytest.raises(MissingWeights):
+            find_prior(name)
 
 
 def test_a_prior_that_cannot_be_used_is_told_in_one_message(images, tmp_path, monkeypatch):
