@@ -117,17 +117,17 @@ class Imle:
         with computing(self.config.train.precision):
             self.losses[index] = self.learner.step(batch, self.loss, step)
 
-    def loss(self, index: Tensor, z: Tensor, background: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def loss(self, index: Tensor, z: Tensor, *background: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distances (B,) between the images numbered `index` (B,) and the samples of `z` (B, latent_dim).
 
-        Both lie over the colours `background` (B, 3) in [-1, 1], if they are transparent. Two tensors: the distance to minimise,
+        If they are transparent, both lie over a tensor `background` of colours (B, 3) in [-1, 1]. Two tensors: the distance to minimise,
         which includes the stages' errors, and the distance to report, without them.
         """
         drawn = self.learner.forward(z, self.maps_type)
         *stages, image = drawn if isinstance(self.learner.network, Staged) else [drawn]
         with autocast(self.config.train.precision, self.device):
-            maps = self.embedding(image, background)
-        distance = squared_distance(maps, self.targets.maps(index, background))
+            maps = self.embedding(image, *background)
+        distance = squared_distance(maps, self.targets.maps(index, *background))
         if not stages:
             return distance, distance
         targets = shrunk(to_float(self.targets.images[index]), stages)

@@ -34,10 +34,10 @@ class Targets:
         return len(self.images)
 
     @torch.no_grad()
-    def maps(self, index: Tensor, background: Tensor | None = None) -> list[Tensor]:
+    def maps(self, index: Tensor, *background: Tensor) -> list[Tensor]:
         """Return the maps [(B, D, H, W), ...] of the images numbered `index` (B,), transparent ones over colours (B, 3) in [-1, 1]."""
         if self.cached is None:
-            return self.embedding(to_float(self.images[index]), background)
+            return self.embedding(to_float(self.images[index]), *background)
         return [level[index] for level in self.cached]
 
 

@@ -283,7 +283,9 @@ def converted(command, oblong, tmp_path_factory):
 def test_onnx_has_its_facts_and_nothing_of_this_machine_and_says_little(oblong, converted):
     sampler, (result, path) = open_sampler(oblong), converted
     assert result.returncode == 0 and result.stderr == "converting the generator to ONNX\n"
-    assert result.stdout.startswith(f"{path}: 0.") and result.stdout.endswith("(batch, 3, 16, 24) in about [-1, 1]\n")
+    assert result.stdout.startswith(f"{path}: 0.") and result.stdout.endswith(
+        "(batch, 3, 16, 24) in about [-1, 1]; channels are red, green, blue\n"
+    )
     assert str(ROOT).encode() not in path.read_bytes() and b"pkg.torch" not in path.read_bytes()
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path)
@@ -292,6 +294,7 @@ def test_onnx_has_its_facts_and_nothing_of_this_machine_and_says_little(oblong, 
         "resolution": "16x24",
         "latent_dim": "5",
         "sampling": "latents are standard normal",
+        "channels": "channels are red, green, blue",
     }
     (latents,), (images,) = session.get_inputs(), session.get_outputs()
     assert (latents.name, latents.type, latents.shape[1:]) == ("latents", "tensor(float)", [5])
