@@ -145,7 +145,7 @@ def test_select_and_anneal_change_samples_and_a_seed_stays_one_picture(images, p
         (["crdi.window=[2,5]"], r"^crdi.window: expected two falling numbers up to crdi.steps=6, such as \[20,5\], found \[2, 5\]"),
         (["crdi.window=[7,5]"], "^crdi.window: expected two falling numbers up to crdi.steps=6"),
         (["crdi.window=[5]"], "^crdi.window: expected two falling numbers"),
-        (["crdi.prior=nowhere"], "^prior: there is no nowhere; give a run, checkpoint or export of score-sde"),
+        (["crdi.prior=nowhere"], "^prior: there is no nowhere nor .*nowhere.pt; give a run, checkpoint or export of score-sde"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(images, prior, words, said, monkeypatch):
