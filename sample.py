@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -143,12 +143,16 @@ def main(words: list[str]) -> None:
 
 @contextmanager
 def written_into(out: Path) -> Iterator[None]:
-    """Make the folder `out` for what is written inside the block. Raises UserError if either fails."""
+    """Make the folder `out` for what is written inside the block. Raises UserError if either fails, and leaves no empty folder."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise UserError(f"--out {out}: cannot write there ({error.strerror or error})") from None
+    except UserError:
+        with suppress(OSError):  # it holds something
+            out.rmdir()
+        raise
 
 
 def training_images(sampler: Sampler, path: Path) -> Tensor:

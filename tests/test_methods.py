@@ -234,8 +234,8 @@ def test_it_is_steered_or_says_in_one_line_why_not(method, run, images, tmp_path
         monkeypatch.setattr(inversion, name, value)
     folder, out = run(method, steps=1), tmp_path / "out"
 
-    def steered(*words: object) -> None:
-        sample.main([str(word) for word in (folder, "--out", out, *words)])
+    def steered(*words: object, into: Path = out) -> None:
+        sample.main([str(word) for word in (folder, "--out", into, *words)])
 
     steered("--training-film")
     with Image.open(out / "training.gif") as film, Image.open(folder / "samples" / "step-0000000.png") as sheet:
@@ -253,8 +253,8 @@ def test_it_is_steered_or_says_in_one_line_why_not(method, run, images, tmp_path
             steered(*words)
         else:
             with pytest.raises(UserError, match=drawing.why or "maps latents to images without styles") as told:
-                steered(*words)
-            assert "\n" not in str(told.value)
+                steered(*words, into=tmp_path / "refused")
+            assert "\n" not in str(told.value) and not (tmp_path / "refused").exists()
         assert (out / made).exists() == possible
 
 
