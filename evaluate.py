@@ -16,7 +16,7 @@ from metrics.cache import Cache
 from metrics.compare import compare
 from metrics.images import Images
 from metrics.interface import Decoder, Likelihood, Reals
-from metrics.measure import JUDGES, protocol_of, weights_of
+from metrics.measure import JUDGES, QUICK, protocol_of, weights_of
 from metrics.verdict import verdict
 from models import weights
 from models.pixels import over
@@ -151,7 +151,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--heldout", type=Path, help="real images kept out of training (default: the run's own)")
     add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
-    add("--metrics", help=f"some of {','.join(table.METRICS)} (default: all)")
+    add("--metrics", help=f"some of {','.join(table.METRICS)}, or {QUICK} (default: all)")
     add("--num-samples", type=at_least_one, help="samples to score (default: 5000 on CUDA or for the paper, else 1000; of a folder all)")
     add("--repeats", type=at_least_one, default=1, help="sets of samples; the report gives their mean and spread (default: 1)")
     add("--backtrack", type=at_least_one, default=10, help="held-out and training images to backtrack, of each (default: 10)")

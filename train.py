@@ -16,6 +16,7 @@ from torch import Tensor
 import methods
 from data import READER, Record, load_images, mirrored, split_holdout
 from errors import UserError, ending_signals, run_as_command
+from metrics import cost
 from training import checkpoint, processes
 from training.costs import planned, settled
 from training.device import choose_device
@@ -40,6 +41,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="YAML file of settings, for example configs/fluent-faces-128.yaml")
     parser.add_argument("--run", required=True, type=Path, help="folder for everything that the run writes; an existing run is resumed")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    parser.add_argument("--scored", action="store_true", help="leave time in train.minutes for what ./train.sh does then: scores")
     parser.add_argument("--dry-run", action="store_true", help="print settings, size, memory and time, and stop")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that override the file")
     return parser.parse_intermixed_args(words)  # settings may stand anywhere
@@ -82,6 +84,8 @@ def train(args: argparse.Namespace, config: Settings, device: torch.device, fold
 
     facts = {"the settings": to_yaml(config), "the images": dataset.fingerprint, "the step of the checkpoint": str(state and state["step"])}
     processes.check_agreement(facts | {"the file of train.start_from": str(source and source.record)})
+    if args.scored and state is None:  # scores get their part of train.minutes, at most half
+        started -= min(cost.seconds(len(images), images.shape[2:], device), 30 * config.train.minutes)
     config = planned(config, state, lambda: new(config), started)
     if state is not None:
         with checkpoint.unpacking(folder.last):

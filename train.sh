@@ -64,10 +64,7 @@ else
       fi ;;
   esac
 fi
-if [ -n "$minutes" ]; then  # of which a sheet and scores take 1.5, or a quarter of less than 6
-  quarter=$((minutes * 25)); spared=$((quarter < 150 ? quarter : 150)); left=$((minutes * 100 - spared))
-  settings=("train.minutes=$((left / 100)).$(printf %02d $((left % 100)))" ${settings[@]+"${settings[@]}"})
-fi
+[ -z "$minutes" ] || settings=(--scored "train.minutes=$minutes" ${settings[@]+"${settings[@]}"})
 recipe="$(basename "${config%.yaml}")"
 if [ -n "$images" ]; then
   set_name="$(basename "$images")"
@@ -87,7 +84,7 @@ launch=("$here/train.py")
 score=("$run" --device "$device")
 case "$device" in
   cuda*) scored=inception ;;
-  *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics fid,kid,pr,copying,intra_lpips,jumps,likelihood) ;;
+  *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics quick) ;;
 esac
 heldout=""
 if [[ "$recipe" = fluent-faces-* ]] && [ -z "$images" ]; then

@@ -257,7 +257,8 @@ class _Notes:
             return ["no image has transparent pixels: data.channels=rgb gives the same, faster"]
         if channels != "rgba" and self.num_transparent:
             images = _count(self.num_transparent, "image")
-            return [f"{images} with transparent pixels, which are now {background} (data.background); data.channels=rgba keeps them"]
+            lost = f"{images} with transparent pixels, which are now {background} (data.background)"
+            return [f"{lost}; method: imle keeps them with data.channels=rgba"]
         return []
 
 

@@ -62,7 +62,7 @@ class Evaluator:
         is that of the model, if it has one. `config` is the configuration of the run that made the samples, None without a run.
         """
         context = Context(samples[0], reals, decoder, self.protocol.perceptual, self.num_backtracked, self.device, self.cache, likelihood)
-        self.progress = context.progress = Progress(self._work(samples, context), announce=self.device == "cpu")
+        self.progress = context.progress = Progress(self.work(samples, context), announce=self.device == "cpu")
         answer = Evaluation(material=context.material)
         try:
             self._features(answer, samples, reals)
@@ -78,7 +78,7 @@ class Evaluator:
         answer.measured = marked(answer.measured, config)
         return answer
 
-    def _work(self, samples: list[Images], context: Context) -> int:
+    def work(self, samples: list[Images], context: Context) -> int:
         """Return the total work in image passes."""
         reals = context.reals
         sets = [reals.real, *filter(None, [reals.held, reals.mirror]), *samples]

@@ -17,6 +17,8 @@ JUDGES = {  # networks of --features
     "effnet-lite0": "needs no download; the CPU recipes train on it",
 }
 OFFLINE_JUDGES = tuple(JUDGES)[1:]
+QUICK = "quick"  # of --metrics: those that train.sh scores without a GPU
+QUICK_METRICS = "fid,kid,pr,copying,intra_lpips,jumps,likelihood"
 PUBLISHED_SAMPLES = 5000  # samples behind published few-shot FIDs; FID falls with the number of samples
 
 
@@ -48,7 +50,7 @@ NUMBERS = {
 
 
 def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tuple[Protocol, list[str]]:
-    """Return the protocol and the metrics to compute; None asks for all metrics with available weights.
+    """Return the protocol and the metrics to compute; None asks for all metrics with available weights, QUICK for QUICK_METRICS.
 
     Real images at their original size (`raw`) have no metrics that compare pixels.
 
@@ -59,6 +61,7 @@ def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tup
     protocol = PROTOCOLS[name, features]
     if raw:
         protocol = protocol._replace(raw=True, metrics=tuple(key for key in protocol.metrics if not METRICS[key].pixels))
+    metrics = QUICK_METRICS if metrics == QUICK else metrics
     words = metrics.split(",") if metrics else [key for key in protocol.metrics if _to_be_had(key, protocol)]
     if unknown := sorted(set(words) - set(protocol.metrics)):
         raise UserError(f"--metrics: unknown here: {', '.join(map(repr, unknown))}; choose from {','.join(protocol.metrics)}")

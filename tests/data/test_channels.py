@@ -90,7 +90,7 @@ def test_channels_are_part_of_the_fingerprint_which_stays_what_it_was_for_rgb(re
 
 def test_the_report_says_when_transparency_is_lost_and_when_there_is_none(read):
     clear, opaque = disc((0, 0, 0)), Image.new("RGBA", (32, 32), (1, 2, 3, 255))
-    lost = "1 image with transparent pixels, which are now pink (data.background); data.channels=rgba keeps them"
+    lost = "1 image with transparent pixels, which are now pink (data.background); method: imle keeps them with data.channels=rgba"
     for channels in ("rgb", "grey"):
         assert lost in read(clear, opaque, channels=channels, background="pink").report
     assert len(read(clear, opaque).report) == 1

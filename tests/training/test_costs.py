@@ -105,10 +105,10 @@ def test_a_run_of_some_minutes_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys
     words = ["data.resolution=16", "loss.perceptual=pixels", "model.channels=[16,16,8]", "model.blocks=[1,1,1]", "train.batch_size=4"]
     words += ["log.num_scored=4", "train.minutes=1", f"data.path={images}"]
 
-    def run(name, steps, found):
+    def run(name, steps, found, *more):
         monkeypatch.setattr(train, "Signals", lambda: StoppedAfter(steps))
         monkeypatch.setattr(costs, "measure", lambda _: found or 1 / 0)
-        given = ["--config", str(tmp_path / "empty.yaml"), "--run", str(tmp_path / name), "--device", "cpu", *words]
+        given = ["--config", str(tmp_path / "empty.yaml"), "--run", str(tmp_path / name), "--device", "cpu", *words, *more]
         if steps < 99:
             with pytest.raises(SystemExit):
                 train.main(given)
@@ -126,6 +126,9 @@ def test_a_run_of_some_minutes_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys
     for name, weight in straight["sampled"].items():
         assert torch.equal(weight, stopped["sampled"][name])
     assert json.loads((tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == straight["step"]
+    monkeypatch.setattr(train.cost, "seconds", lambda *_: 1000.0)
+    scored = run("scored", 99, EASY._replace(jobs={"a step": (4.0, 2)}), "--scored")
+    assert scored["config"]["train"]["epochs"] in (2, 3)  # in half of the minute, which is the most that scores get
     words.append(f"train.start_from={tmp_path / 'straight'}")
     run("started", 99, EASY._replace(jobs={"a step": (4.0, 2)}))
     sheets = [tmp_path / name / "samples" / f"step-{step:07}.png" for name, step in (("started", 0), ("straight", straight["step"]))]

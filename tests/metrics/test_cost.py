@@ -1,0 +1,37 @@
+"""What an evaluation will cost is foretold from the work that it then does."""
+
+import torch
+from torch import nn
+
+from metrics import cost, evaluation
+from metrics.cache import Cache
+from metrics.images import Images
+from metrics.interface import Decoder, Reals
+from metrics.measure import OFFLINE_JUDGES, QUICK, protocol_of
+
+CPU = torch.device("cpu")
+
+
+def test_the_foretold_work_is_what_a_quick_evaluation_does(monkeypatch, tmp_path):
+    """With a second for each image in each network, the foretold seconds are the passes that the progress bar counts."""
+    monkeypatch.setattr(cost, "SAMPLES", 6)
+    monkeypatch.setattr(cost, "_seconds", lambda each, images: float(len(images)))
+    done = []
+
+    class Counting(evaluation.Progress):
+        def advance(self, passes: int) -> None:
+            done.append(passes)
+            super().advance(passes)
+
+    monkeypatch.setattr(evaluation, "Progress", Counting)
+    images = torch.randint(256, (10, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    real, fake = Images.of_tensor("real", images[:4]), Images.of_tensor("fake", images[4:])
+    generator = nn.Sequential(nn.Linear(2, 3 * 32 * 32), nn.Unflatten(1, (3, 32, 32)))
+    protocol, metrics = protocol_of("default", OFFLINE_JUDGES[0], QUICK, False)
+    evaluator = evaluation.Evaluator(protocol, metrics, device="cpu", cache=Cache(tmp_path), num_backtracked=0)
+    evaluator([fake], Reals(images[:4], images[:0], real, None, None), Decoder(generator, 2, CPU, {}))
+    assert cost.seconds(4, (32, 32), CPU) == cost.STARTS + cost.BESIDE * sum(done) and sum(done) > 6 * 3
+
+
+def test_the_networks_are_timed():
+    assert cost.seconds(100, (32, 32), CPU) > cost.STARTS + 1
