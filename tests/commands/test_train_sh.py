@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from metrics import cost
+from metrics.measure import QUICK
+
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="shell scripts")
 STAND_IN = """#!/usr/bin/env bash
@@ -79,9 +82,9 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
             "--features",
             "effnet-lite2",
             "--num-samples",
-            "1000",
+            str(cost.SAMPLES),
             "--metrics",
-            "quick",
+            QUICK,
             "--heldout",
             f"{checkout}/data/fluent_faces_heldout",
         ],

@@ -1,5 +1,6 @@
 """What an evaluation will cost is foretold from the work that it then does."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -33,5 +34,15 @@ def test_the_foretold_work_is_what_a_quick_evaluation_does(monkeypatch, tmp_path
     assert cost.seconds(4, (32, 32), CPU) == cost.STARTS + cost.BESIDE * sum(done) and sum(done) > 6 * 3
 
 
-def test_the_networks_are_timed():
-    assert cost.seconds(100, (32, 32), CPU) > cost.STARTS + 1
+def test_every_network_is_timed_on_a_batch_after_a_first_one(monkeypatch):
+    """By a clock that goes on by a second for every batch, a pass over one image takes a sixteenth of a second."""
+    batches = []
+    for kind in (cost.FeaturePass, cost.NeighbourPass):
+        add = kind.add
+        monkeypatch.setattr(kind, "add", lambda self, images, add=add: batches.append((self, add(self, images))))
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(len(batches)))
+    found = cost.seconds(4, (32, 32), CPU)
+    timed = [each for each, _ in batches]
+    assert timed[::2] == timed[1::2] and len({*timed}) == len(timed) // 2 and isinstance(timed[-1], cost.NeighbourPass)
+    monkeypatch.setattr(cost, "_seconds", lambda each, images: float(len(images)))  # sixteen times as long
+    assert cost.seconds(4, (32, 32), CPU) - cost.STARTS == pytest.approx(16 * (found - cost.STARTS))
