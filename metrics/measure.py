@@ -7,7 +7,7 @@ import torch
 from errors import UserError
 from metrics.features import NETWORKS
 from metrics.interface import Measurement, Protocol, Sets, Value
-from metrics.table import FEATURES, GENERATOR, LIKELIHOOD, METRICS, Metric, Number, chosen
+from metrics.table import FEATURES, GENERATOR, LIKELIHOOD, METRICS, QUICK_METRICS, Metric, Number, chosen
 from models.perceptual import WEIGHTS_OF
 from models.weights import WEIGHTS, is_given
 
@@ -18,7 +18,6 @@ JUDGES = {  # networks of --features
 }
 OFFLINE_JUDGES = tuple(JUDGES)[1:]
 QUICK = "quick"  # of --metrics: those that train.sh scores without a GPU
-QUICK_METRICS = "fid,kid,pr,copying,intra_lpips,jumps,likelihood"
 PUBLISHED_SAMPLES = 5000  # samples behind published few-shot FIDs; FID falls with the number of samples
 
 
@@ -61,7 +60,7 @@ def protocol_of(name: str, features: str, metrics: str | None, raw: bool) -> tup
     protocol = PROTOCOLS[name, features]
     if raw:
         protocol = protocol._replace(raw=True, metrics=tuple(key for key in protocol.metrics if not METRICS[key].pixels))
-    metrics = QUICK_METRICS if metrics == QUICK else metrics
+    metrics = ",".join(QUICK_METRICS) if metrics == QUICK else metrics
     words = metrics.split(",") if metrics else [key for key in protocol.metrics if _to_be_had(key, protocol)]
     if unknown := sorted(set(words) - set(protocol.metrics)):
         raise UserError(f"--metrics: unknown here: {', '.join(map(repr, unknown))}; choose from {','.join(protocol.metrics)}")
