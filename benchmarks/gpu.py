@@ -1,9 +1,9 @@
 """Measure the project on one GPU, in nine minutes: python benchmarks/gpu.py --out DIR [--parts card steps ...]
 
-Parts: the rates of the card; CPU against GPU; a step and a candidate of four recipes with each lever; minutes of training at 256
-pixels, with samples and scores; the tests that can use a GPU; the gradient in each precision; torch.compile. If a part fails or
-has no time left, it reports that and the others still run. --out receives result.json after every part, steps.md and a
-sheet of samples.
+Parts: the rates of the card; CPU against GPU; a step and a candidate of four recipes with each lever; a step of the other methods;
+minutes of training at 256 pixels, with samples and scores, of every --recipe; the tests that can use a GPU; the gradient in each
+precision; torch.compile. If a part fails or has no time left, it reports that and the others still run. --out receives result.json
+after every part, steps.md and a sheet of samples of every recipe.
 
 --rehearse uses a tiny recipe, which takes two minutes on a CPU. Needs the project's requirements, pytest and pytest-xdist, but
 no download: LPIPS is timed with random weights, and the training uses EfficientNet-Lite0 instead.
@@ -40,11 +40,20 @@ from models.pixels import to_uint8
 from models.precision import LOSS_SCALE, PRECISIONS, SIXTEEN_BITS, autocast, computing, products
 from training.device import choose_device
 from training.runlog import SilentLog
-from training.settings import resolution, to_dict
-from training.trainer import Trainer
-from training.transform import transform
+from training.settings import resolution
+from training.trainer import Method, Trainer
 
 RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
+OTHERS = {  # recipes of other methods: their steps are timed as they are, and in 16 bits
+    "fastgan-64": (),
+    "fastgan-256": (),
+    "adapt-emoji-32": (),
+    "score-emoji-32": ("train.batch_size=64",),
+}
+OFFLINE = {  # settings that train a method without a download
+    "imle": ("loss.perceptual=effnet-lite0", "loss.pixel_weight=0.3"),
+    "fastgan": ("fastgan.perceptual=effnet-lite0",),
+}
 LEVERS = {  # settings that change a recipe
     "graph": ("train.cuda_graph=true",),
     "graph, fp32": ("train.cuda_graph=true", "train.precision=fp32"),
@@ -160,13 +169,14 @@ def tests(run: Run) -> None:
         box["exit"], box["tail"] = done.returncode, done.stdout[-300:]
 
 
-def method_of(recipe: str, words: tuple[str, ...], device: torch.device, *, images: Tensor | None = None) -> Imle:
+def method_of(recipe: str, words: tuple[str, ...], device: torch.device, *, images: Tensor | None = None) -> Method:
     """Return the untrained method of a recipe; without `images`, on noise and with random loss weights."""
     config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", list(words))
     noise = images is None
     images = torch.randint(256, (100, 3, *resolution(config)), dtype=torch.uint8) if noise else images
     made = methods.make(config, images, device=device, pretrained=not noise)
-    made.latents.copy_(torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(0)))
+    if isinstance(made, Imle):
+        made.latents.copy_(torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(0)))
     return made
 
 
@@ -272,6 +282,8 @@ def step(run: Run, recipe: str, lever: str, words: tuple[str, ...], seconds: flo
         if run.cuda:
             box["allocated_GB"], box["reserved_GB"] = peak_bytes(run.device) / 1e9, torch.cuda.max_memory_reserved() / 1e9
             box |= kernels(run, work)
+        if not isinstance(made, Imle):
+            return
         latents = torch.randn(made.config.imle.pool_batch, made.config.model.latent_dim)
         box["candidate_ms"] = run.timed(lambda: made.embed_latents(latents), 6, 2)["step_ms"] / len(latents)
 
@@ -292,71 +304,55 @@ def kernels(run: Run, work: Callable[[], None]) -> dict:
     }
 
 
+def others(run: Run) -> None:
+    """Time a step of the recipes of other methods."""
+    for recipe, words in {"fastgan-32": ()}.items() if run.args.rehearse else OTHERS.items():
+        step(run, recipe, "as it is", words)
+        step(run, recipe, "fp16", (*words, "train.precision=fp16"))
+
+
 def compiled(run: Run) -> None:
-    """Time a step under torch.compile, which uses no graph; its first steps take more than a minute."""
+    """Time a step without torch.compile and with it, which uses no graph and whose first steps take more than a minute."""
     if run.cuda:
+        for lever in ("graph", "no graph"):
+            if f"fewshot-128, {lever}" not in run.found:
+                step(run, "fewshot-128", lever, LEVERS[lever])
         step(run, "fewshot-128", "no graph, torch.compile", ("train.compile=true",), seconds=100)
 
 
 def training(run: Run) -> None:
-    """Train with train.py for about --train-seconds, to the end of the cosine; then run sample.py and evaluate.py."""
-    recipe = "smoke-32" if run.args.rehearse else run.args.recipe
-    folder, on = run.out / "run", ["--device", str(run.device)]
-    words = [f"data.path={run.args.data}", "loss.perceptual=effnet-lite0", "loss.pixel_weight=0.3", *run.args.train]
+    """Train every recipe with train.py for --train-seconds, to the end of its schedule; then run sample.py and evaluate.py."""
+    for recipe in ("smoke-32",) if run.args.rehearse else run.args.recipe:
+        trained(run, recipe)
 
-    @run.part("training", run.args.train_seconds + 20)
+
+def trained(run: Run, recipe: str) -> None:
+    """Train, sample and score one recipe."""
+    folder, on = run.out / recipe / "run", ["--device", str(run.device)]
+    path = ROOT / "configs" / f"{recipe}.yaml"
+    words = [f"data.path={run.args.data}", *OFFLINE[methods.load_config(path, []).method], *run.args.train]
+
+    @run.part(f"training {recipe}", run.args.train_seconds + 20)
     def measure(box: dict) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        epochs, cost = affordable(run, recipe, words)
-        box |= {"recipe": recipe, "settings": words, "epochs": epochs, "epoch_s": cost}
-        command = [
-            "train.py",
-            "--config",
-            str(ROOT / "configs" / f"{recipe}.yaml"),
-            "--run",
-            str(folder),
-            *on,
-            *words,
-            f"train.epochs={epochs}",
-            "log.sheet_epochs=100000",
-            "log.checkpoint_minutes=100000",
-        ]
-        box["exit"] = command_of(run, command, run.args.train_seconds + 60)
+        length = "train.epochs=2" if run.args.rehearse else f"train.minutes={run.args.train_seconds / 60}"
+        box["settings"] = [*words, length]
+        command = ["train.py", "--config", str(path), "--run", str(folder), *on, *box["settings"], "log.sheet_epochs=100000"]
+        box["exit"] = command_of(run, command, run.args.train_seconds + 60, run.out / recipe)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        box |= {kind: [row for row in rows if row["kind"] == kind][-1] for kind in ("train", "refresh")}
-        shutil.copy(folder / "metrics.jsonl", run.out / "metrics.jsonl")
+        for kind in dict.fromkeys(row["kind"] for row in rows):
+            box[kind] = [row for row in rows if row["kind"] == kind][-1]
 
-    @run.part("samples and scores", 20)
+    @run.part(f"samples and scores of {recipe}", 20)
     def score(box: dict) -> None:
-        samples, held = run.out / "samples", ["--heldout", str(run.args.heldout)] if run.args.heldout else []
-        box["sample exit"] = command_of(run, ["sample.py", str(folder), "--num", "36", "--grid", "--out", str(samples), *on], 60)
-        shutil.copy(samples / "grid.png", run.out / "samples.png")
-        shutil.rmtree(samples)
-        command = [
-            "evaluate.py",
-            str(folder),
-            "--features",
-            "effnet-lite2",
-            "--metrics",
-            "fid,pr,copying",
-            *held,
-            *on,
-            "--num-samples",
-            str(24 if run.args.rehearse else SAMPLES),
-            "--out",
-            str(run.out / "evaluation"),
-        ]
-        box["evaluate exit"] = command_of(run, command, 240)
-        box["scores"] = json.loads((run.out / "evaluation" / "metrics.json").read_text())["metrics"]
-
-
-def affordable(run: Run, recipe: str, words: list[str]) -> tuple[int, float]:
-    """Return the number of epochs that fit, and the seconds of one, including its share of a refresh."""
-    config = methods.load_config(ROOT / "configs" / f"{recipe}.yaml", words)
-    images = load_images(config.data.path, **transform(to_dict(config)), minimum=2).images
-    jobs = method_of(recipe, tuple(words), run.device, images=images).work().values()
-    cost = sum(run.timed(job, 20)["step_ms"] / 1e3 / part * per_epoch for job, per_epoch, part in jobs)
-    return (2 if run.args.rehearse else max(2, int((run.args.train_seconds - 15) / cost))), cost
+        samples, held = run.out / recipe / "samples", ["--heldout", str(run.args.heldout)] if run.args.heldout else []
+        command = ["sample.py", str(folder), "--num", "36", "--grid", "--out", str(samples), *on]
+        box["sample exit"] = command_of(run, command, 60, run.out / recipe)
+        shutil.copy(samples / "grid.png", run.out / f"{recipe}.png")
+        number = ["--num-samples", str(24 if run.args.rehearse else SAMPLES)]
+        command = ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,pr,copying", *held, *on, *number]
+        box["evaluate exit"] = command_of(run, [*command, "--out", str(run.out / recipe / "evaluation")], 240, run.out / recipe)
+        box["scores"] = json.loads((run.out / recipe / "evaluation" / "metrics.json").read_text())["metrics"]
 
 
 def table(found: dict[str, dict]) -> str:
@@ -370,9 +366,10 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command_of(run: Run, words: list[str], seconds: float) -> int:
-    """Run one of the project's commands with its output in a file; return its exit status. After `seconds` send SIGTERM."""
-    with open(run.out / f"{words[0].removesuffix('.py')}.txt", "w") as log:
+def command_of(run: Run, words: list[str], seconds: float, folder: Path) -> int:
+    """Run one of the project's commands with its output in a file of `folder`; return its exit status. After `seconds` send SIGTERM."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{words[0].removesuffix('.py')}.txt", "w") as log:
         process = subprocess.Popen([sys.executable, str(ROOT / words[0]), *words[1:]], stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
         try:
             return process.wait(seconds)
@@ -385,6 +382,7 @@ PARTS = {  # what nine minutes must not miss comes first; torch.compile runs onl
     "card": card,
     "agreement": agreement,
     "steps": steps,
+    "other methods": others,
     "training": training,
     "tests": tests,
     "precision": precision,
@@ -399,10 +397,10 @@ def main(words: list[str]) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run, always in this order (all)")
     parser.add_argument("--rehearse", action="store_true", help="use a tiny recipe, to try the command on a CPU")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
-    parser.add_argument("--recipe", default="fewshot-256", help="recipe to train (%(default)s)")
+    parser.add_argument("--recipe", nargs="+", default=["fewshot-256"], help="recipes to train (fewshot-256)")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "fluent_faces", help="images to train on")
     parser.add_argument("--heldout", type=Path, help="held-out images for the scores")
-    parser.add_argument("--train-seconds", type=float, default=130, help="seconds of training (%(default)s)")
+    parser.add_argument("--train-seconds", type=float, default=130, help="seconds of training of each recipe (%(default)s)")
     parser.add_argument("--train", nargs="+", default=[], metavar="section.key=value", help="settings of the training")
     args = parser.parse_args(words)
     os.environ.setdefault("PYTHONUNBUFFERED", "1")  # for the commands that this one runs

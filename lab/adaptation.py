@@ -1,13 +1,21 @@
 """Compare ways to ten images from one diffusion model: python -m lab.adaptation --out runs/adaptation
 
 All start from the same ten images of a set and are scored on its other images, in EfficientNet-Lite2, on which nothing trains. The
-same command goes on where it was stopped. --out then holds results.json, results.md, curves.png and a sheet of every set.
+same command goes on where it was stopped. --out then holds results.json, results.md, curves.png and a sheet of every set and seed.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
+import shlex
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from itertools import starmap
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,15 +25,17 @@ from torch import Tensor
 import methods
 from atomic import write_text
 from data import load_images, split_holdout
-from errors import run_as_command
+from errors import UserError, ending_signals, run_as_command
 from lab import plots
 from lab.cells import features_of
 from lab.intervals import interval, shown
 from metrics import copying, frechet
+from metrics.document import git_commit
 from metrics.measure import OFFLINE_JUDGES
 from metrics.neighbours import NeighbourPass, intra_distance
 from models.perceptual import load_embedding
 from models.pixels import to_uint8
+from training.device import choose_device
 from training.scores import distances
 from training.sheets import grid, save_png
 from training.trainer import Trainer
@@ -38,9 +48,8 @@ MARKS = (100, 300, 1000, 3000)  # steps at which training is scored
 JUDGE = OFFLINE_JUDGES[0]
 PERCEPTUAL = OFFLINE_JUDGES[1]  # of intra-LPIPS; no system here trains on it
 SHEET = 16  # samples of each system
-CPU = torch.device("cpu")
 COLUMNS = {  # key of a score: its heading and its digits
-    "cpu_seconds": ("CPU s", 0),
+    "seconds": ("seconds", 0),
     "fd_heldout": ("FD held-out", 1),
     "nearest": ("held-out to nearest sample", 2),
     "intra_lpips": ("intra-LPIPS", 3),
@@ -59,13 +68,13 @@ class Ten(NamedTuple):
     features_of_others: Tensor
 
 
-def systems(prior: str, ten: Ten, seed: int, steps: int) -> Iterator[tuple[str, Trainer, float]]:
-    """Yield every system as a name, its trainer, and the CPU-seconds that it has taken; a trainer that trains on comes several times."""
+def systems(prior: str, ten: Ten, seed: int, steps: int, device: torch.device) -> Iterator[tuple[str, Trainer, float]]:
+    """Yield every system as a name, its trainer, and the seconds that it has taken; a trainer that trains on comes several times."""
     frozen = ["method=crdi", f"crdi.prior={prior}", f"crdi.steps={STEPS}", f"crdi.window={list(WINDOW)}", "train.batch_size=10"]
-    yield "noised images, no guidance", made(ten, seed, *frozen), 0.0
+    yield "noised images, no guidance", made(ten, seed, device, *frozen), 0.0
     descent = ["crdi.solver=adam", "train.learning_rate=0.05", "train.weight_decay=0", "train.ema_decay=0"]
     for name, passes, words in (("CRDI, closed form", 2, []), ("CRDI, Adam", DESCENT, descent)):
-        trainer = made(ten, seed, *frozen, f"train.epochs={passes}", *words)
+        trainer = made(ten, seed, device, *frozen, f"train.epochs={passes}", *words)
         yield name, trainer, advanced(trainer, passes)
     diffusion = ["method=score-sde", f"sampling.steps={STEPS}", "train.batch_size=10", f"train.epochs={steps}"]
     diffusion += ["train.schedule=constant", "train.ema_decay=0.99"]
@@ -73,7 +82,7 @@ def systems(prior: str, ten: Ten, seed: int, steps: int) -> Iterator[tuple[str, 
         ("fine-tuned", [f"denoiser.prior={prior}", "train.learning_rate=2e-4"]),
         ("from scratch", ["denoiser.channels=[32,64,96]", "train.learning_rate=1e-3"]),
     ):
-        trainer, spent = made(ten, seed, *diffusion, *words), 0.0
+        trainer, spent = made(ten, seed, device, *diffusion, *words), 0.0
         if name == "fine-tuned":
             yield "the prior itself", trainer, 0.0
         for mark in (mark for mark in MARKS if mark <= steps):
@@ -81,27 +90,28 @@ def systems(prior: str, ten: Ten, seed: int, steps: int) -> Iterator[tuple[str, 
             yield f"{name}, {mark:,} steps", trainer, spent
 
 
-def made(ten: Ten, seed: int, *words: str) -> Trainer:
+def made(ten: Ten, seed: int, device: torch.device, *words: str) -> Trainer:
     """Return an untrained trainer on the ten images."""
     config = methods.load_config(None, [f"data.resolution={RESOLUTION}", f"seed={seed}", *words])
-    method = methods.make(config, ten.images, device=CPU)
-    return Trainer(config, method, len(ten.images), data={}, device=CPU, heldout=ten.others)
+    method = methods.make(config, ten.images, device=device)
+    return Trainer(config, method, len(ten.images), data={}, device=device, heldout=ten.others)
 
 
 def advanced(trainer: Trainer, step: int) -> float:
-    """Train up to a step; return the CPU-seconds."""
-    started = time.process_time()
+    """Train up to a step; return the seconds: of the process on a CPU, of the clock on a GPU."""
+    clock = time.process_time if trainer.device.type == "cpu" else time.monotonic
+    started = clock()
     while trainer.step < step:
         trainer.advance()
     trainer.check(weights=True)
-    return time.process_time() - started
+    return clock() - started
 
 
 def scores(trainer: Trainer, ten: Ten, samples: int) -> tuple[dict[str, float | None], Tensor]:
     """Return the scores of a trainer's samples, and uint8 samples (SHEET, 3, H, W) for the sheet."""
-    drawn = to_uint8(trainer.method.draw(list(range(samples))))
-    real, held, fake = ten.features, ten.features_of_others, features_of(drawn, JUDGE)
-    around = NeighbourPass(load_embedding(PERCEPTUAL), "cpu", ten.images, len(ten.images))
+    drawn = to_uint8(trainer.method.draw(list(range(samples)))).cpu()
+    real, held, fake = ten.features, ten.features_of_others, features_of(drawn, JUDGE, str(trainer.device))
+    around = NeighbourPass(load_embedding(PERCEPTUAL), str(trainer.device), ten.images, len(ten.images))
     for batch in drawn.split(16):
         around.add(batch)
     found = around.result()
@@ -114,6 +124,14 @@ def scores(trainer: Trainer, ten: Ten, samples: int) -> tuple[dict[str, float | 
     }, drawn[:SHEET]
 
 
+def set_of(word: str) -> tuple[str, str]:
+    """Return the name and the folder of a --sets word. Raises UserError."""
+    name, sign, path = word.partition("=")
+    if not (name and sign and path):
+        raise UserError(f"--sets {word}: write NAME=IMAGES")
+    return name, path
+
+
 def ten_of(path: str, seed: int) -> Ten:
     """Return ten images of the folder at `path`, which follow from the seed, and the others. Raises UserError."""
     found = load_images(path, resolution=(RESOLUTION, RESOLUTION), fit="crop", background="white", minimum=2 * IMAGES)
@@ -122,26 +140,32 @@ def ten_of(path: str, seed: int) -> Ten:
     return Ten(images, others, features_of(images, JUDGE), features_of(others, JUDGE))
 
 
-def run(prior: str, name: str, path: str, *, seed: int, steps: int, samples: int, out: Path) -> dict[str, dict]:
+def run(name: str, path: str, seed: int, *, prior: str, steps: int, samples: int, out: Path, device: str | None) -> dict[str, dict]:
     """Return the scores of all systems on a set from one seed, by the system's name; from the file of an earlier call if there is one."""
     kept = out / name / f"seed{seed}.json"
     if kept.exists():
         return json.loads(kept.read_text())
+    torch.set_num_threads(1)
     ten, found, sheet = ten_of(path, seed), {}, []
     kept.parent.mkdir(parents=True, exist_ok=True)
-    for system, trainer, spent in systems(prior, ten, seed, steps):
+    for system, trainer, spent in systems(prior, ten, seed, steps, choose_device(device)):
         found[system], drawn = scores(trainer, ten, samples)
-        found[system] = {"cpu_seconds": spent, **found[system]}
+        found[system] = {"seconds": spent, **found[system]}
         sheet.append(drawn)
-        print(f"{name}, seed {seed}: {system}: FD {found[system]['fd_heldout']:.1f}", flush=True)
+        print(f"{name}, seed {seed}: | {system} | {' | '.join(cells([found[system]]))} |", flush=True)
     save_png(grid(torch.cat([*sheet, ten.images, ten.others[: SHEET - IMAGES]]), SHEET), out / name / f"seed{seed}.png")
     write_text(kept, json.dumps(found, indent=1))
     return found
 
 
-def table(found: dict[str, list[dict[str, dict]]]) -> str:
+def cells(rows: list[dict[str, float | None]]) -> list[str]:
+    """Return the cells of a table's row: the mean of every score over seeds, with its 95% interval; a dash for a missing score."""
+    return ["-" if rows[0].get(key) is None else shown([row[key] for row in rows], digits) for key, (_, digits) in COLUMNS.items()]
+
+
+def table(found: dict[str, list[dict[str, dict]]], device: str) -> str:
     """Return the results as Markdown: a table for each set, of means over seeds with 95% intervals."""
-    lines = []
+    lines = [f"Seconds on {device}.", ""]
     for name, seeds in found.items():
         lines += [
             f"### {name}",
@@ -150,9 +174,7 @@ def table(found: dict[str, list[dict[str, dict]]]) -> str:
             "|" + "---|" * (len(COLUMNS) + 1),
         ]
         for system in seeds[0]:
-            rows = [each[system] for each in seeds]
-            cells = ["-" if rows[0].get(key) is None else shown([row[key] for row in rows], digits) for key, (_, digits) in COLUMNS.items()]
-            lines.append(f"| {system} | {' | '.join(cells)} |")
+            lines.append(f"| {system} | {' | '.join(cells([each[system] for each in seeds]))} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -185,17 +207,37 @@ def main(words: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of every system, each with its own ten images (%(default)s)")
     parser.add_argument("--steps", type=int, default=MARKS[-1], help="most steps of training (%(default)s)")
     parser.add_argument("--samples", type=int, default=100, help="samples to score (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="parallel runs, with one thread each (all cores)")
     args = parser.parse_args(words)
-    torch.set_num_threads(1)
-    sets = dict(word.split("=", 1) for word in args.sets)
-    found = {
-        name: [run(args.prior, name, path, seed=seed, steps=args.steps, samples=args.samples, out=args.out) for seed in range(args.seeds)]
-        for name, path in sets.items()
-    }
-    write_text(args.out / "results.json", json.dumps(found, indent=1))
-    write_text(args.out / "results.md", table(found))
+    sets = dict(map(set_of, args.sets))
+    every = [(name, path, seed) for name, path in sets.items() for seed in range(args.seeds)]
+    one = partial(run, prior=args.prior, steps=args.steps, samples=args.samples, out=args.out, device=args.device)
+    workers = min(args.workers, len(every))
+    with parallel(workers) if workers > 1 else nullcontext() as pool:
+        rows = pool.starmap(one, every, chunksize=1) if pool else list(starmap(one, every))
+    found = {name: [row for (of, *_), row in zip(every, rows) if of == name] for name in sets}
+    device = told(choose_device(args.device), workers)
+    command = shlex.join(["python", "-m", "lab.adaptation", *words])
+    results = {"command": command, "revision": git_commit(), "device": device, "scores": found}
+    write_text(args.out / "results.json", json.dumps(results, indent=1))
+    write_text(args.out / "results.md", table(found, device))
     draw_curves(found, args.out / "curves.png")
-    print(table(found))
+    print(table(found, device))
+
+
+def parallel(workers: int) -> Pool:
+    """Return a pool of processes, which a signal to end ends too."""
+    for number in ending_signals():
+        signal.signal(number, signal.default_int_handler)
+    return multiprocessing.get_context("spawn").Pool(workers)
+
+
+def told(device: torch.device, workers: int) -> str:
+    """Return what the seconds of a table were counted on."""
+    if device.type == "cpu":
+        return "one core of a CPU"
+    return f"one {torch.cuda.get_device_name(device)}" + (f", which {workers} runs shared" if workers > 1 else "")
 
 
 if __name__ == "__main__":

@@ -290,9 +290,9 @@ def resized(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images.float(), size=(side, side), mode="bicubic", antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
-def features_of(images: Tensor, judge: str) -> Tensor:
+def features_of(images: Tensor, judge: str, device: str = "cpu") -> Tensor:
     """Return a network's features (N, D) of uint8 images, as in evaluate.py."""
-    taken = FeaturePass(judge, "cpu")
+    taken = FeaturePass(judge, device)
     for batch in images.split(16):
         taken.add(batch)
     return taken.result()["features"]

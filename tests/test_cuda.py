@@ -169,8 +169,9 @@ def test_every_precision_trains(precision, graph):
     assert all(parameter.dtype == torch.float32 for parameter in made.method.learner.network.parameters())
 
 
-@pytest.mark.parametrize("method", ["imle", "fastgan", "score-sde"])
-def test_every_method_trains_and_its_samples_are_those_of_a_cpu(method):
+@pytest.mark.parametrize("method", ["imle", "imle rgba", "imle grey", "fastgan", "score-sde", "crdi"])
+def test_every_method_trains_and_its_samples_are_those_of_a_cpu(method, monkeypatch):
+    monkeypatch.setitem(test_methods.TINY, "crdi", [*test_methods.TINY["crdi"], "crdi.prior=emoji-32"])
     made = test_methods.made(method, "cuda")
     for _ in range(4):
         made.advance()

@@ -42,9 +42,9 @@ def test_every_system_is_scored_on_the_images_that_it_did_not_see(prior, tmp_pat
     monkeypatch.setattr(adaptation, "WINDOW", (2, 1))
     monkeypatch.setattr(ScoreSde, "bits", lambda _, images: float(len(images)))  # which are tested elsewhere, and slow
     given = ["--out", str(tmp_path / "out"), "--prior", str(prior), "--sets", f"faces={ROOT}/data/fluent_faces"]
-    given += ["--seeds", "2", "--steps", "3", "--samples", "12"]
+    given += ["--seeds", "2", "--steps", "3", "--samples", "12", "--workers", "1"]
     adaptation.main(given)
-    found = json.loads((tmp_path / "out" / "results.json").read_text())["faces"]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]["faces"]
     assert [list(seed) for seed in found] == [SYSTEMS, SYSTEMS]
     for seed in found:
         for name, row in seed.items():
