@@ -350,7 +350,7 @@ def trained(run: Run, recipe: str) -> None:
         box["sample exit"] = command_of(run, command, 60, run.out / recipe)
         shutil.copy(samples / "grid.png", run.out / f"{recipe}.png")
         number = ["--num-samples", str(24 if run.args.rehearse else SAMPLES)]
-        command = ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,pr,copying", *held, *on, *number]
+        command = ["evaluate.py", str(folder), "--features", "effnet-lite2", "--metrics", "fid,fid_heldout,pr,copying", *held, *on, *number]
         box["evaluate exit"] = command_of(run, [*command, "--out", str(run.out / recipe / "evaluation")], 240, run.out / recipe)
         box["scores"] = json.loads((run.out / recipe / "evaluation" / "metrics.json").read_text())["metrics"]
 

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import starmap
 from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from errors import UserError, ending_signals, run_as_command
 from lab import plots
 from lab.cells import features_of
 from lab.intervals import interval, shown
-from metrics import copying, frechet
+from metrics import frechet
 from metrics.document import git_commit
 from metrics.measure import OFFLINE_JUDGES
 from metrics.neighbours import NeighbourPass, intra_distance
@@ -53,7 +53,7 @@ COLUMNS = {  # key of a score: its heading and its digits
     "fd_heldout": ("FD held-out", 1),
     "nearest": ("held-out to nearest sample", 2),
     "intra_lpips": ("intra-LPIPS", 3),
-    "copy_rate": ("copies", 3),
+    "to_training": ("sample to nearest training image", 2),  # a rate of copies would need more than ten images
     "train_bits_per_dim": ("bits, training", 2),
     "heldout_bits_per_dim": ("bits, held-out", 2),
 }
@@ -119,7 +119,7 @@ def scores(trainer: Trainer, ten: Ten, samples: int) -> tuple[dict[str, float | 
         "fd_heldout": frechet.frechet_distance(held, fake),
         "nearest": distances(held, fake).amin(dim=1).mean().item(),
         "intra_lpips": intra_distance(found["spread"], found["members"]).value,
-        "copy_rate": copying.copy_rate(real, fake),
+        "to_training": distances(fake, real).amin(dim=1).mean().item(),
         **trainer.method.watch(samples, ten.others)[1],
     }, drawn[:SHEET]
 
@@ -140,27 +140,57 @@ def ten_of(path: str, seed: int) -> Ten:
     return Ten(images, others, features_of(images, JUDGE), features_of(others, JUDGE))
 
 
-def run(name: str, path: str, seed: int, *, prior: str, steps: int, samples: int, out: Path, device: str | None) -> dict[str, dict]:
-    """Return the scores of all systems on a set from one seed, by the system's name; from the file of an earlier call if there is one."""
-    kept = out / name / f"seed{seed}.json"
+def of_real_images(ten: Ten) -> dict[str, dict[str, float | None]]:
+    """Return the scores of a perfect copier, and of the held-out images themselves."""
+    real, held = ten.features, ten.features_of_others
+    copier = {
+        "fd_heldout": frechet.frechet_distance(held, real),
+        "nearest": distances(held, real).amin(dim=1).mean().item(),
+        "to_training": 0.0,
+    }
+    return {"the ten images": copier, "the held-out images": {"to_training": copier["nearest"]}}
+
+
+class Asked(NamedTuple):
+    """What is the same for every set and seed."""
+
+    prior: str
+    steps: int
+    samples: int
+    out: Path
+    device: str | None
+    workers: int
+
+
+def run(asked: Asked, name: str, path: str, seed: int) -> dict[str, Any]:
+    """Return `scores` of all systems on a set from one seed, by the system's name, and the `device` of their seconds.
+
+    They come from the file of an earlier call if there is one.
+    """
+    kept = asked.out / name / f"seed{seed}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     torch.set_num_threads(1)
-    ten, found, sheet = ten_of(path, seed), {}, []
+    device, ten, sheet = choose_device(asked.device), ten_of(path, seed), []
+    found = of_real_images(ten)
     kept.parent.mkdir(parents=True, exist_ok=True)
-    for system, trainer, spent in systems(prior, ten, seed, steps, choose_device(device)):
-        found[system], drawn = scores(trainer, ten, samples)
+    for system, trainer, spent in systems(asked.prior, ten, seed, asked.steps, device):
+        found[system], drawn = scores(trainer, ten, asked.samples)
         found[system] = {"seconds": spent, **found[system]}
         sheet.append(drawn)
         print(f"{name}, seed {seed}: | {system} | {' | '.join(cells([found[system]]))} |", flush=True)
-    save_png(grid(torch.cat([*sheet, ten.images, ten.others[: SHEET - IMAGES]]), SHEET), out / name / f"seed{seed}.png")
-    write_text(kept, json.dumps(found, indent=1))
-    return found
+    save_png(grid(torch.cat([*sheet, ten.images, ten.others[: SHEET - IMAGES]]), SHEET), asked.out / name / f"seed{seed}.png")
+    result = {"device": told(device, asked.workers), "scores": found}
+    write_text(kept, json.dumps(result, indent=1))
+    return result
 
 
 def cells(rows: list[dict[str, float | None]]) -> list[str]:
     """Return the cells of a table's row: the mean of every score over seeds, with its 95% interval; a dash for a missing score."""
-    return ["-" if rows[0].get(key) is None else shown([row[key] for row in rows], digits) for key, (_, digits) in COLUMNS.items()]
+    return [
+        "-" if any(row.get(key) is None for row in rows) else shown([row[key] for row in rows], digits)
+        for key, (_, digits) in COLUMNS.items()
+    ]
 
 
 def table(found: dict[str, list[dict[str, dict]]], device: str) -> str:
@@ -212,12 +242,12 @@ def main(words: list[str]) -> None:
     args = parser.parse_args(words)
     sets = dict(map(set_of, args.sets))
     every = [(name, path, seed) for name, path in sets.items() for seed in range(args.seeds)]
-    one = partial(run, prior=args.prior, steps=args.steps, samples=args.samples, out=args.out, device=args.device)
     workers = min(args.workers, len(every))
+    one = partial(run, Asked(args.prior, args.steps, args.samples, args.out, args.device, workers))
     with parallel(workers) if workers > 1 else nullcontext() as pool:
         rows = pool.starmap(one, every, chunksize=1) if pool else list(starmap(one, every))
-    found = {name: [row for (of, *_), row in zip(every, rows) if of == name] for name in sets}
-    device = told(choose_device(args.device), workers)
+    found = {name: [row["scores"] for (of, *_), row in zip(every, rows) if of == name] for name in sets}
+    device = " and ".join(dict.fromkeys(row["device"] for row in rows))
     command = shlex.join(["python", "-m", "lab.adaptation", *words])
     results = {"command": command, "revision": git_commit(), "device": device, "scores": found}
     write_text(args.out / "results.json", json.dumps(results, indent=1))

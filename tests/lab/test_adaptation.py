@@ -19,7 +19,8 @@ from models.unet import architecture
 from training import checkpoint
 from training.settings import to_dict
 
-SYSTEMS = ["noised images, no guidance", "CRDI, closed form", "CRDI, Adam", "the prior itself", "fine-tuned, 1 steps"]
+REAL = ["the ten images", "the held-out images"]
+SYSTEMS = [*REAL, "noised images, no guidance", "CRDI, closed form", "CRDI, Adam", "the prior itself", "fine-tuned, 1 steps"]
 SYSTEMS += ["fine-tuned, 3 steps", "from scratch, 1 steps", "from scratch, 3 steps"]
 
 
@@ -48,9 +49,12 @@ def test_every_system_is_scored_on_the_images_that_it_did_not_see(prior, tmp_pat
     assert [list(seed) for seed in found] == [SYSTEMS, SYSTEMS]
     for seed in found:
         for name, row in seed.items():
+            if name in REAL:
+                assert row["to_training"] == (0 if name == REAL[0] else seed[REAL[0]]["nearest"])
+                continue
             diffusion = not name.startswith(("CRDI", "noised"))
             assert ("heldout_bits_per_dim" in row) == ("train_bits_per_dim" in row) == diffusion
-            assert row["fd_heldout"] > 0 and row["nearest"] > 0
+            assert row["fd_heldout"] > 0 and row["nearest"] > 0 and row["to_training"] > 0
     assert found[0]["CRDI, closed form"] != found[1]["CRDI, closed form"]
     ten, other = (adaptation.ten_of(f"{ROOT}/data/fluent_faces", seed) for seed in (0, 1))
     assert len(ten.images) == 10 and len(ten.others) == 90 and not torch.equal(ten.images, other.images)
