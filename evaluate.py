@@ -16,7 +16,7 @@ from metrics.cache import Cache
 from metrics.compare import compare
 from metrics.images import Images
 from metrics.interface import Decoder, Likelihood, Reals
-from metrics.measure import JUDGES, QUICK, protocol_of, weights_of
+from metrics.measure import JUDGES, QUICK, protocol_of, usual_samples, weights_of
 from metrics.verdict import verdict
 from models import weights
 from models.pixels import over
@@ -85,7 +85,7 @@ def sample(args: argparse.Namespace) -> Subject:
     """Generate the samples of a run, a checkpoint or an export."""
     sampler = open_sampler(args.source, args.device)
     config, data, drawing = sampler.config, sampler.config["data"], flattened(sampler).drawing
-    count = args.num_samples or (5000 if args.device.startswith("cuda") or args.protocol == "paper" else 1000)
+    count = args.num_samples or usual_samples(args.device, args.protocol, args.metrics, slow=drawing.generator is None)
     checkpoint = document.file_record(sampler.checkpoint_path)
     identity = {"checkpoint": checkpoint["sha256"]}
     steered = flattened(truncated(sampler, args.truncation))
@@ -152,7 +152,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--features", choices=JUDGES, default="inception", help="; ".join(map(": ".join, JUDGES.items())))
     add("--protocol", choices=("default", "paper"), default="default", help="paper: as published RS-IMLE numbers are computed")
     add("--metrics", help=f"some of {','.join(table.METRICS)}, or {QUICK} (default: all)")
-    add("--num-samples", type=at_least_one, help="samples to score (default: 5000 on CUDA or for the paper, else 1000; of a folder all)")
+    add("--num-samples", type=at_least_one, help="samples to score (5000 on CUDA or for the paper, else 1000 or fewer; of a folder all)")
     add("--repeats", type=at_least_one, default=1, help="sets of samples; the report gives their mean and spread (default: 1)")
     add("--backtrack", type=at_least_one, default=10, help="held-out and training images to backtrack, of each (default: 10)")
     add("--ref-raw", action="store_true", help="use the real images at their original size, not at the training resolution")

@@ -84,7 +84,7 @@ launch=("$here/train.py")
 score=("$run" --device "$device")
 case "$device" in
   cuda*) scored=inception ;;
-  *) scored=effnet-lite2; score+=(--features effnet-lite2 --num-samples 1000 --metrics quick) ;;
+  *) scored=effnet-lite2; score+=(--features effnet-lite2 --metrics quick) ;;
 esac
 heldout=""
 if [[ "$recipe" = fluent-faces-* ]] && [ -z "$images" ]; then

@@ -12,18 +12,17 @@ from metrics.evaluation import Evaluator
 from metrics.features import FeaturePass
 from metrics.images import MICRO_BATCH, Images
 from metrics.interface import Context, Decoder, Reals
-from metrics.measure import OFFLINE_JUDGES, QUICK, protocol_of
+from metrics.measure import CPU_SAMPLES, OFFLINE_JUDGES, QUICK, protocol_of
 from metrics.neighbours import NeighbourPass
 from models.perceptual import load_embedding
 
-SAMPLES = 1000
 STARTS = 20.0  # seconds in which sample.py and evaluate.py start, draw a sheet and write the page
 BESIDE = 1.5  # all of the work over the networks' part: samples are drawn too, and features compared
 ON_GPU = 90.0  # seconds for the whole evaluation there; a guess
 
 
 def seconds(count: int, side: Sequence[int], device: torch.device) -> float:
-    """Return the seconds of `sample.py` for a sheet and of `evaluate.py` for QUICK metrics of SAMPLES samples, roughly.
+    """Return the seconds of `sample.py` for a sheet and of `evaluate.py` for QUICK metrics of CPU_SAMPLES samples, roughly.
 
     The run has `count` training images of `side` (height, width). Raises MissingWeights.
     """
@@ -33,7 +32,7 @@ def seconds(count: int, side: Sequence[int], device: torch.device) -> float:
     evaluator = Evaluator(protocol, metrics, device="cpu", cache=Cache(Path()), num_backtracked=0)
     reals = torch.zeros(count, 3, 1, 1, dtype=torch.uint8)
     context = Context(
-        Images.of_seeds("samples", range(SAMPLES), {}, lambda seeds: []),
+        Images.of_seeds("samples", range(CPU_SAMPLES), {}, lambda seeds: []),
         Reals(reals, reals[:0], Images.of_tensor("reals", reals), None, None),
         Decoder(nn.Identity(), 1, device, {}),
         protocol.perceptual,

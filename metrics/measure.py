@@ -19,6 +19,17 @@ JUDGES = {  # networks of --features
 OFFLINE_JUDGES = tuple(JUDGES)[1:]
 QUICK = "quick"  # of --metrics: those that train.sh scores without a GPU
 PUBLISHED_SAMPLES = 5000  # samples behind published few-shot FIDs; FID falls with the number of samples
+CPU_SAMPLES, SLOW_SAMPLES = 1000, 250  # what a CPU scores in minutes: of a generator, and of a model that takes many passes for a sample
+
+
+def usual_samples(device: str, protocol: str, metrics: str | None, *, slow: bool) -> int:
+    """Return how many samples of a model to score: as many as published numbers have on a GPU and by the paper's protocol.
+
+    On a CPU there are fewer, and at QUICK still fewer of a model that is `slow` to draw them.
+    """
+    if protocol == "paper" or not device.startswith("cpu"):
+        return PUBLISHED_SAMPLES
+    return SLOW_SAMPLES if slow and metrics == QUICK else CPU_SAMPLES
 
 
 def _with_metrics(protocol: Protocol) -> Protocol:

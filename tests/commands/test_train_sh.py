@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from metrics import cost
 from metrics.measure import QUICK
 
 ROOT = Path(__file__).parents[2]
@@ -81,8 +80,6 @@ def test_without_words_it_trains_draws_and_scores_the_shipped_set(run, checkout)
             "cpu",
             "--features",
             "effnet-lite2",
-            "--num-samples",
-            str(cost.SAMPLES),
             "--metrics",
             QUICK,
             "--heldout",

@@ -8,14 +8,14 @@ from metrics import cost, evaluation
 from metrics.cache import Cache
 from metrics.images import Images
 from metrics.interface import Decoder, Reals
-from metrics.measure import OFFLINE_JUDGES, QUICK, protocol_of
+from metrics.measure import CPU_SAMPLES, OFFLINE_JUDGES, PUBLISHED_SAMPLES, QUICK, SLOW_SAMPLES, protocol_of, usual_samples
 
 CPU = torch.device("cpu")
 
 
 def test_the_foretold_work_is_what_a_quick_evaluation_does(monkeypatch, tmp_path):
     """With a second for each image in each network, the foretold seconds are the passes that the progress bar counts."""
-    monkeypatch.setattr(cost, "SAMPLES", 6)
+    monkeypatch.setattr(cost, "CPU_SAMPLES", 6)
     monkeypatch.setattr(cost, "_seconds", lambda each, images: float(len(images)))
     done = []
 
@@ -46,3 +46,18 @@ def test_every_network_is_timed_on_a_batch_after_a_first_one(monkeypatch):
     assert timed[::2] == timed[1::2] and len({*timed}) == len(timed) // 2 and isinstance(timed[-1], cost.NeighbourPass)
     monkeypatch.setattr(cost, "_seconds", lambda each, images: float(len(images)))  # sixteen times as long
     assert cost.seconds(4, (32, 32), CPU) - cost.STARTS == pytest.approx(16 * (found - cost.STARTS))
+
+
+@pytest.mark.parametrize(
+    "device, protocol, metrics, slow, expected",
+    [
+        ("cpu", "default", QUICK, False, CPU_SAMPLES),
+        ("cpu", "default", QUICK, True, SLOW_SAMPLES),
+        ("cpu", "default", None, True, CPU_SAMPLES),
+        ("cpu", "paper", QUICK, True, PUBLISHED_SAMPLES),
+        ("cuda:1", "default", QUICK, True, PUBLISHED_SAMPLES),
+    ],
+)
+def test_a_cpu_scores_fewer_samples_and_still_fewer_at_a_quick_look_at_a_slow_model(device, protocol, metrics, slow, expected):
+    assert usual_samples(device, protocol, metrics, slow=slow) == expected
+    assert SLOW_SAMPLES < CPU_SAMPLES < PUBLISHED_SAMPLES
