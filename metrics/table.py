@@ -142,16 +142,8 @@ METRICS = {
         Metric("dinov2", frechet.measure_exact, "dinov2", (Number("fd_dinov2", LOWER, counted=True, chart=True),), paper=False),
     )
 }
-QUICK_METRICS = (
-    "fid",
-    "fid_heldout",
-    "kid",
-    "pr",
-    "copying",
-    "intra_lpips",
-    "jumps",
-    "likelihood",
-)  # that two CPU cores compute in minutes
+# What two CPU cores compute in minutes:
+QUICK_METRICS = ("fid", "fid_heldout", "kid", "pr", "copying", "intra_lpips", "jumps", "likelihood")
 
 
 def chosen(keys: list[str], *sources: str, altered: dict | None = None) -> list[Metric]:
