@@ -12,6 +12,7 @@ from baselines.prior import find_prior
 from baselines.score_sde import ScoreSde
 from baselines.sde import diffusion_of
 from data import READER, Record
+from errors import UserError
 from lab import adaptation
 from lab import prior as save_prior
 from methods import load_config
@@ -33,6 +34,18 @@ def prior(tmp_path):
     data = Record("images", [], [], READER)._asdict()
     checkpoint.save({"config": to_dict(config), "data": data, "step": 0, "selected_by": None, "sampled": sampled}, tmp_path / "prior.pt")
     return tmp_path / "prior.pt"
+
+
+@pytest.mark.parametrize("word", ["faces", "=faces", "faces="])
+def test_a_set_needs_a_name_and_a_folder(word, tmp_path):
+    with pytest.raises(UserError, match=f"^--sets {word}: write NAME=IMAGES$"):
+        adaptation.main(["--out", str(tmp_path / "out"), "--sets", word])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_in_one_of_several_processes_is_the_error_of_the_command(tmp_path):
+    with pytest.raises(UserError, match="^data.path: no folder or .zip"):
+        adaptation.main(["--out", str(tmp_path / "out"), "--sets", f"faces={tmp_path}/none", "--workers", "2"])
 
 
 def test_every_system_is_scored_on_the_images_that_it_did_not_see(prior, tmp_path, monkeypatch, capsys):
