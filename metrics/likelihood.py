@@ -11,7 +11,7 @@ from metrics.interface import Context, Value, mean, spread
 
 MOST = 16  # images of each kind
 BATCH = 8  # images in one call; changes the last digits, because the solver's steps are those of a batch
-PASSES = 400  # rough cost of an image, in passes through the network
+PASSES = 80  # rough cost of an image, in passes of an image through the network of the features
 
 
 def work(context: Context) -> int:
