@@ -10,7 +10,7 @@ from models.perceptual import WEIGHTS_OF
 def trained_on(network: str, config: dict) -> tuple[str, ...]:
     """Return the settings by which a run was trained on the weights of a network.
 
-    `network` is a feature network or a perceptual distance. `config` is the run's whole configuration, of any method: a setting
+    `network` is a feature network, a perceptual distance, or `model`. `config` is the run's whole configuration, of any method: a setting
     with the name of a perceptual distance as its value trains on that distance.
     """
     weights = _weights(network)
@@ -32,4 +32,7 @@ def teachers(measured: dict[str, Measurement]) -> dict[str, tuple[str, ...]]:
 
 
 def _weights(network: str) -> set[str]:
-    return set(WEIGHTS_OF[network]) if network in WEIGHTS_OF else {NETWORKS[network].weights}
+    """Return the weights of a network that scores; none for `model`, the likelihood of the samples' own network."""
+    if network in WEIGHTS_OF:
+        return set(WEIGHTS_OF[network])
+    return {NETWORKS[network].weights} if network in NETWORKS else set()

@@ -364,7 +364,7 @@ def test_it_is_scored(method, run, tmp_path, capsys):
             "--features",
             "effnet-lite0",
             "--metrics",
-            "fid,copying",
+            "fid,fid_heldout,copying,likelihood",
             "--num-samples",
             "12",
             "--device",
@@ -374,7 +374,9 @@ def test_it_is_scored(method, run, tmp_path, capsys):
         ]
     )
     assert "fd_effnetlite0" in capsys.readouterr().out
-    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["metrics"]["fd_effnetlite0"]["value"] > 0
+    found = json.loads((tmp_path / "scores" / "metrics.json").read_text())["metrics"]
+    assert found["fd_effnetlite0"]["value"] > 0
+    assert ("bits_per_dim_train" in found) == (open_sampler(run(method)).drawing.bits_per_dim is not None) == (method == "score-sde")
 
 
 @pytest.mark.parametrize("method, loss", [(method, loss) for method in TINY for loss in LOSSES[method]])
