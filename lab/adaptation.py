@@ -6,16 +6,13 @@ same command goes on where it was stopped. --out then holds results.json, result
 
 import argparse
 import json
-import multiprocessing
 import os
 import shlex
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import starmap
-from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +22,11 @@ from torch import Tensor
 import methods
 from atomic import write_text
 from data import load_images, split_holdout
-from errors import UserError, ending_signals, run_as_command
+from errors import UserError, run_as_command
 from lab import plots
 from lab.cells import features_of
 from lab.intervals import interval, shown
+from lab.parallel import processes
 from metrics import frechet
 from metrics.document import git_commit
 from metrics.measure import OFFLINE_JUDGES
@@ -244,7 +242,7 @@ def main(words: list[str]) -> None:
     every = [(name, path, seed) for name, path in sets.items() for seed in range(args.seeds)]
     workers = min(args.workers, len(every))
     one = partial(run, Asked(args.prior, args.steps, args.samples, args.out, args.device, workers))
-    with parallel(workers) if workers > 1 else nullcontext() as pool:
+    with processes(workers) if workers > 1 else nullcontext() as pool:
         rows = pool.starmap(one, every, chunksize=1) if pool else list(starmap(one, every))
     found = {name: [row["scores"] for (of, *_), row in zip(every, rows) if of == name] for name in sets}
     device = " and ".join(dict.fromkeys(row["device"] for row in rows))
@@ -254,13 +252,6 @@ def main(words: list[str]) -> None:
     write_text(args.out / "results.md", table(found, device))
     draw_curves(found, args.out / "curves.png")
     print(table(found, device))
-
-
-def parallel(workers: int) -> Pool:
-    """Return a pool of processes, which a signal to end ends too."""
-    for number in ending_signals():
-        signal.signal(number, signal.default_int_handler)
-    return multiprocessing.get_context("spawn").Pool(workers)
 
 
 def told(device: torch.device, workers: int) -> str:

@@ -14,10 +14,8 @@ compared with images of 128 pixels. --backtracking searches the samples for held
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import shlex
-import signal
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -25,11 +23,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # one thread per run: more threads hardly s
 from tqdm import tqdm
 
 from atomic import write_text
-from errors import UserError, ending_signals, run_as_command
+from errors import UserError, run_as_command
 from lab import cells
 from lab.cells import POINTS, Cell, ImageSet, Method
 from lab.fewshot_figures import draw_curves, draw_sheet
 from lab.intervals import interval, shown
+from lab.parallel import processes
 from metrics.document import git_commit
 from metrics.features import NETWORKS
 from metrics.measure import OFFLINE_JUDGES
@@ -209,9 +208,7 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
 def train(every: list[Cell], epochs: dict[Cell, int], workers: int) -> dict[Cell, list[dict]]:
     """Train the cells in parallel, unless they are finished, and return their curves."""
     curves = {}
-    for number in ending_signals():
-        signal.signal(number, signal.default_int_handler)  # end the runs as Ctrl-C does; they resume from their last checkpoints
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with processes(workers) as pool:  # runs that end early resume from their last checkpoints
         for cell, curve in tqdm(pool.imap_unordered(curve_of, epochs.items()), total=len(every), unit="run"):
             tqdm.write(f"{cell.set.name} {cell.method} seed {cell.seed}: {curve[-1]['fd_heldout']:.1f} held-out")
             curves[cell] = curve
