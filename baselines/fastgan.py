@@ -5,7 +5,7 @@ Written from the paper. The critic's loss is the hinge loss with random margins 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -77,10 +77,9 @@ class FastGan:
         torch.manual_seed(rng.generator(config.seed, "weights").initial_seed())
         self.generator = Generator(side, config.fastgan.width, config.fastgan.latent_dim).to(device)
         self.discriminator = Discriminator(side, config.fastgan.width).to(device)
-        # No CUDA graph: its warm-up would move running statistics, and a resumed run would end elsewhere.
-        settings = replace(config.train, cuda_graph=False)
-        self.painter = Learner(Pair(self.generator).to(device), settings, n=n, device=device, averaged=self.generator)
-        self.critic = Learner(self.discriminator, settings, n=n, device=device, averaged=nn.Identity())
+        self.painter = Learner(Pair(self.generator).to(device), config.train, n=n, device=device, averaged=self.generator)
+        self.critic = Learner(self.discriminator, config.train, n=n, device=device, averaged=nn.Identity())
+        self.painter.moved = self.critic.moved = self.painter.moved + self.critic.moved  # each loss goes through both networks
         self.embedding = load_embedding(config.fastgan.perceptual, pretrained=pretrained).to(device).to(memory_format=torch.channels_last)
         self.features = self.embed(self.images)
         self.losses, self.logits = torch.zeros(n, device=device), torch.zeros(n, device=device)  # of each image's last step
@@ -92,15 +91,15 @@ class FastGan:
         self.settled = False
         z = torch.randn(len(index), self.config.fastgan.latent_dim, device=self.device)
         with computing(self.config.train.precision):
-            with torch.no_grad(), autocast(self.config.train.precision, self.device):
-                drawn = [images.float() for images in self.painter.forward(z)]
-            self.losses[index] = self.critic.step((to_float(self.images[index]), *drawn), self.critic_loss, step)
+            self.losses[index] = self.critic.step((to_float(self.images[index]), z), self.critic_loss, step)
             self.discriminator.requires_grad_(False)  # the painter's step leaves no gradients there
             self.logits[index] = self.painter.step((z,), self.painter_loss, step)
             self.discriminator.requires_grad_(True)
 
-    def critic_loss(self, real: Tensor, drawn: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the critic's losses (B,), twice: hinge losses of real and drawn images, and the reconstruction's distances."""
+    def critic_loss(self, real: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the critic's losses (B,), twice: hinge losses of real images and those of `z`, and the reconstruction's distances."""
+        with torch.no_grad(), autocast(self.config.train.precision, self.device):
+            drawn, second = (images.float() for images in self.painter.forward(z))
         changes, side = self.config.fastgan.augment, second.shape[-1]
         row, column = torch.randint(2, (2,), device=real.device)
         real = augment(real, changes)

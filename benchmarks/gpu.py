@@ -44,7 +44,7 @@ from training.settings import resolution
 from training.trainer import Method, Trainer
 
 RECIPES = ("fluent-faces-64", "fewshot-128", "fewshot-256", "paper-256")
-OTHERS = {  # recipes of other methods: their steps are timed as they are, and in 16 bits
+OTHERS = {  # recipes of other methods: their steps are timed as they are, without a graph, and in 16 bits
     "fastgan-64": (),
     "fastgan-256": (),
     "adapt-emoji-32": (),
@@ -308,6 +308,7 @@ def others(run: Run) -> None:
     """Time a step of the recipes of other methods."""
     for recipe, words in {"fastgan-32": ()}.items() if run.args.rehearse else OTHERS.items():
         step(run, recipe, "as it is", words)
+        step(run, recipe, "no graph", (*words, "train.cuda_graph=false"))
         step(run, recipe, "fp16", (*words, "train.precision=fp16"))
 
 

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -25,6 +24,7 @@ from data import load_images, split_holdout
 from errors import UserError, run_as_command
 from lab import plots
 from lab.cells import features_of
+from lab.clock import now, told
 from lab.intervals import interval, shown
 from lab.parallel import processes
 from metrics import frechet
@@ -97,12 +97,11 @@ def made(ten: Ten, seed: int, device: torch.device, *words: str) -> Trainer:
 
 def advanced(trainer: Trainer, step: int) -> float:
     """Train up to a step; return the seconds: of the process on a CPU, of the clock on a GPU."""
-    clock = time.process_time if trainer.device.type == "cpu" else time.monotonic
-    started = clock()
+    started = now(trainer.device)
     while trainer.step < step:
         trainer.advance()
     trainer.check(weights=True)
-    return clock() - started
+    return now(trainer.device) - started
 
 
 def scores(trainer: Trainer, ten: Ten, samples: int) -> tuple[dict[str, float | None], Tensor]:
@@ -252,13 +251,6 @@ def main(words: list[str]) -> None:
     write_text(args.out / "results.md", table(found, device))
     draw_curves(found, args.out / "curves.png")
     print(table(found, device))
-
-
-def told(device: torch.device, workers: int) -> str:
-    """Return what the seconds of a table were counted on."""
-    if device.type == "cpu":
-        return "one core of a CPU"
-    return f"one {torch.cuda.get_device_name(device)}" + (f", which {workers} runs shared" if workers > 1 else "")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""One cell of the few-shot experiment: a method trained on a set from one seed for a budget of CPU-seconds, and its scores.
+"""One cell of the few-shot experiment: a method trained on a set from one seed for a budget of seconds, and its scores.
 
-The budget is in CPU-seconds, which vary less than wall-clock time on a shared machine. The cost of an epoch is measured first,
-with the methods taking turns; it gives the number of epochs and the end of the learning rate's schedule. Scoring is not part of
-the budget.
+On a CPU the budget is in CPU-seconds, which vary less than wall-clock time on a shared machine. The cost of an epoch is measured
+first, with the methods taking turns and no other run; it gives the number of epochs and the end of the learning rate's schedule.
+So runs that then share a GPU train as long as if they had it alone. Scoring is not part of the budget.
 """
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ import methods
 from atomic import write_text
 from data import Record, load_images, split_holdout
 from errors import UserError
+from lab.clock import now
 from metrics import copying, frechet, prdc, sharpness
 from metrics.backtracking import to_nearest
 from metrics.features import FeaturePass
@@ -32,6 +32,7 @@ from models.inversion import PIXEL_WEIGHT, invert
 from models.perceptual import load_embedding
 from models.pixels import to_uint8
 from training import checkpoint
+from training.device import choose_device
 from training.folder import RunFolder
 from training.runlog import RunLog
 from training.settings import Settings, to_dict, to_yaml
@@ -127,6 +128,7 @@ class Cell:
     judge: str = OFFLINE_JUDGES[0]  # the network that scores it
     backtracked: int = 0  # number of held-out images that are searched for in the end
     side: int | None = None  # pixels at which samples are scored; None: their own
+    device: str = "cpu"
 
     def config(self, epochs: int = 1) -> Settings:
         """Return the complete configuration. Raises UserError."""
@@ -154,7 +156,7 @@ class Cell:
 
     def trainer(self, epochs: int = 1) -> Trainer:
         """Return a new trainer. Raises UserError."""
-        config, device = self.config(epochs), torch.device("cpu")
+        config, device = self.config(epochs), choose_device(self.device)
         images, _, data = load(*self.which())
         return Trainer(config, methods.make(config, images, device=device), len(images), data=data, device=device)
 
@@ -174,30 +176,32 @@ def load(chosen: ImageSet, transformed: tuple) -> tuple[Tensor, Tensor, dict]:
 
 
 def epoch_costs(cells: dict[str, Cell], known: dict[str, float]) -> dict[str, float]:
-    """Return the CPU-seconds of an epoch of each method's cell.
+    """Return the seconds of an epoch of each method's cell.
 
     `known` costs stay unchanged. New costs are scaled to them, because the machine may be slower than when they were measured.
     """
-    works = {(name, job): work for name, cell in cells.items() for job, work in cell.trainer().method.work().items()}
+    trainers = {name: cell.trainer() for name, cell in cells.items()}
+    works = {(name, job): work for name, trainer in trainers.items() for job, work in trainer.method.work().items()}
     found = dict.fromkeys(cells, 0.0)
-    for (name, job), seconds in by_turns({key: work.job for key, work in works.items()}, 81).items():
+    device = next(iter(trainers.values())).device
+    for (name, job), seconds in by_turns({key: work.job for key, work in works.items()}, 81, device).items():
         found[name] += seconds / works[name, job].part * works[name, job].per_epoch
     ratios = [known[name] / found[name] for name in cells if name in known]
     ratio = statistics.median(ratios) if ratios else 1.0
     return known | {name: cost * ratio for name, cost in found.items() if name not in known}
 
 
-def by_turns(jobs: dict[Hashable, Callable], rounds: int) -> dict[Hashable, float]:
-    """Return the CPU-seconds of each job: its median share of a round, times the median round. The jobs take turns in a round.
+def by_turns(jobs: dict[Hashable, Callable], rounds: int, device: torch.device) -> dict[Hashable, float]:
+    """Return the seconds of each job: its median share of a round, times the median round. The jobs take turns in a round.
 
     A disturbance affects all jobs of a round alike, or only a few rounds. The first round is a warm-up and does not count.
     """
     seconds: dict[Hashable, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
-            started = time.process_time()
+            started = now(device)
             job()
-            seconds[name].append(time.process_time() - started)
+            seconds[name].append(now(device) - started)
     whole = [statistics.fmean(turns) for turns in zip(*seconds.values())][1:]
     return {name: statistics.median(map(truediv, turns[1:], whole)) * statistics.median(whole) for name, turns in seconds.items()}
 
@@ -223,11 +227,11 @@ def run(cell: Cell, epochs: int) -> list[dict]:
     total = trainer.total_steps
     stops = sorted({round(total * part) for part in (*POINTS, *((i + 1) / SAVES for i in range(SAVES)))})
     for stop in stops:
-        started = time.process_time()
+        started = now(trainer.device)
         while trainer.step < stop:
             trainer.advance()
         trainer.check()
-        spent += time.process_time() - started
+        spent += now(trainer.device) - started
         if stop in [round(total * part) for part in POINTS[len(curve) :]]:
             backtracked = backtrack(cell, trainer) if stop == total and cell.backtracked else {}
             curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **backtracked, **state_of_matching(folder)})
@@ -241,11 +245,11 @@ def run(cell: Cell, epochs: int) -> list[dict]:
 
 def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:
     """Return the scores of a trainer's EMA, and write a sheet of its samples."""
-    drawn = to_uint8(trainer.method.draw(list(range(cell.samples))))
+    drawn = to_uint8(trainer.method.draw(list(range(cell.samples)))).cpu()
     save_png(grid(drawn[:96], columns=16), Path(cell.folder) / "samples.png")
     drawn = resized(drawn, cell.side) if cell.side else drawn
-    real, held = references(cell.judge, *cell.judged())
-    fake = features_of(drawn, cell.judge)
+    real, held = references(cell.judge, cell.device, *cell.judged())
+    fake = features_of(drawn, cell.judge, cell.device)
     similarity = prdc.prdc(real, fake)
     return {
         "fd_heldout": frechet.frechet_distance(held, fake),
@@ -279,7 +283,7 @@ def backtrack(cell: Cell, trainer: Trainer) -> dict[str, float]:
 
 def sharpness_of(images: Tensor, cell: Cell) -> dict[str, float | None]:
     """Return the power of the finest octave and the patch distance of uint8 images, against the cell's training images."""
-    real = {name: references(name, *cell.judged())[0] for name in ("spectrum", "patches")}
+    real = {name: references(name, "cpu", *cell.judged())[0] for name in ("spectrum", "patches")}
     patches = [each for each in sharpness.patch_distances(real["patches"], features_of(images, "patches")) if each is not None]
     power = sharpness.power_ratio(real["spectrum"].double()[:, 0], features_of(images, "spectrum").double()[:, 0], sharpness.OCTAVES[0])
     return {"fine_power": power.value, "swd": sum(patches) if patches else None}
@@ -299,15 +303,15 @@ def features_of(images: Tensor, judge: str, device: str = "cpu") -> Tensor:
 
 
 @lru_cache(maxsize=12)  # a judge and two measures of sharpness, for four sets
-def references(judge: str, *which) -> tuple[Tensor, Tensor]:
+def references(judge: str, device: str, *which) -> tuple[Tensor, Tensor]:
     """Return a network's features of a set's training and held-out images; `which` are the arguments of `load`."""
     images, heldout, _ = load(*which)
-    return features_of(images, judge), features_of(heldout, judge)
+    return features_of(images, judge, device), features_of(heldout, judge, device)
 
 
 def reference_scores(cell: Cell) -> dict[str, float | None]:
     """Return scores of real images: distance of training to held-out images, and copy rate and sharpness of held-out images."""
-    real, held = references(cell.judge, *cell.judged())
+    real, held = references(cell.judge, cell.device, *cell.judged())
     return {
         "fd_heldout": frechet.frechet_distance(held, real),
         "copy_rate": copying.copy_rate(real, held),

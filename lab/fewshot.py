@@ -1,9 +1,9 @@
-"""Compare methods at equal CPU-seconds: python -m lab.fewshot --budget 300 --seeds 3 --out runs/lab
+"""Compare methods at equal cost: python -m lab.fewshot --budget 300 --seeds 3 --out runs/lab
 
-Trains every method on every set from every seed for the same CPU-seconds, and scores it on held-out images at 1/8, 1/4, 1/2
-and all of them. The same command resumes. With more seeds, methods or sets it trains only the missing runs. --out then holds
-results.md, leaderboard.md, results.json, curves.png, a sheet of samples of every set (methods in rows, the same latents in columns) and the
-runs, which sample.py and evaluate.py read like any other run.
+Trains every method on every set from every seed for the same CPU-seconds, or on a GPU for the same seconds, and scores it on
+held-out images at 1/8, 1/4, 1/2 and all of them. The same command resumes. With more seeds, methods or sets it trains only the
+missing runs. --out then holds results.md, leaderboard.md, results.json, curves.png, a sheet of samples of every set (methods in
+rows, the same latents in columns) and the runs, which sample.py and evaluate.py read like any other run.
 
 A set is NAME=IMAGES,HELDOUT, or NAME=IMAGES to hold out a quarter of the images, or NAME=IMAGES#10 to train on 10 of them.
 A method is a name (an unknown name prints the list), NAME:section.key=value;... for settings that change the recipe, or
@@ -26,6 +26,7 @@ from atomic import write_text
 from errors import UserError, run_as_command
 from lab import cells
 from lab.cells import POINTS, Cell, ImageSet, Method
+from lab.clock import told
 from lab.fewshot_figures import draw_curves, draw_sheet
 from lab.intervals import interval, shown
 from lab.parallel import processes
@@ -33,12 +34,13 @@ from metrics.document import git_commit
 from metrics.features import NETWORKS
 from metrics.measure import OFFLINE_JUDGES
 from models import weights
+from training.device import choose_device
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_METHODS = ("imle", "imle-n", "rs", "rs-quantile", "rs-rank")
 DEFAULT_SET = f"fluent_faces={ROOT / 'data' / 'fluent_faces'},{ROOT / 'data' / 'fluent_faces_heldout'}"
 COLUMNS = {  # of the table: (name, digits)
-    "cpu_seconds": ("CPU s", 0),
+    "cpu_seconds": ("seconds", 0),
     "fd_heldout": ("FD held-out", 1),
     "times_real": ("times real", 2),
     "fd_train": ("FD train", 1),
@@ -64,7 +66,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m lab.fewshot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--budget", type=positive(float), required=True, help="CPU-seconds per run")
+    parser.add_argument("--budget", type=positive(float), required=True, help="seconds per run: of one core of a CPU, or of a GPU")
     parser.add_argument("--seeds", type=positive(int), default=3, help="runs per method and set (3)")
     parser.add_argument("--methods", nargs="+", default=DEFAULT_METHODS, metavar="METHOD", help=" ".join(DEFAULT_METHODS))
     parser.add_argument("--sets", nargs="+", default=[DEFAULT_SET], metavar="SET", help="image sets (the shipped one)")
@@ -73,6 +75,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--features", choices=OFFLINE_JUDGES, default=OFFLINE_JUDGES[0], help="network that scores (%(default)s)")
     parser.add_argument("--backtracking", type=int, default=0, metavar="N", help="search for N held-out images in the end (0)")
     parser.add_argument("--side", type=positive(int), help="score samples at this many pixels a side (their own)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (a GPU where there is one)")
     parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="parallel runs, with one thread each (all cores)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and results")
     return parser.parse_args(words)
@@ -94,7 +97,8 @@ def positive(kind: type):
 def main(words: list[str]) -> None:
     args = parse(words)
     weights.require(args.features)  # before anything slow
-    methods, sets = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets))
+    methods, sets, device = dict(map(cells.method_of, args.methods)), list(map(cells.set_of, args.sets)), choose_device(args.device)
+    args.device = str(device)
     every = cells_of(args, methods, sets)
     if len({cell.judged()[1] for cell in every}) > 1:  # also reports errors before training starts
         raise UserError("--methods: their recipes make different images of a set; score all samples at one size (--side)")
@@ -110,12 +114,14 @@ def main(words: list[str]) -> None:
     }
     reals = {chosen.name: cells.reference_scores(next(cell for cell in every if cell.set == chosen)) for chosen in sets}
     command, revision = shlex.join(["python", "-m", "lab.fewshot", *words]), git_commit()
+    counted = told(device, min(args.workers, len(every)))
     write_text(
         args.out / "results.json",
         json.dumps(
             {
                 "command": command,
                 "revision": revision,
+                "device": counted,
                 "budget": args.budget,
                 "recipe": args.config.name,
                 "samples": args.samples,
@@ -129,9 +135,9 @@ def main(words: list[str]) -> None:
         )
         + "\n",
     )
-    text = heading(args.features, every) + tables(results, methods, reals)
+    text = heading(args.features, every, counted) + tables(results, methods, reals)
     write_text(args.out / "results.md", text)
-    write_text(args.out / "leaderboard.md", leaderboard(results, reals, command, revision))
+    write_text(args.out / "leaderboard.md", leaderboard(results, reals, f"`{command}`, revision {revision or 'unknown'}, on {counted}"))
     draw_curves(results, args.out / "curves.png")
     for chosen in sets:
         rows = [cell for cell in every if cell.set == chosen and cell.seed == 0]
@@ -153,6 +159,7 @@ def cells_of(args: argparse.Namespace, methods: dict[str, Method], sets: list[Im
             args.features,
             args.backtracking,
             args.side,
+            args.device,
         )
         for seed in range(args.seeds)
         for chosen in sets
@@ -161,12 +168,18 @@ def cells_of(args: argparse.Namespace, methods: dict[str, Method], sets: list[Im
 
 
 def check_same(args: argparse.Namespace, methods: dict[str, Method], sets: list[ImageSet]) -> None:
-    """Raise UserError if --out holds runs with another recipe, budget, number of samples or judge, or another use of a name."""
+    """Raise UserError if --out holds runs with another recipe, budget, number of samples, judge or device, or another use of a name."""
     path = args.out / "asked.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     if any(args.out.rglob("curve.json")):
-        before = {"judge": "effnet-lite0"} | before  # older folders do not record the judge
-    asked = {"budget": args.budget, "samples": args.samples, "judge": args.features, "recipe": args.config.read_text()}
+        before = {"judge": "effnet-lite0", "device": "cpu"} | before  # older folders do not record them
+    asked = {
+        "budget": args.budget,
+        "samples": args.samples,
+        "judge": args.features,
+        "device": args.device,
+        "recipe": args.config.read_text(),
+    }
     asked |= {name: getattr(args, name) for name in ("backtracking", "side") if getattr(args, name)}
     asked |= {f"method {name}": asked_of(method) for name, method in methods.items()}
     asked |= {f"set {chosen.name}": [chosen.images, chosen.heldout, *filter(None, [chosen.number])] for chosen in sets}
@@ -200,7 +213,7 @@ def epochs_of(out: Path, every: list[Cell], budget: float) -> dict[Cell, int]:
     if POINTS[0] * budget < dearest:
         raise UserError(
             f"--budget {budget:g}: runs are first scored at {POINTS[0]:.1%} of the budget, which is less than an epoch; "
-            f"give {math.ceil(dearest / POINTS[0])} CPU-seconds or more"
+            f"give {math.ceil(dearest / POINTS[0])} seconds or more"
         )
     return {cell: round(budget / costs[numbers[cell]][cell.method]) for cell in every}
 
@@ -220,11 +233,11 @@ def curve_of(job: tuple[Cell, int]) -> tuple[Cell, list[dict]]:
     return job[0], cells.run(*job)
 
 
-def heading(judge: str, every: list[Cell]) -> str:
-    """Return the line that names the scoring network, and the methods that were trained on it."""
+def heading(judge: str, every: list[Cell], counted: str) -> str:
+    """Return the line that names the scoring network, the methods that were trained on it, and what seconds are `counted` on."""
     taught = dict.fromkeys(cell.method for cell in every if cell.trained_on_judge())
     also = f", also the training loss of {', '.join(taught)}" if taught else ""
-    return f"Scored in the features of {NETWORKS[judge].title}{also}.\n\n"
+    return f"Scored in the features of {NETWORKS[judge].title}{also}. Seconds on {counted}.\n\n"
 
 
 def tables(results: dict, methods: dict[str, Method], reals: dict[str, dict[str, float | None]]) -> str:
@@ -264,9 +277,9 @@ def on_the_way(of_method: dict[str, list[list[dict]]]) -> list[str]:
     return lines
 
 
-def leaderboard(results: dict, reals: dict[str, dict[str, float | None]], command: str, revision: str | None) -> str:
-    """Return one table of all sets, each with its nearest method to held-out images first, and the command that made it."""
-    lines = ["| set | method | CPU s | FD held-out | times real | near copies | backtracking |", "|---" * 7 + "|"]
+def leaderboard(results: dict, reals: dict[str, dict[str, float | None]], origin: str) -> str:
+    """Return one table of all sets, each with its nearest method to held-out images first, and its `origin`."""
+    lines = ["| set | method | seconds | FD held-out | times real | near copies | backtracking |", "|---" * 7 + "|"]
     for chosen, of_method in results.items():
         ends = {name: [run[-1] for run in runs] for name, runs in of_method.items()}
         for name in sorted(ends, key=lambda name: interval([end["fd_heldout"] for end in ends[name]])[0]):
@@ -275,7 +288,7 @@ def leaderboard(results: dict, reals: dict[str, dict[str, float | None]], comman
             lines.append(f"| {chosen} | {name} | {' | '.join(cells_shown)} |")
         real = dict(zip(COLUMNS, scores([reals[chosen]])))
         lines.append(f"| {chosen} | real images | - | {real['fd_heldout']} | 1 | {real['copy_rate']} | - |")
-    return "\n".join([*lines, "", f"`{command}`, revision {revision or 'unknown'}", ""])
+    return "\n".join([*lines, "", origin, ""])
 
 
 def scores(points: list[dict]) -> list[str]:

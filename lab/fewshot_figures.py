@@ -22,7 +22,7 @@ SCORES = {
 
 
 def draw_curves(results: dict, path: Path) -> None:
-    """Plot every score against CPU-seconds, with a column of panels per set; bars are 95% intervals over seeds."""
+    """Plot every score against seconds, with a column of panels per set; bars are 95% intervals over seeds."""
     with plots.canvas() as pyplot:
         figure, panels = pyplot.subplots(
             len(SCORES), len(results), figsize=(1.2 + 4.2 * len(results), 3 * len(SCORES)), sharex="col", squeeze=False
@@ -40,7 +40,7 @@ def draw_curves(results: dict, path: Path) -> None:
             plots.label_log(bottom.yaxis, (1, 1.5, 2, 3, 5, 7))
             bottom.set_xscale("log", base=2)
             bottom.xaxis.set_major_formatter("{x:,g}")
-            bottom.set_xlabel("CPU-seconds")
+            bottom.set_xlabel("seconds")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=8)
         plots.save(figure, path)
 

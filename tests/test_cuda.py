@@ -159,6 +159,33 @@ def test_a_graph_of_a_step_has_the_losses_of_the_step(change, precision):
     assert_same(losses(True), losses(False))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_graph_of_fastgan_ends_where_its_steps_do(precision, tmp_path):
+    """Its steps draw random numbers and move running statistics; a graph's warm-up must do neither, in a run that goes on either."""
+    runs = {
+        graph: test_methods.made("fastgan", "cuda", precision=precision, learning_rate=1e-4, cuda_graph=graph) for graph in (False, True)
+    }
+    again = test_methods.made("fastgan", "cuda", precision=precision, learning_rate=1e-4, cuda_graph=True)
+    for step in range(7):
+        for made in (*runs.values(), again):
+            if made is again and step == 4:
+                again = test_methods.made("fastgan", "cuda", precision=precision, learning_rate=1e-4, cuda_graph=True)
+                again.load_state(methods.load(saved(made, tmp_path / "last.pt")))
+                made = again
+            made.advance()
+    plain, graph, again = (
+        {
+            (part, name): weight.float()
+            for part in ("painter", "critic")
+            for name, weight in made.method.state_dict()[part]["network"].items()
+        }
+        | {("losses",): torch.stack([made.method.losses, made.method.logits])}
+        for made in (*runs.values(), again)
+    )
+    torch.testing.assert_close(graph, plain, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(again, graph, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_trains(precision, graph):

@@ -1,6 +1,6 @@
 """A CUDA graph of the forward and backward pass: the host launches one graph in place of a thousand kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -20,9 +20,12 @@ def replays(settings: Train, device: torch.device) -> bool:
 class Graph:
     """Replay a function of a batch that leaves gradients; batches must have one shape, and nothing may read the GPU."""
 
-    def __init__(self, work: Callable[[tuple[Tensor, ...]], Tensor], forget: Callable[[], None]):
-        """`work` takes a batch of tensors, adds to the gradients and returns losses (B,). `forget` sets gradients to None."""
-        self.work, self.forget = work, forget
+    def __init__(self, work: Callable[[tuple[Tensor, ...]], Tensor], forget: Callable[[], None], moved: Iterable[Tensor] = ()):
+        """`work` takes a batch of tensors, adds to the gradients and returns losses (B,). `forget` sets gradients to None.
+
+        `work` may change `moved` in place and draw from torch's global generator; a run with a graph draws what one without draws.
+        """
+        self.work, self.forget, self.moved = work, forget, list(moved)
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: tuple[Tensor, ...]) -> Tensor:
@@ -37,14 +40,17 @@ class Graph:
 
     def _capture(self, batch: tuple[Tensor, ...]) -> None:
         self.batch = tuple(tensor.clone() for tensor in batch)
+        before = [tensor.clone() for tensor in self.moved]
         try:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            with torch.random.fork_rng([torch.cuda.current_device()]), torch.cuda.stream(stream):
                 for _ in range(WARM_UP):
                     self.forget()
                     self.work(self.batch)
             torch.cuda.current_stream().wait_stream(stream)
+            for tensor, value in zip(self.moved, before):
+                tensor.copy_(value)
             self.forget()  # so that the graph owns the gradients that its backward pass makes
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):

@@ -24,6 +24,7 @@ class Learner:
     def __init__(self, network: nn.Module, settings: Train, *, n: int, device: torch.device, averaged: nn.Module | None = None):
         """Prepare to train `network` on `n` images; the EMA averages `averaged`, a part of it or nothing (None: all)."""
         self.network, self.settings, self.device = network, settings, device
+        self.moved = list(network.buffers())  # what a step changes beside weights; the method adds what else its loss changes
         self.steps_per_epoch = settings.steps_per_epoch(n)
         self.averaged = network if averaged is None else averaged
         self.ema = Ema(self.averaged, settings.ema_decay)
@@ -58,7 +59,7 @@ class Learner:
         if not self.replays:
             self.optimizer.zero_grad(set_to_none=True)
             return self._backward(batch, loss)
-        self.graph = self.graph or Graph(lambda rows: self._backward(rows, loss), self.optimizer.zero_grad)
+        self.graph = self.graph or Graph(lambda rows: self._backward(rows, loss), self.optimizer.zero_grad, self.moved)
         return self.graph(batch)
 
     def _backward(self, batch: tuple[Tensor, ...], loss: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:

@@ -115,10 +115,12 @@ def test_margins_lie_between_their_bounds():
 def test_the_critic_s_loss_is_two_hinges_and_three_reconstructions(monkeypatch):
     method = made("fastgan.augment=[]")
     method.critic.network.eval()
+    method.painter.network.eval()
     monkeypatch.setattr(torch, "rand_like", torch.zeros_like)  # all margins 0.8
     monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([1, 0]))  # the lower left quadrant
-    real, drawn, second = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 16, 16)
-    found, reported = method.critic_loss(real, drawn, second)
+    real, z = torch.rand(2, 3, 32, 32), torch.randn(2, 8)
+    found, reported = method.critic_loss(real, z)
+    drawn, second = method.painter.network(z)
     small = shrunk(real, 16)
     logits, maps, last = method.critic.network(real, small)
     fake, _, _ = method.critic.network(drawn, second)

@@ -7,6 +7,7 @@ test_trainer.py show them on a GPU. A refresh may wait; it is not part of this.
 """
 
 import pytest
+import test_methods
 import torch
 from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,6 +96,16 @@ def test_a_step_reads_nothing_from_its_device_and_mixes_no_devices(lever, precis
     pull(made)
     assert made.method.losses.is_meta and made.method.latents.is_meta
     assert all(weight.is_meta and weight.grad.is_meta for weight in made.method.learner.network.parameters())
+
+
+@pytest.mark.parametrize("precision", CHOICES["train.precision"])
+def test_a_step_of_fastgan_reads_nothing_from_its_device_and_mixes_no_devices(precision, monkeypatch):
+    monkeypatch.setitem(test_methods.TINY, "fastgan", [*test_methods.TINY["fastgan"], "fastgan.augment=[colour,translation,cutout]"])
+    made = test_methods.made("fastgan", "meta", precision=precision)
+    with OneDevice():
+        for step in range(3):
+            made.method.step(made.batch(step), step)
+    assert made.method.losses.is_meta and all(weight.grad.is_meta for weight in made.method.critic.network.parameters())
 
 
 WAITS = {

@@ -179,7 +179,7 @@ def without_seconds(point):
 
 def test_a_run_is_scored_at_parts_of_its_way_and_charged_for_training_alone(cell, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(cells.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(cells, "now", lambda device: clock[0])
 
     def costing(function, seconds):
         def charged(*words):
@@ -205,15 +205,15 @@ def test_jobs_that_take_turns_are_told_apart_under_noise(monkeypatch):
 
         return work
 
-    monkeypatch.setattr(cells.time, "process_time", lambda: clock[0])
-    found = cells.by_turns({"one": job(0.1), "same": job(0.1), "double": job(0.2)}, 81)
+    monkeypatch.setattr(cells, "now", lambda device: clock[0])
+    found = cells.by_turns({"one": job(0.1), "same": job(0.1), "double": job(0.2)}, 81, torch.device("cpu"))
     assert found["same"] == pytest.approx(found["one"], rel=0.03) and found["double"] == pytest.approx(2 * found["one"], rel=0.03)
 
 
 def test_costs_that_are_known_stay_and_others_are_put_in_proportion(cell, monkeypatch):
     other = replace(cell, method="small pool", settings=("imle.reject=none", "imle.refresh_epochs=1", "imle.pool_batch=6"))
     cell = replace(cell, settings=(*cell.settings, "imle.pool_batch=6"))
-    monkeypatch.setattr(cells, "by_turns", lambda jobs, rounds: dict.fromkeys(jobs, 2.0))
+    monkeypatch.setattr(cells, "by_turns", lambda jobs, rounds, device: dict.fromkeys(jobs, 2.0))
     both = {"every other": cell, "every": other}
     assert cells.epoch_costs(both, {}) == {"every other": 8.0, "every": 12.0}  # two steps, half of four batches of a pool or all
     assert cells.epoch_costs(both, {"every": 3.0, "gone": 9.0}) == {"every": 3.0, "every other": 2.0, "gone": 9.0}
@@ -222,7 +222,7 @@ def test_costs_that_are_known_stay_and_others_are_put_in_proportion(cell, monkey
 def test_a_job_of_any_method_is_charged_as_often_as_it_recurs(cell, monkeypatch):
     """What a job does in part is charged as a whole; the CPU's time is the jobs' own."""
     clock = [0.0]
-    monkeypatch.setattr(cells.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr(cells, "now", lambda device: clock[0])
 
     def job(seconds):
         return lambda: clock.__setitem__(0, clock[0] + seconds)
@@ -336,6 +336,10 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
     ):
         with pytest.raises(UserError, match=f"holds runs of another {told}; choose another folder"):
             fewshot.main([str(word) for word in (*words, *other)])
+    asked = json.loads((tmp_path / "out" / "asked.json").read_text())
+    (tmp_path / "out" / "asked.json").write_text(json.dumps(asked | {"device": "cuda"}))
+    with pytest.raises(UserError, match="holds runs of another device; choose another folder"):
+        fewshot.main([str(word) for word in (*words, "--methods", "small:model.style_dim=16", "--device", "cpu")])
 
 
 def test_the_leaderboard_has_the_nearest_method_first_and_its_command():
@@ -344,7 +348,9 @@ def test_the_leaderboard_has_the_nearest_method_first_and_its_command():
         return [[{**rest, "fd_heldout": 0.0}, {**rest, "fd_heldout": distance}] for distance in distances]
 
     real = {"few": {"fd_heldout": 15.0, "copy_rate": 0.02}}
-    table = fewshot.leaderboard({"few": {"far": runs(40.0, 42.0), "near": runs(20.0, 22.0)}}, real, "python -m lab.fewshot x", "abc")
+    table = fewshot.leaderboard(
+        {"few": {"far": runs(40.0, 42.0), "near": runs(20.0, 22.0)}}, real, "`python -m lab.fewshot x`, revision abc"
+    )
     assert table.splitlines()[2:] == [
         "| few | near | 60 +- 0 | 21.0 +- 12.7 | 2.00 +- 0.00 | 0.010 +- 0.000 | - |",
         "| few | far | 60 +- 0 | 41.0 +- 12.7 | 2.00 +- 0.00 | 0.010 +- 0.000 | - |",
@@ -367,7 +373,7 @@ def test_methods_with_and_without_a_prior_are_not_ranked_together(images, tmp_pa
 def test_a_budget_that_is_too_small_to_be_parted_is_refused(images, tmp_path):
     (tmp_path / "costs.json").write_text('{"12": {"small": 0.1, "large": 0.25}}')
     words = ["--config", str(SMOKE), "--out", str(tmp_path), "--sets", f"few={images}", "--methods", "small:", "large:"]
-    with pytest.raises(UserError, match="--budget 1.9: .* less than an epoch; give 2 CPU-seconds or more"):
+    with pytest.raises(UserError, match="--budget 1.9: .* less than an epoch; give 2 seconds or more"):
         fewshot.main([*words, "--budget", "1.9"])
 
 
