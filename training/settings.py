@@ -105,7 +105,7 @@ class Train:
     compile: bool = setting(False, "torch.compile the networks of a step; costs minutes at the start", silent=True)
     cuda_graph: bool = setting(
         True,
-        "on a GPU, replay forward and backward pass as one CUDA graph; several processes, train.compile=true and some methods use none",
+        "on a GPU, replay forward and backward pass as one CUDA graph; several processes and train.compile=true use none",
         silent=True,
     )
 
