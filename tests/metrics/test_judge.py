@@ -317,8 +317,9 @@ def test_the_laboratory_scores_in_one_network(images, tmp_path, monkeypatch, jud
     assert networks == 3 * [judge[0] if judge else "effnet-lite2"]  # samples, training images, held-out images
     assert {*names} - {*networks} == {"spectrum", "patches"}
     assert cell.trained_on_judge() == bool(judge)
-    heading = fewshot.heading(cell.judge, [cell])
+    heading = fewshot.heading(cell.judge, [cell], "one core of a CPU")
     assert ("also the training loss of rs" in heading) == bool(judge) and NETWORKS[cell.judge].title in heading
+    assert heading.endswith("Seconds on one core of a CPU.\n\n")
 
 
 @pytest.mark.parametrize("before", ["not written down", "effnet-lite0", "effnet-lite2"])
