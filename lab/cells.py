@@ -211,14 +211,14 @@ def run(cell: Cell, epochs: int) -> list[dict]:
     torch.set_num_threads(1)
     folder = Path(cell.folder)
     run_folder, curve_path = RunFolder(folder), folder / "curve.json"
-    curve = json.loads(curve_path.read_text()) if curve_path.exists() else []
+    curve = [named(point) for point in json.loads(curve_path.read_text())] if curve_path.exists() else []
     if len(curve) == len(POINTS):
         return curve
     trainer, spent, position = cell.trainer(epochs), 0.0, (0, 0)
     if run_folder.last.exists():
-        state = methods.load(run_folder.last)
+        state = named(methods.load(run_folder.last))
         trainer.load_state(state)
-        spent, position = state["cpu_seconds"], (state["log_position"], state["step"])
+        spent, position = state["seconds"], (state["log_position"], state["step"])
     else:
         trainer.start(methods.source(trainer.config))
     log = RunLog(folder, *position)
@@ -234,13 +234,18 @@ def run(cell: Cell, epochs: int) -> list[dict]:
         spent += now(trainer.device) - started
         if stop in [round(total * part) for part in POINTS[len(curve) :]]:
             backtracked = backtrack(cell, trainer) if stop == total and cell.backtracked else {}
-            curve.append({"cpu_seconds": spent, "step": trainer.step, **score(cell, trainer), **backtracked, **state_of_matching(folder)})
+            curve.append({"seconds": spent, "step": trainer.step, **score(cell, trainer), **backtracked, **state_of_matching(folder)})
         if trainer.step == stop:
             log.sync()
-            checkpoint.save(trainer.state() | {"cpu_seconds": spent}, run_folder.last)
+            checkpoint.save(trainer.state() | {"seconds": spent}, run_folder.last)
             write_text(curve_path, json.dumps(curve, indent=1))
     log.close()
     return curve
+
+
+def named(kept: dict) -> dict:
+    """Return what a run kept, with its seconds under their present name; earlier revisions called them cpu_seconds."""
+    return {"seconds" if name == "cpu_seconds" else name: value for name, value in kept.items()}
 
 
 def score(cell: Cell, trainer: Trainer) -> dict[str, float | None]:

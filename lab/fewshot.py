@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_METHODS = ("imle", "imle-n", "rs", "rs-quantile", "rs-rank")
 DEFAULT_SET = f"fluent_faces={ROOT / 'data' / 'fluent_faces'},{ROOT / 'data' / 'fluent_faces_heldout'}"
 COLUMNS = {  # of the table: (name, digits)
-    "cpu_seconds": ("seconds", 0),
+    "seconds": ("seconds", 0),
     "fd_heldout": ("FD held-out", 1),
     "times_real": ("times real", 2),
     "fd_train": ("FD train", 1),
@@ -284,7 +284,7 @@ def leaderboard(results: dict, reals: dict[str, dict[str, float | None]], origin
         ends = {name: [run[-1] for run in runs] for name, runs in of_method.items()}
         for name in sorted(ends, key=lambda name: interval([end["fd_heldout"] for end in ends[name]])[0]):
             cells_of_row = dict(zip(COLUMNS, scores(ends[name])))
-            cells_shown = [cells_of_row[key] for key in ("cpu_seconds", "fd_heldout", "times_real", "copy_rate", "backtracking")]
+            cells_shown = [cells_of_row[key] for key in ("seconds", "fd_heldout", "times_real", "copy_rate", "backtracking")]
             lines.append(f"| {chosen} | {name} | {' | '.join(cells_shown)} |")
         real = dict(zip(COLUMNS, scores([reals[chosen]])))
         lines.append(f"| {chosen} | real images | - | {real['fd_heldout']} | 1 | {real['copy_rate']} | - |")

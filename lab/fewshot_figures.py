@@ -48,7 +48,7 @@ def draw_curves(results: dict, path: Path) -> None:
 def plot_score(panel, runs: list[list[dict]], score: str, *, label: str, number: int, shift: float) -> None:
     """Plot one score of a method's runs; the factor `shift` moves it sideways, so bars of several methods do not overlap."""
     points = list(zip(*runs))  # [share of the budget][seed]
-    seconds = [shift * interval([point["cpu_seconds"] for point in seeds])[0] for seeds in points]
+    seconds = [shift * interval([point["seconds"] for point in seeds])[0] for seeds in points]
     means, halves = zip(*(interval([math.nan if point.get(score) is None else point[score] for point in seeds]) for seeds in points))
     panel.errorbar(
         seconds,

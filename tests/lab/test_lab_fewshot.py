@@ -174,7 +174,7 @@ def test_methods_whose_recipes_make_other_images_are_not_compared(images, tmp_pa
 
 
 def without_seconds(point):
-    return {key: value for key, value in point.items() if key != "cpu_seconds"}
+    return {key: value for key, value in point.items() if key != "seconds"}
 
 
 def test_a_run_is_scored_at_parts_of_its_way_and_charged_for_training_alone(cell, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_run_is_scored_at_parts_of_its_way_and_charged_for_training_alone(cell
     monkeypatch.setattr(Trainer, "advance", costing(Trainer.advance, 1.0))
     monkeypatch.setattr(cells, "score", costing(cells.score, 100.0))
     curve = cells.run(cell, 4)
-    assert [point["step"] for point in curve] == [1, 2, 4, 8] and [point["cpu_seconds"] for point in curve] == [1, 2, 4, 8]
+    assert [point["step"] for point in curve] == [1, 2, 4, 8] and [point["seconds"] for point in curve] == [1, 2, 4, 8]
     assert curve[-1]["rejected_share"] == 0 and curve[-1]["pit"] == pytest.approx(1 / 25)
 
 
@@ -269,7 +269,7 @@ def test_a_run_of_an_earlier_revision_goes_on_and_its_seconds_count(name, settin
     monkeypatch.setattr(Trainer, "advance", lambda trainer: taken.append(trainer.step) or advance(trainer))
     curve = cells.run(replace(cell, method=name, settings=(*small, *settings), seed=0), 8)
     assert taken == [*range(7, 16)]
-    assert [point["step"] for point in curve] == [2, 3, 8, 16] and all(1000 < point["cpu_seconds"] < 1100 for point in curve[2:])
+    assert [point["step"] for point in curve] == [2, 3, 8, 16] and all(1000 < point["seconds"] < 1100 for point in curve[2:])
     assert curve[-1]["pit"] is not None
 
 
@@ -344,7 +344,7 @@ def test_the_command_makes_tables_figures_and_runs(images, tmp_path):
 
 def test_the_leaderboard_has_the_nearest_method_first_and_its_command():
     def runs(*distances):
-        rest = {"cpu_seconds": 60.0, "times_real": 2.0, "copy_rate": 0.01}
+        rest = {"seconds": 60.0, "times_real": 2.0, "copy_rate": 0.01}
         return [[{**rest, "fd_heldout": 0.0}, {**rest, "fd_heldout": distance}] for distance in distances]
 
     real = {"few": {"fd_heldout": 15.0, "copy_rate": 0.02}}
