@@ -17,6 +17,7 @@ from conftest import copied_images
 from errors import UserError
 from lab import cells, fewshot
 from lab.cells import Cell, ImageSet, Method, method_of, set_of
+from lab.fewshot_figures import SCORES, draw_curves
 from lab.intervals import interval, shown
 from models import inversion
 from models.perceptual import load_embedding
@@ -45,6 +46,7 @@ def test_the_interval_is_students():
     mean, half = interval([1.0, 2.0, 3.0])
     assert mean == 2 and half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert shown([1.0, 2.0, 3.0], 1) == "2.0 +- 2.5" and shown([4.25], 2) == "4.25"
+    assert all(map(math.isnan, interval([1.0, math.nan, 3.0])))
 
 
 def test_methods_are_names_or_settings():
@@ -291,6 +293,13 @@ def test_the_table_gives_means_intervals_and_differences():
     }
     assert one[head.index("FD held-out")] == "2.0 +- 12.7" and one[head.index("copies")] == "-"
     assert one[-1] == "-" and other[-1] == "1.0 +- 0.0" and head[-1] == "held-out less a's"
+
+
+def test_curves_are_drawn_where_a_score_is_missing(tmp_path):
+    """Few training images have no share of near copies."""
+    point = {**dict.fromkeys(SCORES, 1.5), "seconds": 2.0, "copy_rate": None}
+    draw_curves({"few": {"a": [[point] * 4] * 3}}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_real_images_are_scored_as_samples_are(cell, monkeypatch):
